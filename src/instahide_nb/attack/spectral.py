@@ -1,0 +1,356 @@
+"""Spectral phase retrieval: the private images up to one sign per pixel, then the signs joined.
+
+The square of an encryption does not feel its mask, and
+``x^2 = l1^2 Pa^2 + l2^2 Pb^2 + 2 l1 l2 Pa Pb + (terms of the public images)``.
+At one pixel, the weighted mean of ``(x^2 - expected) / (2 l1 l2)`` over the encryptions of the pair (a, b) is an
+estimate of ``Pa Pb``: one entry of a matrix of rank one over all images. Its leading eigenvector is the
+pixel in all images, up to one common sign. Neighbouring pixels are strongly correlated over the images, so a
+maximum spanning tree over neighbours carries the sign from pixel to pixel; the last sign, of everything
+at once, is the one under which the encryptions are the likelier, because public images are not zero on average.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from instahide_nb.attack.assignment import Slots
+from instahide_nb.attack.cholesky import solve_spd
+
+__all__ = ["expected_square", "global_sign", "join_signs", "pixel_matrix", "retrieve"]
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+_ROUNDS = 30  # of the weighted power iteration; the change falls below one percent after about ten
+_BLOCK = 256  # pixels at a time
+
+
+@numba.njit(cache=True)
+def expected_square(square_mean: Float64, coefficient: Float32) -> Float64:
+    """Expected x^2 of each encryption without its cross term, by least squares on its coefficients.
+
+    Parameters
+    ----------
+    square_mean : float64 (n,)
+        Mean of x^2 over the pixels of each encryption.
+    coefficient : float32 (n, 2)
+
+    Returns
+    -------
+    float64 (n,)
+        ``alpha (l1^2 + l2^2) + beta (1 - l1 - l2)^2 + gamma``, fitted.
+    """
+    n = square_mean.shape[0]
+    design = np.empty((n, 3))
+    for i in range(n):
+        a, b = float(coefficient[i, 0]), float(coefficient[i, 1])
+        design[i, 0] = a * a + b * b
+        design[i, 1] = (1.0 - a - b) * (1.0 - a - b)
+        design[i, 2] = 1.0
+    normal = np.zeros((3, 4))
+    for i in range(n):
+        for j in range(3):
+            for k in range(3):
+                normal[j, k] += design[i, j] * design[i, k]
+            normal[j, 3] += design[i, j] * square_mean[i]
+    for j in range(3):  # a small ridge keeps the system regular when all coefficients agree
+        normal[j, j] += 1e-9 * n
+    solution = solve_spd(normal[:, :3].copy(), normal[:, 3:].copy())[:, 0]
+    out = np.empty(n)
+    for i in range(n):
+        out[i] = solution[0] * design[i, 0] + solution[1] * design[i, 1] + solution[2]
+    return out
+
+
+def pixel_matrix(
+    encryption: Float32, slots: Slots, assignment: Int64, pixel: tuple[int, int, int]
+) -> tuple[Float32, Float32]:
+    """The matrix of products ``Pa Pb`` of one pixel, as the encryptions show it.
+
+    Parameters
+    ----------
+    encryption : float32 (n, h, w, channels)
+    slots : Slots
+    assignment : int64 (n, 2)
+    pixel : (y, x, channel)
+
+    Returns
+    -------
+    product : float32 (images, images)
+        Estimates of the products; 0 where no encryption holds the pair.
+    weight : float32 (images, images)
+        Sum of squares of ``2 l1 l2`` behind each estimate.
+    """
+    flat = np.ascontiguousarray(encryption, np.float32).reshape(len(encryption), -1)
+    number = int(np.ravel_multi_index(pixel, encryption.shape[1:]))
+    pair, product, weight = _pair_products(flat, slots, assignment)
+    full = np.zeros((slots.n_images, slots.n_images), np.float32)
+    mass = np.zeros_like(full)
+    full[pair[:, 0], pair[:, 1]] = full[pair[:, 1], pair[:, 0]] = product[:, number]
+    mass[pair[:, 0], pair[:, 1]] = mass[pair[:, 1], pair[:, 0]] = weight
+    return full, mass
+
+
+def _pair_products(flat: Float32, slots: Slots, assignment: Int64) -> tuple[Int64, Float32, Float32]:
+    used = np.flatnonzero(~slots.shared & (assignment >= 0).all(axis=1))
+    low = assignment[used].min(axis=1)
+    high = assignment[used].max(axis=1)
+    code, inverse = np.unique(low * slots.n_images + high, return_inverse=True)
+    square = _square_mean(flat)
+    expected = expected_square(square, slots.coefficient)
+    scale = 2 * slots.coefficient[used, 0].astype(np.float64) * slots.coefficient[used, 1].astype(np.float64)
+    product, weight = _accumulate(flat, used, inverse.reshape(-1), scale, expected[used], len(code))
+    return np.stack([code // slots.n_images, code % slots.n_images], axis=1), product, weight
+
+
+@numba.njit(cache=True, parallel=True)
+def _square_mean(flat: Float32) -> Float64:
+    out = np.empty(flat.shape[0])
+    for i in numba.prange(flat.shape[0]):
+        total = 0.0
+        for p in range(flat.shape[1]):
+            total += float(flat[i, p]) * float(flat[i, p])
+        out[i] = total / flat.shape[1]
+    return out
+
+
+@numba.njit(cache=True, parallel=True)
+def _accumulate(
+    flat: Float32, used: Int64, group: Int64, scale: Float64, expected: Float64, n_groups: int
+) -> tuple[Float32, Float32]:
+    width = flat.shape[1]
+    product = np.zeros((n_groups, width), np.float32)
+    weight = np.zeros(n_groups, np.float32)
+    for i in range(used.shape[0]):
+        weight[group[i]] += np.float32(scale[i] * scale[i])
+    blocks = (width + _BLOCK - 1) // _BLOCK
+    for block in numba.prange(blocks):
+        low = block * _BLOCK
+        high = min(low + _BLOCK, width)
+        for i in range(used.shape[0]):
+            row, g = used[i], group[i]
+            s, e = np.float32(scale[i]), np.float32(expected[i])
+            for p in range(low, high):
+                product[g, p] += s * (flat[row, p] * flat[row, p] - e)
+        for g in range(n_groups):
+            inverse = np.float32(1) / max(weight[g], np.float32(1e-12))
+            for p in range(low, high):
+                product[g, p] *= inverse
+    return product, weight
+
+
+@numba.njit(cache=True, parallel=True)
+def _power_iteration(pair: Int64, product: Float32, weight: Float32, n_images: int, rounds: int) -> Float32:
+    """Rank-one fit of the weighted products at every pixel: v_a = sum_b w_ab M_ab v_b / sum_b w_ab v_b^2."""
+    n_pairs, width = product.shape
+    out = np.empty((n_images, width), np.float32)
+    start = np.zeros(n_images, np.float32)
+    for a in range(n_images):  # a fixed start that is orthogonal to nothing in particular
+        start[a] = np.float32(0.5) + np.float32((a * 7919) % 101) / np.float32(202.0)
+        if (a * 104729) % 7 < 3:
+            start[a] = -start[a]
+    blocks = (width + _BLOCK - 1) // _BLOCK
+    for block in numba.prange(blocks):
+        low = block * _BLOCK
+        size = min(low + _BLOCK, width) - low
+        v = np.empty((n_images, size), np.float32)
+        for a in range(n_images):
+            for p in range(size):
+                v[a, p] = start[a]
+        top = np.empty((n_images, size), np.float32)
+        bottom = np.empty((n_images, size), np.float32)
+        for r in range(rounds):
+            top[:] = np.float32(0)
+            bottom[:] = np.float32(1e-6)
+            for g in range(n_pairs):
+                a, b, w = pair[g, 0], pair[g, 1], weight[g]
+                for p in range(size):
+                    m = w * product[g, low + p]
+                    top[a, p] += m * v[b, p]
+                    bottom[a, p] += w * v[b, p] * v[b, p]
+                    top[b, p] += m * v[a, p]
+                    bottom[b, p] += w * v[a, p] * v[a, p]
+            if r < rounds // 2:
+                # plain power iteration first: it finds the leading eigenvector from any start
+                norm = np.zeros(size, np.float32)
+                for a in range(n_images):
+                    for p in range(size):
+                        norm[p] += top[a, p] * top[a, p]
+                for p in range(size):
+                    norm[p] = np.sqrt(np.float32(n_images) * np.float32(0.25) / max(norm[p], np.float32(1e-20)))
+                for a in range(n_images):
+                    for p in range(size):
+                        v[a, p] = top[a, p] * norm[p]
+            else:
+                for a in range(n_images):
+                    for p in range(size):
+                        fresh = min(max(top[a, p] / bottom[a, p], np.float32(-1)), np.float32(1))
+                        v[a, p] = np.float32(0.5) * (v[a, p] + fresh)
+        for a in range(n_images):
+            for p in range(size):
+                out[a, low + p] = v[a, p]
+    return out
+
+
+@numba.njit(cache=True)
+def _edge_weights(value: Float32, edge: Int64) -> Float64:
+    """Cosine over the images between the two ends of each edge; `value` is (pixels, images)."""
+    out = np.empty(edge.shape[0])
+    n_images = value.shape[1]
+    for e in range(edge.shape[0]):
+        cross, first, second = 0.0, 1e-12, 1e-12
+        for a in range(n_images):
+            s, t = float(value[edge[e, 0], a]), float(value[edge[e, 1], a])
+            cross += s * t
+            first += s * s
+            second += t * t
+        out[e] = cross / np.sqrt(first * second)
+    return out
+
+
+@numba.njit(cache=True)
+def _spanning_signs(n_nodes: int, edge: Int64, agreement: Float64, order: Int64) -> npt.NDArray[np.int8]:
+    """Kruskal's maximum spanning tree; the sign of each node relative to its root is kept along the way."""
+    parent = np.arange(n_nodes)
+    sign = np.ones(n_nodes, np.int8)  # relative to the parent
+    for number in range(order.shape[0]):
+        e = order[number]
+        root = np.empty(2, np.int64)
+        path_sign = np.ones(2, np.int8)
+        for end in range(2):
+            node = edge[e, end]
+            while parent[node] != node:
+                path_sign[end] *= sign[node]
+                node = parent[node]
+            root[end] = node
+            node = edge[e, end]  # path compression, signs included
+            carried = path_sign[end]
+            while parent[node] != root[end] and node != root[end]:
+                following = parent[node]
+                own = sign[node]
+                parent[node] = root[end]
+                sign[node] = carried
+                carried = np.int8(carried * own)
+                node = following
+        if root[0] != root[1]:
+            relative = np.int8(path_sign[0] * path_sign[1])
+            if agreement[e] < 0:
+                relative = np.int8(-relative)
+            parent[root[1]] = root[0]
+            sign[root[1]] = relative
+    out = np.ones(n_nodes, np.int8)
+    for node in range(n_nodes):
+        walk = node
+        while parent[walk] != walk:
+            out[node] *= sign[walk]
+            walk = parent[walk]
+    return out
+
+
+def _neighbour_edges(shape: tuple[int, int, int]) -> Int64:
+    number = np.arange(shape[0] * shape[1] * shape[2], dtype=np.int64).reshape(shape)
+    edge = [
+        np.stack([number[:, :-1].ravel(), number[:, 1:].ravel()], axis=1),
+        np.stack([number[:-1].ravel(), number[1:].ravel()], axis=1),
+    ]
+    for c in range(shape[2]):
+        for d in range(c + 1, shape[2]):
+            edge.append(np.stack([number[:, :, c].ravel(), number[:, :, d].ravel()], axis=1))
+    return np.concatenate(edge)
+
+
+def join_signs(value: Float32, shape: tuple[int, int, int]) -> Float32:
+    """Make the signs of all pixels agree, along a maximum spanning tree over neighbouring pixels and channels.
+
+    Parameters
+    ----------
+    value : float32 (images, pixels)
+        Images whose pixels have each one common unknown sign.
+    shape : (h, w, channels)
+
+    Returns
+    -------
+    float32 (images, pixels)
+        The same with one unknown sign for everything together.
+    """
+    edge = _neighbour_edges(shape)
+    agreement = _edge_weights(np.ascontiguousarray(value.T), edge)
+    order = np.argsort(-np.abs(agreement), kind="stable")
+    sign = _spanning_signs(value.shape[1], edge, agreement, order)
+    return value * sign.astype(np.float32)
+
+
+@numba.njit(cache=True, parallel=True)
+def _square_moments(flat: Float32, value: Float32, assignment: Int64, coefficient: Float32, mean: Float32) -> Float64:
+    """Per encryption, the normal equations of x^2 on (1, rest^2, private^2, private^3, 2 private rest mean)."""
+    n, width = flat.shape
+    out = np.zeros((n, 5, 6))
+    for i in numba.prange(n):
+        a, b = assignment[i, 0], assignment[i, 1]
+        if a < 0 or b < 0:
+            continue
+        la, lb = coefficient[i, 0], coefficient[i, 1]
+        rest = np.float32(1) - la - lb
+        term = np.ones(6)
+        for p in range(width):
+            private = float(la * value[a, p] + lb * value[b, p])
+            term[1] = float(rest * rest)
+            term[2] = private * private
+            term[3] = private * private * private
+            term[4] = 2.0 * private * float(rest * mean[p])
+            term[5] = float(flat[i, p]) * float(flat[i, p])
+            for j in range(5):
+                for k in range(6):
+                    out[i, j, k] += term[j] * term[k]
+    return out
+
+
+def global_sign(encryption: Float32, value: Float32, slots: Slots, assignment: Int64, public_mean: Float32) -> int:
+    """The sign of all images at once: x^2 holds ``2 private * rest * mean public``, whose coefficient must be +1.
+
+    Parameters
+    ----------
+    encryption : float32 (n, h, w, channels)
+    value : float32 (images, pixels)
+    slots : Slots
+    assignment : int64 (n, 2)
+    public_mean : float32 (h, w, channels)
+
+    Returns
+    -------
+    int
+        +1 or -1.
+    """
+    flat = np.ascontiguousarray(encryption, np.float32).reshape(len(encryption), -1)
+    use = np.where(slots.shared[:, None], -1, assignment)
+    mean = np.ascontiguousarray(public_mean, np.float32).ravel()
+    moments = _square_moments(flat, value, use, slots.coefficient, mean).cumsum(axis=0)[-1]
+    normal = moments[:, :5] + np.diag(1e-9 * np.diag(moments[:, :5]) + 1e-12)
+    return 1 if solve_spd(normal, moments[:, 5:].copy())[4, 0] >= 0 else -1
+
+
+def retrieve(encryption: Float32, slots: Slots, assignment: Int64, public_mean: Float32) -> Float32:
+    """A first estimate of all private images from squares of the encryptions.
+
+    Parameters
+    ----------
+    encryption : float32 (n, h, w, channels)
+    slots : Slots
+    assignment : int64 (n, 2)
+    public_mean : float32 (h, w, channels)
+        Mean public image, in [-1, 1].
+
+    Returns
+    -------
+    float32 (images, h, w, channels)
+    """
+    flat = np.ascontiguousarray(encryption, np.float32).reshape(len(encryption), -1)
+    pair, product, weight = _pair_products(flat, slots, assignment)
+    value = _power_iteration(pair, product, weight, slots.n_images, _ROUNDS)
+    height, width, channels = encryption.shape[1:]
+    value = join_signs(value, (height, width, channels))
+    value *= np.float32(global_sign(encryption, value, slots, assignment, public_mean))
+    return value.reshape((slots.n_images, height, width, channels))
