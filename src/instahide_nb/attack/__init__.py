@@ -1,0 +1,1 @@
+"""Attacks: from a release and public images back to the private images."""

@@ -1,0 +1,129 @@
+"""The attacks by name: this package's five, those of installed packages, and any ``module:function``.
+
+A package adds attacks through the entry point group ``instahide_nb.attacks``. An attack is a function
+``attack(release, public, *, seed_start, seed_stop, workdir)`` that returns an
+:class:`~instahide_nb.attack.result.AttackResult`; one that needs none of the keywords may leave them out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from instahide_nb.attack.result import AttackResult
+from instahide_nb.errors import InputError
+from instahide_nb.release import Release
+
+__all__ = ["find_attack", "method_names", "run_attack"]
+
+_GROUP = "instahide_nb.attacks"
+_OWN = {
+    "unmask": "instahide_nb.attack.unmask:run",
+    "prng-state": "instahide_nb.attack.prng_state:run",
+    "prng-seed": "instahide_nb.attack.prng_seed:run",
+    "carlini-v2": "instahide_nb.attack.carlini:run_v2",
+    "carlini-v1": "instahide_nb.attack.carlini:run_v1",
+}
+
+
+def method_names() -> list[str]:
+    """Names that ``method`` accepts beside ``module:function``.
+
+    Examples
+    --------
+    >>> method_names()[0]
+    'unmask'
+    """
+    return [*_OWN, *sorted(point.name for point in entry_points(group=_GROUP) if point.name not in _OWN)]
+
+
+def find_attack(method: str) -> Callable[..., AttackResult]:
+    """The function that a method names.
+
+    Raises
+    ------
+    InputError
+        When there is no such method, module or function.
+    """
+    target = _OWN.get(method)
+    if target is None:
+        for point in entry_points(group=_GROUP):
+            if point.name == method:
+                target = point.value
+    target = target or method
+    module_name, _, function_name = target.partition(":")
+    if not function_name:
+        raise InputError(
+            f"method: {method!r} is not known; choose {', '.join(method_names())} or module:function"
+        )
+    if "" not in sys.path:
+        sys.path.append("")  # a module beside the notebook or in the working directory
+    try:
+        found = getattr(importlib.import_module(module_name), function_name)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"method: {method!r} cannot be loaded ({error}); install it or mend the name"
+        ) from None
+    except AttributeError:
+        raise InputError(f"method: module {module_name} has no function {function_name}") from None
+    if not callable(found):
+        raise InputError(f"method: {method!r} is not a function")
+    return found
+
+
+def run_attack(
+    method: str,
+    release: Release,
+    public: npt.NDArray[np.uint8],
+    *,
+    seed_start: int = 0,
+    seed_stop: int = 2**32,
+    workdir: Path | None = None,
+) -> AttackResult:
+    """Run an attack and check that what it returns fits the release.
+
+    Parameters
+    ----------
+    method : str
+        See :func:`method_names`.
+    release : Release
+        All that was published.
+    public : (m, h, w, 3) uint8 array
+        The attacker's own public images.
+    seed_start, seed_stop : int
+        The range that ``prng-seed`` scans.
+    workdir : Path, optional
+        A folder for files between stages.
+
+    Raises
+    ------
+    InputError
+        When there is no such attack, or it returns arrays of other shapes.
+    """
+    attack = find_attack(method)
+    options: dict[str, Any] = {"seed_start": seed_start, "seed_stop": seed_stop, "workdir": workdir}
+    accepted = inspect.signature(attack).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        options = {name: value for name, value in options.items() if name in accepted}
+    result = attack(release, public, **options)
+    if not isinstance(result, AttackResult):
+        raise InputError(
+            f"method: {method} returned {type(result).__name__}; an attack returns an AttackResult"
+        )
+    n, image = len(release.encryption), release.encryption.shape[1:]
+    for name, array, shape in (
+        ("decryption", result.decryption, (n, *image)),
+        ("recovered", result.recovered, (len(result.recovered), *image)),
+        ("assignment", result.assignment, (n, 2)),
+    ):
+        if array.shape != shape:
+            raise InputError(f"method: {method} returned {name} of shape {array.shape}; {shape} is expected")
+    return result
