@@ -16,16 +16,17 @@ import numpy.typing as npt
 from instahide_nb.encryption import Mixtures, class_coefficients, encrypt
 from instahide_nb.errors import InputError
 from instahide_nb.params import GenDataParams, source_kind
-from instahide_nb.release import Release, ReleaseInfo, save_release
 from instahide_nb.patches import public_patches
+from instahide_nb.release import Release, ReleaseInfo, save_release
 from instahide_nb.sources import private_images
-from instahide_nb.storage import load_array, make_folder, read_json, save_array, sha256_file, write_json
+from instahide_nb.storage import load_array, make_folder, read_json, save_array, write_json
 from instahide_nb.streams import open_stream
 
 __all__ = [
     "Challenge",
     "Secret",
     "build_challenge",
+    "first_difference",
     "load_secret",
     "make_release",
     "regenerate",
@@ -256,7 +257,16 @@ def load_secret(folder: Path | str) -> Secret:
     return Secret(**arrays, info=info)
 
 
-def release_digests(run_dir: Path | str) -> dict[str, str]:
-    """The sha256 of ``encryption.npy`` and ``label.npy`` of a run, as ``sha256sum`` prints them."""
-    release = Path(run_dir) / "release"
-    return {name: sha256_file(release / name) for name in ("encryption.npy", "label.npy")}
+def first_difference(published: Release, again: Release) -> str | None:
+    """The first row in which two releases differ, in words; None when every bit is the same."""
+    for name in ("encryption", "label"):
+        left, right = getattr(published, name), getattr(again, name)
+        if left.shape != right.shape:
+            return f"{name}.npy has shape {left.shape}, made again it has {right.shape}"
+        # Bits and not values, so that -0.0 and 0.0 are two.
+        rows = np.flatnonzero(
+            (left.view(np.uint32) != right.view(np.uint32)).reshape(len(left), -1).any(axis=1)
+        )
+        if len(rows):
+            return f"{name}.npy, row {rows[0]} (and {len(rows) - 1} others)"
+    return None

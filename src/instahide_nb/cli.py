@@ -1,0 +1,197 @@
+"""The command ``instahide-nb``.
+
+Exit codes: 0 done; 2 the input was wrong, in one line; 1 anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from instahide_nb import __version__
+from instahide_nb.errors import InputError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="The InstaHide Challenge, reproducible: encrypt, attack, evaluate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"instahide-nb {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _assignments(pairs: list[str]) -> dict[str, Any]:
+    import yaml
+
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise InputError(f"-p {pair}: is not name=value; write for example -p k=4")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        values[name] = "" if value is None else value
+    return values
+
+
+@app.command()
+def reproduce(
+    preset: Annotated[str, typer.Option(help="Folder of params/: tiny, demo or challenge.")] = "demo",
+    method: Annotated[
+        list[str] | None, typer.Option(help="Attack to run; may be given more than once.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/PRESET by default.")] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", help="name=value: change a parameter (notebook.name for one notebook)."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Run gen_data, attack and evaluate, verify the result and show the leaderboard.
+
+    A run that was interrupted goes on where it stopped.
+    """
+    from instahide_nb import manifest, pipeline
+
+    plan = pipeline.make_plan(preset, method or (), out, _assignments(parameter or []))
+    say = (lambda line: None) if quiet else (lambda line: typer.echo(line))
+    run = pipeline.reproduce(plan, say)
+    wrong, against = _check(run, manifest.read_manifest(run))
+    if not quiet:
+        typer.echo("\n" + (run / "leaderboard.md").read_text(encoding="utf-8"))
+        for _, evaluate in plan.attacks:
+            typer.echo(f"picture: {run / evaluate.out_dir / 'comparison_grid.png'}")
+        if not wrong:
+            typer.echo(f"verified: {against}")
+    _report(wrong)
+
+
+def _check(run: Path, content: dict[str, Any]) -> tuple[list[str], str]:
+    """Compare a run with its manifest, and with the expected hashes of its preset where there are any."""
+    from instahide_nb import manifest
+
+    own = {name: digest for stage in content["stages"].values() for name, digest in stage["files"].items()}
+    wrong = manifest.compare(run, own)
+    known = manifest.expected(content["preset"]) if content.get("preset") else None
+    if known is None:
+        return wrong, f"{len(own)} artefacts are as the run's manifest says"
+    shared = {name: digest for name, digest in known.items() if name in own}
+    wrong += [f"{name}: {own[name][:16]}, expected {d[:16]}" for name, d in shared.items() if own[name] != d]
+    return (
+        wrong,
+        f"{len(own)} artefacts, {len(shared)} of them the expected ones of preset {content['preset']}",
+    )
+
+
+def _report(wrong: list[str]) -> None:
+    for line in wrong:
+        typer.echo(f"differs: {line}", err=True)
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    regenerate: Annotated[
+        bool,
+        typer.Option("--regenerate", help="Make the encryptions again from secret/ and compare every bit."),
+    ] = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="Make this run's hashes the expected ones of its preset.")
+    ] = False,
+) -> None:
+    """Recompute a run's hashes and compare them with its manifest and the expected ones."""
+    from instahide_nb import manifest
+
+    if regenerate:
+        typer.echo(_regenerated(run))
+        return
+    if not (run / manifest.MANIFEST).exists():
+        raise InputError(f"{run}: holds no {manifest.MANIFEST}; name the folder of a run")
+    wrong, against = _check(run, manifest.read_manifest(run)) if not record else ([], "")
+    if record:
+        typer.echo(f"recorded: {manifest.record_expected(run)}")
+    _report(wrong)
+    if not record:
+        typer.echo(f"verified: {against}")
+
+
+def _regenerated(run: Path) -> str:
+    from instahide_nb.challenge import first_difference, load_secret, regenerate
+    from instahide_nb.release import load_release
+
+    published = load_release(run / "release")
+    difference = first_difference(published, regenerate(load_secret(run / "secret")))
+    if difference is not None:
+        typer.echo(f"differs: {difference}", err=True)
+        raise typer.Exit(1)
+    return f"verified: {len(published.encryption)} encryptions and labels made again, every bit the same"
+
+
+@app.command()
+def score(
+    decryption: Annotated[Path, typer.Argument(help="decryption.npy or a submission's zip.")],
+    release: Annotated[Path, typer.Option(help="The release/ folder.")],
+    secret: Annotated[Path, typer.Option(help="The secret/ folder.")],
+) -> None:
+    """Score anyone's decryption and print the rank that it would take."""
+    from instahide_nb import metrics
+    from instahide_nb.challenge import load_secret
+    from instahide_nb.decryptions import load_decryption
+    from instahide_nb.leaderboard import score_table
+    from instahide_nb.release import load_release
+
+    published, hidden = load_release(release), load_secret(secret)
+    images = load_decryption(decryption, published.encryption.shape)
+    typer.echo(score_table(metrics.score(images, hidden.private, hidden.pair)))
+
+
+@app.command()
+def submit(
+    attack_dir: Annotated[Path, typer.Argument(help="An attack's folder, such as runs/demo/attack/unmask.")],
+    out: Annotated[Path | None, typer.Option(help="The zip; beside the folder by default.")] = None,
+) -> None:
+    """Make the zip that the challenge asks for."""
+    from instahide_nb.submission import make_submission
+
+    typer.echo(make_submission(attack_dir, out))
+
+
+def main() -> None:
+    """Run the command line; a wrong input becomes one line and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"instahide-nb: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("instahide-nb: interrupted; run again to go on", file=sys.stderr)
+        sys.exit(1)
+    except Exception as error:
+        if type(error).__name__ == "NotebookError":
+            print(f"instahide-nb: {error}", file=sys.stderr)
+            sys.exit(1)
+        raise
