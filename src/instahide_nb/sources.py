@@ -1,0 +1,379 @@
+"""Where images come from: embedded photographs, CIFAR-10, Imagenette, a folder, an `.npz` file.
+
+A source is one string: ``embedded``, ``cifar10[:ROOT]``, ``imagenette[:ROOT]``, the path of a folder of images
+or the path of an ``.npz`` file. ROOT is a folder that holds the archive or what was extracted from it; without
+one the archive is fetched once and kept in the cache. A folder whose name is one of the words is written
+``./cifar10``. Public images may also be ``embedded:attacker``, other regions of the same photographs.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from instahide_nb.errors import InputError
+
+if TYPE_CHECKING:
+    from instahide_nb.photographs import Photograph
+
+__all__ = [
+    "PrivateSet",
+    "Source",
+    "parse_source",
+    "private_images",
+    "read_npz",
+    "select_balanced",
+    "source_photographs",
+]
+
+SIDE = 32
+"""Side in pixels to which photographs are reduced for the private set, as CIFAR-10's images have."""
+
+_GRAMMAR = "embedded, cifar10[:ROOT], imagenette[:ROOT], a folder of images or an .npz file"
+_MAX_CLASSES = 10_000
+_MAX_SIDE = 256
+_LARGEST_NPZ = 8 * 2**30  # bytes once unpacked
+
+
+@dataclass(frozen=True)
+class PrivateSet:
+    """Private images and their classes.
+
+    Attributes
+    ----------
+    images : ndarray of uint8, shape (n, h, w, 3)
+        RGB.
+    labels : ndarray of int64, shape (n,)
+        Indices into `class_names`.
+    class_names : tuple of str
+        Every class of the source, those without an image here included.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source, read from its string: its kind, and the folder or file that it names.
+
+    Attributes
+    ----------
+    text : str
+        What the person wrote.
+    kind : str
+        One of ``embedded``, ``attacker``, ``cifar10``, ``imagenette``, ``folder``, ``npz``.
+    path : Path or None
+        ROOT, the folder or the file; None for the embedded photographs and for what is fetched.
+    """
+
+    text: str
+    kind: str
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """All that a source holds: labels at once, images when asked for by index."""
+
+    labels: npt.NDArray[np.int64]
+    class_names: tuple[str, ...]
+    read: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.uint8]]
+
+
+def parse_source(source: str) -> Source:
+    """Read a source's string and check that the folder or file that it names is there.
+
+    Raises
+    ------
+    InputError
+        When the string is of no known form, or names what does not exist.
+
+    Examples
+    --------
+    >>> parse_source("embedded:attacker").kind
+    'attacker'
+    >>> parse_source("cifar100")
+    Traceback (most recent call last):
+    instahide_nb.errors.InputError: source 'cifar100': no such folder; a source is embedded, ...
+    """
+    if not isinstance(source, str) or not source or "\0" in source:
+        raise InputError(f"source {source!r}: a source is {_GRAMMAR}")
+    word, colon, rest = source.partition(":")
+    if word == "embedded":
+        if rest not in ("", "attacker") or (colon and not rest):
+            raise InputError(f"source {source!r}: write embedded or embedded:attacker")
+        return Source(source, rest or word)
+    if word in ("cifar10", "imagenette"):
+        if not colon:
+            return Source(source, word)
+        root = Path(rest).expanduser()
+        if not rest or not root.exists():
+            raise InputError(
+                f"source {source!r}: no such folder; write {word}:ROOT with the folder that holds it"
+            )
+        return Source(source, word, root)
+    path = Path(source).expanduser()
+    if path.suffix.lower() == ".npz":
+        if not path.is_file():
+            raise InputError(f"source {source!r}: no such file; check the path")
+        return Source(source, "npz", path)
+    if not path.is_dir():
+        raise InputError(f"source {source!r}: no such folder; a source is {_GRAMMAR}")
+    return Source(source, "folder", path)
+
+
+def private_images(source: str, n_private: int, *, generator: np.random.Generator) -> PrivateSet:
+    """Take private images from a source, the same number of each class as far as it goes.
+
+    A source that holds exactly `n_private` images is used whole and in its own order. Otherwise each of its C
+    classes gives n_private // C images and the first n_private % C classes one more; what a class cannot
+    give is shared among the others in the same way. Within a class the images are the first of a random
+    permutation. The result is ordered by class, then by draw.
+
+    Parameters
+    ----------
+    source : str
+        See the module's description. Photographs in a folder are cut to the square in their middle and reduced
+        to 32 x 32 by area; a plain folder is one class, otherwise each of its folders is a class. Imagenette
+        gives its validation half, so that its training half can serve as public images.
+    n_private : int
+        How many, at least 2.
+    generator : numpy.random.Generator
+        The draw: PCG64 and Philox give the same permutations on every platform and numpy since 1.17.
+
+    Returns
+    -------
+    PrivateSet
+        `n_private` images of one size: 32 x 32, or what an ``.npz`` file holds.
+
+    Raises
+    ------
+    InputError
+        When the source is unknown, damaged, offline, or holds too few images.
+
+    Examples
+    --------
+    >>> few = private_images("embedded", 20, generator=np.random.Generator(np.random.PCG64(0)))
+    >>> few.images.shape, np.bincount(few.labels).tolist()
+    ((20, 32, 32, 3), [2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
+    """
+    if not isinstance(n_private, (int, np.integer)) or isinstance(n_private, bool) or n_private < 2:
+        raise InputError(f"n_private: {n_private!r} is not possible; two private images or more are needed")
+    pool = _pool(parse_source(source))
+    if len(pool.labels) < n_private:
+        raise InputError(
+            f"private_source {source!r}: holds {len(pool.labels)} images; {n_private} were asked for "
+            "(n_private): lower it or name a larger source"
+        )
+    chosen = select_balanced(pool.labels, len(pool.class_names), int(n_private), generator)
+    images = np.ascontiguousarray(pool.read(chosen))
+    return PrivateSet(images, pool.labels[chosen], pool.class_names)
+
+
+def select_balanced(
+    labels: npt.NDArray[np.int64], classes: int, n: int, generator: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Choose `n` indices, as many of each class as the classes can give; see `private_images`.
+
+    Examples
+    --------
+    >>> labels = np.array([0] * 2 + [1] * 9 + [2] * 9)
+    >>> chosen = select_balanced(labels, 3, 11, np.random.Generator(np.random.PCG64(0)))
+    >>> np.bincount(labels[chosen]).tolist()
+    [2, 5, 4]
+    """
+    if len(labels) == n:
+        return np.arange(n, dtype=np.int64)
+    held = np.bincount(labels, minlength=classes)
+    quota = np.zeros_like(held)
+    missing = n
+    while missing:
+        # Classes that can still give share what is missing; the remainder goes to the first of them.
+        able = np.flatnonzero(quota < held)
+        share = np.full(len(able), missing // len(able))
+        share[: missing % len(able)] += 1
+        given = np.minimum(share, (held - quota)[able])
+        quota[able] += given
+        missing -= int(given.sum())
+    chosen = [
+        generator.permutation(np.flatnonzero(labels == label))[: quota[label]] for label in range(classes)
+    ]
+    return np.concatenate(chosen).astype(np.int64)
+
+
+def _pool(source: Source) -> _Pool:
+    if source.kind == "embedded":
+        from instahide_nb.embedded import CLASS_NAMES, private_crops
+
+        images, labels = private_crops()
+        return _Pool(labels, CLASS_NAMES, lambda rows: images[rows])
+    if source.kind == "attacker":
+        raise InputError("private_source 'embedded:attacker': holds public images only; write embedded")
+    if source.kind == "cifar10":
+        from instahide_nb.archives import read_cifar10
+
+        images, labels, names = read_cifar10(source.path)
+        return _Pool(labels, names, lambda rows: images[rows])
+    if source.kind == "imagenette":
+        from instahide_nb.archives import imagenette_folder
+
+        return _folder_pool(imagenette_folder(source.path) / "val", source.text)
+    assert source.path is not None
+    if source.kind == "npz":
+        content = read_npz(source.path, labelled=True)
+        stored = content["images"]
+        return _Pool(content["labels"], content["class_names"], lambda rows: stored[rows])
+    return _folder_pool(source.path, source.text)
+
+
+def _folder_pool(folder: Path, text: str) -> _Pool:
+    from instahide_nb.photographs import centre_square, image_files, open_photograph, reduce_area
+
+    files = image_files(folder)
+    parts = [file.relative_to(folder).parts for file in files]
+    loose = [file for file, part in zip(files, parts, strict=True) if len(part) == 1]
+    if loose and len(loose) < len(files):
+        raise InputError(
+            f"private_source {text!r}: has images beside its class folders ({loose[0].name} and "
+            f"{len(loose) - 1} more); move them into a class folder"
+        )
+    if not files:
+        raise InputError(f"private_source {text!r}: holds no image (JPEG, PNG, BMP, WebP, TIFF or PPM)")
+    names = [folder.resolve().name] if loose else sorted({part[0] for part in parts})
+    place = {name: index for index, name in enumerate(names)}
+    labels = np.array([0 if loose else place[part[0]] for part in parts], dtype=np.int64)
+
+    def read(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        images = np.empty((len(rows), SIDE, SIDE, 3), np.uint8)
+        for image, row in zip(images, rows, strict=True):
+            photo = open_photograph(files[row])
+            if photo.side < SIDE:
+                raise InputError(
+                    f"{files[row]}: is {photo.width} x {photo.height} pixels; private images need "
+                    f"{SIDE} or more on each side"
+                )
+            image[:] = reduce_area(centre_square(photo.read()), SIDE)
+        return images
+
+    return _Pool(labels, tuple(names), read)
+
+
+def read_npz(path: Path, *, labelled: bool) -> dict[str, Any]:
+    """Read ``images`` (and, where `labelled`, ``labels`` and ``class_names``) from an ``.npz``, never unpickling.
+
+    Returns
+    -------
+    dict
+        ``images`` uint8 (n, h, w, 3); if `labelled` also ``labels`` int64 (n,) and ``class_names``, a tuple of str
+        (the numbers of the classes where the file names none).
+
+    Raises
+    ------
+    InputError
+        When the file is damaged, pickled, or its arrays are missing or of another dtype or shape.
+    """
+    try:
+        with zipfile.ZipFile(path) as container:
+            if sum(member.file_size for member in container.infolist()) > _LARGEST_NPZ:
+                raise InputError(f"{path}: unpacks to more than 8 GiB; use a smaller file")
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in ("images", "labels", "class_names") if key in stored.files}
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path") from None
+    except ValueError as error:
+        if "pickle" in str(error).lower():
+            raise InputError(
+                f"{path}: holds pickled Python objects, which are never loaded; save plain arrays"
+            ) from None
+        raise InputError(f"{path}: is not a readable .npz file; save it again with numpy.savez") from None
+    except Exception:
+        # zipfile, zlib and numpy's header parser raise nearly anything on a damaged file.
+        raise InputError(f"{path}: is not a readable .npz file; save it again with numpy.savez") from None
+    images = _npz_images(path, arrays)
+    if not labelled:
+        return {"images": images}
+    labels = arrays.get("labels")
+    if labels is None or labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        have = "none" if labels is None else f"{labels.dtype} {labels.shape}"
+        raise InputError(f"{path}: labels must be {len(images)} whole numbers, one an image; found {have}")
+    if labels.size and (int(labels.min()) < 0 or int(labels.max()) >= _MAX_CLASSES):
+        raise InputError(f"{path}: labels must lie between 0 and {_MAX_CLASSES - 1}")
+    names = arrays.get("class_names")
+    most = int(labels.max())
+    if names is None:
+        class_names = tuple(str(label) for label in range(most + 1))
+    elif names.dtype.kind != "U" or names.ndim != 1 or not most < len(names) <= _MAX_CLASSES:
+        raise InputError(f"{path}: class_names must be one text for each class, {most + 1} or more")
+    else:
+        class_names = tuple(str(name) for name in names)
+    return {"images": images, "labels": labels.astype(np.int64), "class_names": class_names}
+
+
+def _npz_images(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint8]:
+    images = arrays.get("images")
+    if images is None:
+        raise InputError(f"{path}: has no array named images; save it with numpy.savez(path, images=...)")
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
+        raise InputError(f"{path}: images must be uint8 (n, h, w, 3); found {images.dtype} {images.shape}")
+    if max(images.shape[1:3]) > _MAX_SIDE:
+        raise InputError(f"{path}: images are {images.shape[1:3]} pixels; up to {_MAX_SIDE} a side are taken")
+    return images
+
+
+def source_photographs(source: str, *, cache_dir: Path | str | None = None) -> list[Photograph]:
+    """The photographs from which a public source's patches are cropped, measured but not decoded.
+
+    Parameters
+    ----------
+    source : str
+        ``embedded``, ``embedded:attacker``, ``imagenette[:ROOT]`` (its training half) or a folder, searched with
+        all folders below it.
+    cache_dir : Path or str, optional
+        Where archives are kept; see `instahide_nb.cache.cache_folder`.
+
+    Raises
+    ------
+    InputError
+        When the source has no photographs, or one cannot be read.
+    """
+    from instahide_nb.photographs import image_files, open_photograph
+    from instahide_nb.progress import progress
+
+    spec = parse_source(source)
+    if spec.kind in ("embedded", "attacker"):
+        from instahide_nb.embedded import public_regions
+
+        return public_regions("challenge" if spec.kind == "embedded" else "attacker")
+    if spec.kind == "cifar10":
+        raise InputError(
+            f"public_source {source!r}: CIFAR-10 images are 32 px, too small for crops of 64 px with SIFT key "
+            "points; name photographs, such as embedded or imagenette"
+        )
+    if spec.kind == "npz":
+        raise InputError(
+            f"public_source {source!r}: holds ready patches, so there are no photographs to show"
+        )
+    if spec.kind == "imagenette":
+        from instahide_nb.archives import imagenette_folder
+
+        folder = imagenette_folder(spec.path, cache_dir=cache_dir) / "train"
+    else:
+        assert spec.path is not None
+        folder = spec.path
+    files = image_files(folder)
+    if not files:
+        raise InputError(f"public_source {source!r}: holds no image (JPEG, PNG, BMP, WebP, TIFF or PPM)")
+    return [
+        open_photograph(file, file.relative_to(folder).as_posix())
+        for file in progress(files, desc="measuring photographs", unit="photo")
+    ]
