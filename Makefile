@@ -1,0 +1,63 @@
+# The two commands of the README are `make reproduce` and `make test`; each sets up what it needs in .venv.
+
+PYTHON ?= python3
+PRESET ?= demo
+METHODS ?=
+OUT ?= runs/$(PRESET)
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test test-slow setup lab bench figures lint notebooks expected lock docs clean
+
+help:  ## Show this text
+	@echo "Usage: make TARGET [PRESET=demo] [METHODS=\"unmask prng-seed\"] [OUT=runs/demo]"
+	@echo
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | awk -F'\t' '{printf "  %-12s %s\n", $$1, $$2}'
+
+reproduce: .venv/ready  ## Encrypt, attack, evaluate and verify a preset, and show the leaderboard
+	@$(BIN)/instahide-nb reproduce --preset $(PRESET) --out $(OUT) $(foreach m,$(METHODS),--method $(m))
+
+test: .venv/ready  ## Unit tests, doctests, notebooks (nbval) and papermill runs
+	$(BIN)/python -m pytest
+
+test-slow: .venv/ready  ## The tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+setup: .venv/ready  ## Only the environment, in .venv
+
+.venv/ready: requirements.lock pyproject.toml setup.sh
+	@PYTHON="$(PYTHON)" sh setup.sh
+
+lint: .venv/ready  ## Static checks: ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+notebooks: .venv/ready  ## Run the three notebooks and keep their outputs in notebooks/
+	$(BIN)/python -m instahide_nb.recording
+
+expected: .venv/ready  ## Make tiny and demo anew and record their hashes as the expected ones
+	rm -rf runs/tiny runs/demo
+	$(BIN)/instahide-nb reproduce --preset tiny
+	$(BIN)/instahide-nb verify runs/tiny --record
+	$(BIN)/instahide-nb reproduce --preset demo
+	$(BIN)/instahide-nb verify runs/demo --record
+
+lab: .venv/ready  ## Open the notebooks in JupyterLab, on this machine only
+	$(BIN)/jupyter lab --ip=localhost notebooks/gen_data.ipynb notebooks/attack.ipynb notebooks/evaluate.ipynb
+
+bench: .venv/ready  ## Time and memory, as ratios measured in one run
+	$(BIN)/python benchmarks/bench.py
+
+lock:  ## Resolve the lock file anew (needs uv)
+	uv pip compile pyproject.toml --extra build --extra test --extra lab --extra sweep --universal --python-version 3.11 \
+	  --fork-strategy fewest --constraint requirements.constraints --generate-hashes --no-header --no-annotate \
+	  --output-file requirements.lock
+	grep -A 40 '^opencv-contrib-python==' requirements.lock | grep -m1 -o '==[^ ]*' \
+	  | sed 's/^/opencv-contrib-python-headless/' \
+	  | uv pip compile - --no-deps --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    --output-file requirements-headless.lock
+
+clean:  ## Remove runs, caches and the environment
+	rm -rf .venv runs notebooks/runs build dist .mypy_cache .ruff_cache .hypothesis .coverage
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
