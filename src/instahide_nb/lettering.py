@@ -1,8 +1,8 @@
 """Text on images with the same pixels everywhere.
 
-Font libraries render text a little differently from version to version, and so does ``cv2.putText``. Grids are hashed, so
-their letters come from a picture that ships with the package (``lettering.png``: DejaVu Sans, drawn once) and are
-blended in integers.
+Font libraries render text a little differently from version to version, and so does ``cv2.putText``. Grids
+are hashed, so their letters come from a picture that ships with the package (``lettering.png``: DejaVu Sans, drawn
+once) and are blended in integers.
 """
 
 from __future__ import annotations
@@ -10,17 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.errors import InputError
-from instahide_nb.storage import write_bytes
-
-__all__ = ["INK", "MUTED", "STYLES", "draw_atlas", "draw_text", "line_height", "text_width", "write_png"]
+__all__ = ["INK", "MUTED", "STYLES", "draw_atlas", "draw_text", "line_height", "text_width"]
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -50,13 +47,13 @@ def _styles() -> dict[str, _Style]:
     255 stands between bands.
     """
     data = np.frombuffer((files("instahide_nb") / "lettering.png").read_bytes(), np.uint8)
-    picture: UInt8 = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+    picture = np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), np.uint8)
     edges = np.flatnonzero((picture == 255).all(axis=1))
     styles = {}
     for name, top, bottom in zip(STYLES, [-1, *edges[:-1]], edges, strict=True):
         band = picture[top + 1 : bottom]
         starts = np.flatnonzero(band[0] == 255)[: len(CHARACTERS) + 1]
-        glyphs = tuple(band[1:, a:b] for a, b in zip(starts[:-1], starts[1:], strict=True))
+        glyphs = tuple(band[1:, a:b] for a, b in pairwise(starts))
         styles[name] = _Style(glyphs, len(band) - 1)
     return styles
 
@@ -68,10 +65,7 @@ def line_height(style: str) -> int:
 
 def _glyphs(text: str, style: str) -> list[UInt8]:
     known = _styles()[style].glyphs
-    return [
-        known[max(CHARACTERS.find(letter), 0) if letter in CHARACTERS else CHARACTERS.index("?")]
-        for letter in text
-    ]
+    return [known[CHARACTERS.find(letter if letter in CHARACTERS else "?")] for letter in text]
 
 
 def text_width(text: str, style: str) -> int:
@@ -117,22 +111,6 @@ def draw_text(
         x += glyph.shape[1]
 
 
-def write_png(path: Path | str, image: UInt8) -> None:
-    """Write an RGB or grey uint8 image as PNG, whole or absent.
-
-    The pixels are the same everywhere; the file's bytes can differ with the version of OpenCV's compressor.
-    """
-    if image.dtype != np.uint8 or image.ndim not in (2, 3):
-        raise InputError(
-            f"{path}: {image.dtype} {image.shape} is no picture; uint8 (h, w) or (h, w, 3) is expected"
-        )
-    ordered = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".png", ordered, [cv2.IMWRITE_PNG_COMPRESSION, 9])
-    if not done:
-        raise InputError(f"{path}: OpenCV could not encode a picture of shape {image.shape}")
-    write_bytes(path, data.tobytes())
-
-
 def draw_atlas() -> UInt8:
     """Draw ``lettering.png`` anew from the DejaVu fonts that Matplotlib ships.
 
@@ -163,4 +141,8 @@ def draw_atlas() -> UInt8:
 
 
 if __name__ == "__main__":
+    from pathlib import Path
+
+    from instahide_nb.pictures import write_png
+
     write_png(Path(__file__).with_name("lettering.png"), draw_atlas())
