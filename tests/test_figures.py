@@ -23,7 +23,7 @@ def made():
     private = rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     pair = np.stack([np.arange(12) % 6, (np.arange(12) + 1) % 6], axis=1)
     encryption = rng.uniform(-1, 1, (12, 32, 32, 3)).astype(np.float32)
-    blend = np.linspace(0.05, 1, 12, dtype=np.float32)[:, None, None, None]
+    blend = np.linspace(0.05, 0.95, 12, dtype=np.float32)[:, None, None, None]
     decryption = signed_pixels(private)[pair[:, 0]] * (1 - blend) + encryption * blend
     return private, pair, encryption, decryption, score(decryption, private, pair)
 

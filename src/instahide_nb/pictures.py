@@ -47,7 +47,7 @@ def enlarge(image: UInt8, factor: int) -> UInt8:
 
 
 def png_bytes(image: UInt8) -> bytes:
-    """An RGB or grey uint8 image as PNG, compressed as far as OpenCV does.
+    """An RGB or grey uint8 image as PNG.
 
     The pixels are the same everywhere; the bytes can differ with the version of the compressor. So a picture's
     hash is taken of its pixels.
@@ -60,7 +60,7 @@ def png_bytes(image: UInt8) -> bytes:
     if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
         raise InputError(f"picture: {image.dtype} {image.shape}; uint8 (h, w) or (h, w, 3) is expected")
     ordered = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(".png", ordered, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    _, data = cv2.imencode(".png", ordered, [cv2.IMWRITE_PNG_COMPRESSION, 6])
     encoded: bytes = data.tobytes()
     return encoded
 
