@@ -166,7 +166,7 @@ def score(
 
     published, hidden = load_release(release), load_secret(secret)
     images = load_decryption(decryption, published.encryption.shape)
-    typer.echo(score_table(metrics.score(images, hidden.private, hidden.pair)))
+    typer.echo(score_table(metrics.score(images, hidden.private, hidden.pair).metrics()).rstrip())
 
 
 @app.command()

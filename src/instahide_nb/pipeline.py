@@ -19,7 +19,7 @@ from instahide_nb import __version__
 from instahide_nb.errors import InputError
 from instahide_nb.manifest import compare, read_manifest, record_stage
 from instahide_nb.params import NOTEBOOKS, AttackParams, EvaluateParams, GenDataParams, read_yaml, source_kind
-from instahide_nb.storage import make_folder, read_json, write_bytes
+from instahide_nb.storage import make_folder, read_json, write_bytes, write_json
 
 __all__ = ["NotebookError", "Plan", "execute", "home", "make_plan", "presets", "reproduce"]
 
@@ -302,8 +302,9 @@ def _stage(
 
 
 def _write_leaderboard(run: Path) -> None:
-    from instahide_nb import leaderboard
+    from instahide_nb.leaderboard import load_published, to_json, to_markdown
+    from instahide_nb.leaderboard_row import load_rows
 
-    rows = leaderboard.load_published() + leaderboard.load_rows(run.glob("evaluate/*/row.json"))
-    write_bytes(run / "leaderboard.md", leaderboard.to_markdown(rows).encode())
-    write_bytes(run / "leaderboard.json", leaderboard.to_json(rows).encode())
+    rows = load_published() + load_rows(sorted(run.glob("evaluate/*/row.json")))
+    write_bytes(run / "leaderboard.md", to_markdown(rows).encode())
+    write_json(run / "leaderboard.json", to_json(rows))

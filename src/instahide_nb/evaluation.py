@@ -1,0 +1,82 @@
+"""The files of an evaluation: figures, values per encryption, and the attack's row of the leaderboard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from instahide_nb.errors import InputError
+from instahide_nb.leaderboard_row import Row, measured_row, save_row
+from instahide_nb.metrics import Scores
+from instahide_nb.release import Release
+from instahide_nb.storage import load_array, make_folder, read_json, save_array, sha256_array, write_json
+
+__all__ = ["AboutAttack", "about_attack", "save_evaluation"]
+
+
+@dataclass(frozen=True)
+class AboutAttack:
+    """What lies beside a decryption, where an attack of this package wrote it.
+
+    Attributes
+    ----------
+    details : dict
+        Content of ``attack.json``; empty for a decryption from elsewhere.
+    recovered : (m, h, w, 3) float32 array or None
+        The recovered images.
+    """
+
+    details: dict[str, Any] = field(default_factory=dict)
+    recovered: npt.NDArray[np.float32] | None = None
+
+
+def about_attack(decryption: Path | str) -> AboutAttack:
+    """Read ``attack.json`` and ``recovered.npy`` beside a decryption; what is missing or damaged is left out."""
+    folder = Path(decryption).parent
+    try:
+        details = read_json(folder / "attack.json")
+    except InputError:
+        details = {}
+    try:
+        recovered = load_array(folder / "recovered.npy", dtype=np.float32, shape=(None, None, None, 3))
+    except InputError:
+        recovered = None
+    return AboutAttack(details, recovered)
+
+
+def save_evaluation(
+    out: Path | str, name: str, scores: Scores, release: Release, attack: AboutAttack = AboutAttack()
+) -> Row:
+    """Write ``per_encryption.npy``, ``metrics.json`` and ``row.json``.
+
+    Parameters
+    ----------
+    out : Path or str
+        The folder; it is made.
+    name : str
+        The attack's name on the leaderboard.
+    scores : Scores
+        From :func:`instahide_nb.metrics.score`.
+    release : Release
+        What was attacked; the row names it by the hash of its encryptions.
+    attack : AboutAttack
+        What the attack says of itself.
+
+    Returns
+    -------
+    Row
+        The attack's row; ``metrics.json`` holds no times, the row does.
+    """
+    out = make_folder(out)
+    figures = scores.metrics()
+    save_array(out / "per_encryption.npy", scores.per_encryption)
+    write_json(out / "metrics.json", figures)
+    about = attack.details | {"recovered_generator": attack.details.get("recovered")}
+    note = str(attack.details.get("details", {}).get("reason", ""))
+    row = measured_row(figures, about, challenge=sha256_array(release.encryption), name=name, note=note)
+    save_row(out / "row.json", row)
+    return row
