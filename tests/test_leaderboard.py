@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 
 from instahide_nb.errors import InputError
@@ -21,6 +22,7 @@ from instahide_nb.leaderboard import (
     to_markdown,
 )
 from instahide_nb.leaderboard_row import duration
+from instahide_nb.metrics import Scores
 
 HASH = "0123456789abcdef" * 4
 METRICS = {
@@ -61,7 +63,7 @@ def test_the_published_rows_are_those_of_the_challenge():
 
 
 def test_a_measured_row_says_what_was_run():
-    row = measured_row(METRICS, ATTACK | {"recovered_generator": None}, challenge=HASH, day="2026-01-31")
+    row = measured_row(METRICS, ATTACK | {"recovered": None}, challenge=HASH, day="2026-01-31")
     assert (row.attack, row.kind, row.challenge, row.date) == ("unmask", "measured", HASH, "2026-01-31")
     assert (row.max_ssim, row.mean_ssim, row.min_l2, row.max_l2, row.mean_l2) == tuple(METRICS.values())[:5]
     assert row.time == "2 min 31 s"
@@ -70,7 +72,7 @@ def test_a_measured_row_says_what_was_run():
 
 
 def test_an_attack_that_missed_the_generator_says_so():
-    row = measured_row(METRICS, ATTACK | {"recovered_generator": False}, challenge=HASH)
+    row = measured_row(METRICS, ATTACK | {"recovered": False}, challenge=HASH)
     assert row.recovered_generator is False
     assert "not found" in row.note
     assert row.note in to_markdown([row])
@@ -201,17 +203,28 @@ def test_no_text_breaks_the_table():
 
 
 def test_json_holds_every_field_best_first():
-    content = json.loads(json.dumps(to_json([_row(), *load_published()])))
+    content = json.loads(to_json([_row(), *load_published()]))
     assert [row["attack"] for row in content["rows"]][:2] == ["PRNG attack", "unmask"]
     assert [parse_row(row) for row in content["rows"]] == sort_rows([_row(), *load_published()])
 
 
+def _scores(first_ssim: float) -> Scores:
+    table = np.array([[first_ssim, 0.1, 0.2, 0.6], [0.9, 0.3, 0.1, 0.4]])
+    return Scores(table, table - np.array([0.05, 0.05, 0, 0]))
+
+
 def test_score_table_gives_figures_and_rank():
-    text = score_table(METRICS)
-    assert "Max_SSIM   0.9481   (0.9402 with images in [-1, 1])" in text
-    assert "Max_L2     0.5511\n" in text
-    assert "Rank       2 of 4, below PRNG attack (0.98)" in text
-    assert "Rank       1 of 4, above all others" in score_table(METRICS | {"max_ssim": 0.99})
+    assert score_table(_scores(0.92)).splitlines() == [
+        "Max_SSIM   0.9100   (0.8600 with images in [-1, 1])",
+        "Mean_SSIM  0.5550   (0.5050 with images in [-1, 1])",
+        "Min_L2     0.1500",
+        "Max_L2     0.5000",
+        "Mean_L2    0.3250",
+        "Rank       2 of 4, below PRNG attack (0.98)",
+    ]
+    assert score_table(_scores(1.0), []).splitlines()[-1] == "Rank       1 of 1"
+    better = [row for row in load_published() if row.max_ssim < 0.95]
+    assert score_table(_scores(1.0), better).splitlines()[-1] == "Rank       1 of 3, above all others"
 
 
 def test_duration_takes_a_total_once():

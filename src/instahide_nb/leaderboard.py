@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.resources import files
-from typing import Any
 
 from instahide_nb.leaderboard_row import Row, load_rows, measured_row, parse_row, save_row
-from instahide_nb.metrics import METRICS
+from instahide_nb.metrics import METRICS, Scores
 
 __all__ = [
     "Row",
@@ -64,9 +63,10 @@ def rank(max_ssim: float, rows: Iterable[Row]) -> int:
     return 1 + sum(row.max_ssim > max_ssim for row in rows)
 
 
-def to_json(rows: Iterable[Row]) -> dict[str, Any]:
+def to_json(rows: Iterable[Row]) -> str:
     """What ``leaderboard.json`` holds: ``{"rows": [...]}``, best first."""
-    return {"rows": [asdict(row) for row in sort_rows(rows)]}
+    content = {"rows": [asdict(row) for row in sort_rows(rows)]}
+    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 _TITLES = {
@@ -131,16 +131,17 @@ def _escape(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)
 
 
-def score_table(metrics: Mapping[str, float], rows: Iterable[Row] | None = None) -> str:
+def score_table(scores: Scores, rows: Iterable[Row] | None = None) -> str:
     """The answer of ``instahide-nb score``: the figures in both readings of SSIM, and the place they would take.
 
     Parameters
     ----------
-    metrics : mapping
-        The ten figures of :meth:`instahide_nb.metrics.Scores.metrics`.
+    scores : Scores
+        From :func:`instahide_nb.metrics.score`.
     rows : iterable of Row, optional
         Rows to be ranked among; the published ones when left out.
     """
+    metrics = scores.metrics()
     others = sort_rows(load_published() if rows is None else rows)
     place = rank(metrics["max_ssim"], others)
     lines = []
@@ -152,4 +153,4 @@ def score_table(metrics: Mapping[str, float], rows: Iterable[Row] | None = None)
     above = others[place - 2] if place > 1 else None
     tail = f", below {above.attack} ({above.max_ssim:.2f})" if above else ", above all others"
     lines.append(f"{'Rank':<10} {place} of {len(others) + 1}{tail if others else ''}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)

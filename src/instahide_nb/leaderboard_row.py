@@ -153,7 +153,7 @@ def measured_row(
         Content of ``metrics.json``, or :meth:`instahide_nb.metrics.Scores.metrics`.
     attack : mapping
         Content of ``attack.json``: ``method``, ``complexity``, ``seconds`` (per stage), ``platform``, and for attacks
-        on the generator ``recovered_generator``. What is missing is shown as "not stated".
+        on the generator ``recovered``. What is missing is shown as "not stated".
     challenge : str
         sha256 of the array of encryptions, or "2020".
     name, source, day, note : str, optional
@@ -162,7 +162,7 @@ def measured_row(
     from instahide_nb import __version__
 
     title = name or str(attack.get("method") or "unnamed")
-    recovered = attack.get("recovered_generator")
+    recovered = attack.get("recovered")
     content = {
         "attack": title,
         "source": source or f"instahide-nb {__version__}",
