@@ -114,7 +114,9 @@ def _class_sizes(image_class: Int64, n_classes: int, n_images: int) -> Int64:
         size[best] += 1
         remainder[best] -= image_class.size
     if size.sum() != n_images:
-        raise InputError(f"n_private: {n_images} images cannot cover the {int((occurrence > 0).sum())} classes seen")
+        raise InputError(
+            f"n_private: {n_images} images cannot cover the {int((occurrence > 0).sum())} classes seen"
+        )
     return np.concatenate([[0], np.cumsum(size)]).astype(np.int64)
 
 

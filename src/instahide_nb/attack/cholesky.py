@@ -11,7 +11,7 @@ __all__ = ["factor", "solve", "solve_spd"]
 Float64 = npt.NDArray[np.float64]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def factor(matrix: Float64) -> Float64:
     """Lower Cholesky factor of a symmetric positive definite matrix.
 
@@ -51,7 +51,7 @@ def factor(matrix: Float64) -> Float64:
     return upper.T.copy()
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def solve(lower: Float64, right: Float64) -> Float64:
     """Solve ``L L^T x = right`` for several right-hand sides.
 
@@ -88,7 +88,7 @@ def solve(lower: Float64, right: Float64) -> Float64:
     return x
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def solve_spd(matrix: Float64, right: Float64) -> Float64:
     """Solve ``matrix @ x = right`` for a symmetric positive definite matrix.
 

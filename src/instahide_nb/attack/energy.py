@@ -14,6 +14,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from instahide_nb.attack.threads import in_blocks
+
 __all__ = ["correlation", "difference_energy", "features", "quantise"]
 
 Float32 = npt.NDArray[np.float32]
@@ -21,11 +23,11 @@ Float32 = npt.NDArray[np.float32]
 _EXACT = 1 << 24  # integers below this are exact in float32, and so are the products' partial sums
 
 
-@numba.njit(cache=True, parallel=True)
-def _difference_energy(image: Float32, out: Float32) -> None:
-    n, h, w, channels = image.shape
+@numba.njit(cache=True, nogil=True)
+def _difference_energy(first: int, last: int, image: Float32, out: Float32) -> None:
+    _, h, w, channels = image.shape
     half = np.float32(0.5)
-    for i in numba.prange(n):
+    for i in range(first, last):
         position = 0
         for y in range(h - 1):
             for x in range(w - 1):
@@ -49,35 +51,31 @@ def _difference_energy(image: Float32, out: Float32) -> None:
                 position += 4
 
 
-@numba.njit(cache=True, parallel=True)
-def _standardise_columns(table: Float32) -> None:
-    n, width = table.shape
-    step = 64  # a block of columns is read row by row: one pass of memory for each
-    for block in numba.prange((width + step - 1) // step):
-        low = block * step
-        high = min(low + step, width)
-        total = np.zeros(high - low)
-        for i in range(n):
-            for j in range(low, high):
-                total[j - low] += table[i, j]
-        mean = total / n
-        square = np.zeros(high - low)
-        for i in range(n):
-            for j in range(low, high):
-                d = table[i, j] - mean[j - low]
-                square[j - low] += d * d
-        for j in range(high - low):
-            deviation = np.sqrt(square[j] / n)
-            square[j] = 1.0 / deviation if deviation > 0.0 else 0.0
-        for i in range(n):
-            for j in range(low, high):
-                table[i, j] = np.float32((table[i, j] - mean[j - low]) * square[j - low])
+@numba.njit(cache=True, nogil=True)
+def _standardise_columns(low: int, high: int, table: Float32) -> None:
+    n = table.shape[0]
+    total = np.zeros(high - low)
+    for i in range(n):  # row by row: one pass of memory
+        for j in range(low, high):
+            total[j - low] += table[i, j]
+    mean = total / n
+    square = np.zeros(high - low)
+    for i in range(n):
+        for j in range(low, high):
+            d = table[i, j] - mean[j - low]
+            square[j - low] += d * d
+    for j in range(high - low):
+        deviation = np.sqrt(square[j] / n)
+        square[j] = 1.0 / deviation if deviation > 0.0 else 0.0
+    for i in range(n):
+        for j in range(low, high):
+            table[i, j] = np.float32((table[i, j] - mean[j - low]) * square[j - low])
 
 
-@numba.njit(cache=True, parallel=True)
-def _standardise_rows(table: Float32) -> None:
-    n, width = table.shape
-    for i in numba.prange(n):
+@numba.njit(cache=True, nogil=True)
+def _standardise_rows(first: int, last: int, table: Float32) -> None:
+    width = table.shape[1]
+    for i in range(first, last):
         total = 0.0
         for j in range(width):
             total += table[i, j]
@@ -113,7 +111,7 @@ def difference_energy(encryption: Float32) -> Float32:
     """
     n, h, w, _ = encryption.shape
     out = np.empty((n, (h - 1) * (w - 1) * 4), np.float32)
-    _difference_energy(np.ascontiguousarray(encryption, np.float32), out)
+    in_blocks(_difference_energy, n, np.ascontiguousarray(encryption, np.float32), out)
     return out
 
 
@@ -130,8 +128,8 @@ def features(encryption: Float32) -> Float32:
         Each row has mean 0 and variance 1, so that a product of two rows is a correlation.
     """
     table = difference_energy(encryption)
-    _standardise_columns(table)
-    _standardise_rows(table)
+    in_blocks(_standardise_columns, table.shape[1], table, block=256)
+    in_blocks(_standardise_rows, len(table), table)
     return table
 
 

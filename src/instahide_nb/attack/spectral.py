@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from instahide_nb.attack.assignment import Slots
 from instahide_nb.attack.cholesky import solve_spd
+from instahide_nb.attack.threads import in_blocks
 
 __all__ = ["expected_square", "global_sign", "join_signs", "pixel_matrix", "retrieve"]
 
@@ -86,113 +87,118 @@ def pixel_matrix(
     """
     flat = np.ascontiguousarray(encryption, np.float32).reshape(len(encryption), -1)
     number = int(np.ravel_multi_index(pixel, encryption.shape[1:]))
-    pair, product, weight = _pair_products(flat, slots, assignment)
+    pair, total, weight = _pair_products(flat, slots, assignment)
     full = np.zeros((slots.n_images, slots.n_images), np.float32)
     mass = np.zeros_like(full)
-    full[pair[:, 0], pair[:, 1]] = full[pair[:, 1], pair[:, 0]] = product[:, number]
+    full[pair[:, 0], pair[:, 1]] = full[pair[:, 1], pair[:, 0]] = total[:, number] / np.maximum(
+        weight, np.float32(1e-12)
+    )
     mass[pair[:, 0], pair[:, 1]] = mass[pair[:, 1], pair[:, 0]] = weight
     return full, mass
 
 
 def _pair_products(flat: Float32, slots: Slots, assignment: Int64) -> tuple[Int64, Float32, Float32]:
+    """Pairs that occur, the weighted sum of their products at every pixel, and the sum of weights."""
     used = np.flatnonzero(~slots.shared & (assignment >= 0).all(axis=1))
     low = assignment[used].min(axis=1)
     high = assignment[used].max(axis=1)
     code, inverse = np.unique(low * slots.n_images + high, return_inverse=True)
-    square = _square_mean(flat)
-    expected = expected_square(square, slots.coefficient)
-    scale = 2 * slots.coefficient[used, 0].astype(np.float64) * slots.coefficient[used, 1].astype(np.float64)
-    product, weight = _accumulate(flat, used, inverse.reshape(-1), scale, expected[used], len(code))
-    return np.stack([code // slots.n_images, code % slots.n_images], axis=1), product, weight
+    square = np.empty(len(flat))
+    in_blocks(_square_mean, len(flat), flat, square)
+    expected = expected_square(square, slots.coefficient)[used].astype(np.float32)
+    scale = 2 * slots.coefficient[used, 0] * slots.coefficient[used, 1]
+    weight = np.bincount(inverse.reshape(-1), weights=(scale * scale).astype(np.float64)).astype(np.float32)
+    total = np.zeros((len(code), flat.shape[1]), np.float32)
+    in_blocks(
+        _accumulate, flat.shape[1], flat, used, inverse.reshape(-1), scale, expected, total, block=_BLOCK
+    )
+    return np.stack([code // slots.n_images, code % slots.n_images], axis=1), total, weight
 
 
-@numba.njit(cache=True, parallel=True)
-def _square_mean(flat: Float32) -> Float64:
-    out = np.empty(flat.shape[0])
-    for i in numba.prange(flat.shape[0]):
+@numba.njit(cache=True, nogil=True)
+def _square_mean(first: int, last: int, flat: Float32, out: Float64) -> None:
+    for i in range(first, last):
         total = 0.0
         for p in range(flat.shape[1]):
             total += float(flat[i, p]) * float(flat[i, p])
         out[i] = total / flat.shape[1]
-    return out
 
 
-@numba.njit(cache=True, parallel=True)
+@numba.njit(cache=True, nogil=True)
 def _accumulate(
-    flat: Float32, used: Int64, group: Int64, scale: Float64, expected: Float64, n_groups: int
-) -> tuple[Float32, Float32]:
-    width = flat.shape[1]
-    product = np.zeros((n_groups, width), np.float32)
-    weight = np.zeros(n_groups, np.float32)
+    low: int,
+    high: int,
+    flat: Float32,
+    used: Int64,
+    group: Int64,
+    scale: Float32,
+    expected: Float32,
+    out: Float32,
+) -> None:
     for i in range(used.shape[0]):
-        weight[group[i]] += np.float32(scale[i] * scale[i])
-    blocks = (width + _BLOCK - 1) // _BLOCK
-    for block in numba.prange(blocks):
-        low = block * _BLOCK
-        high = min(low + _BLOCK, width)
-        for i in range(used.shape[0]):
-            row, g = used[i], group[i]
-            s, e = np.float32(scale[i]), np.float32(expected[i])
-            for p in range(low, high):
-                product[g, p] += s * (flat[row, p] * flat[row, p] - e)
-        for g in range(n_groups):
-            inverse = np.float32(1) / max(weight[g], np.float32(1e-12))
-            for p in range(low, high):
-                product[g, p] *= inverse
-    return product, weight
+        source, target = flat[used[i], low:high], out[group[i], low:high]
+        s, e = scale[i], expected[i]
+        for p in range(high - low):
+            target[p] += s * (source[p] * source[p] - e)
 
 
-@numba.njit(cache=True, parallel=True)
-def _power_iteration(pair: Int64, product: Float32, weight: Float32, n_images: int, rounds: int) -> Float32:
+@numba.njit(cache=True, nogil=True)
+def _power_iteration(
+    low: int,
+    high: int,
+    pair: Int64,
+    product: Float32,
+    weight: Float32,
+    start: Float32,
+    rounds: int,
+    out: Float32,
+) -> None:
     """Rank-one fit of the weighted products at every pixel: v_a = sum_b w_ab M_ab v_b / sum_b w_ab v_b^2."""
-    n_pairs, width = product.shape
-    out = np.empty((n_images, width), np.float32)
-    start = np.zeros(n_images, np.float32)
-    for a in range(n_images):  # a fixed start that is orthogonal to nothing in particular
-        start[a] = np.float32(0.5) + np.float32((a * 7919) % 101) / np.float32(202.0)
-        if (a * 104729) % 7 < 3:
-            start[a] = -start[a]
-    blocks = (width + _BLOCK - 1) // _BLOCK
-    for block in numba.prange(blocks):
-        low = block * _BLOCK
-        size = min(low + _BLOCK, width) - low
-        v = np.empty((n_images, size), np.float32)
-        for a in range(n_images):
+    n_images, size = start.shape[0], high - low
+    one, half = np.float32(1), np.float32(0.5)
+    v = np.empty((n_images, size), np.float32)
+    for a in range(n_images):
+        for p in range(size):
+            v[a, p] = start[a]
+    top = np.empty((n_images, size), np.float32)
+    bottom = np.empty((n_images, size), np.float32)
+    norm = np.empty(size, np.float32)
+    for r in range(rounds):
+        top[:] = np.float32(0)
+        bottom[:] = np.float32(1e-6)
+        for g in range(pair.shape[0]):
+            a, b, w = pair[g, 0], pair[g, 1], weight[g]
+            m = product[g, low:high]
             for p in range(size):
-                v[a, p] = start[a]
-        top = np.empty((n_images, size), np.float32)
-        bottom = np.empty((n_images, size), np.float32)
-        for r in range(rounds):
-            top[:] = np.float32(0)
-            bottom[:] = np.float32(1e-6)
-            for g in range(n_pairs):
-                a, b, w = pair[g, 0], pair[g, 1], weight[g]
+                top[a, p] += m[p] * v[b, p]
+                bottom[a, p] += w * v[b, p] * v[b, p]
+                top[b, p] += m[p] * v[a, p]
+                bottom[b, p] += w * v[a, p] * v[a, p]
+        if r < rounds // 2:
+            # plain power iteration first: it finds the leading eigenvector from any start
+            norm[:] = np.float32(1e-20)
+            for a in range(n_images):
                 for p in range(size):
-                    m = w * product[g, low + p]
-                    top[a, p] += m * v[b, p]
-                    bottom[a, p] += w * v[b, p] * v[b, p]
-                    top[b, p] += m * v[a, p]
-                    bottom[b, p] += w * v[a, p] * v[a, p]
-            if r < rounds // 2:
-                # plain power iteration first: it finds the leading eigenvector from any start
-                norm = np.zeros(size, np.float32)
-                for a in range(n_images):
-                    for p in range(size):
-                        norm[p] += top[a, p] * top[a, p]
-                for p in range(size):
-                    norm[p] = np.sqrt(np.float32(n_images) * np.float32(0.25) / max(norm[p], np.float32(1e-20)))
-                for a in range(n_images):
-                    for p in range(size):
-                        v[a, p] = top[a, p] * norm[p]
-            else:
-                for a in range(n_images):
-                    for p in range(size):
-                        fresh = min(max(top[a, p] / bottom[a, p], np.float32(-1)), np.float32(1))
-                        v[a, p] = np.float32(0.5) * (v[a, p] + fresh)
-        for a in range(n_images):
+                    norm[p] += top[a, p] * top[a, p]
             for p in range(size):
-                out[a, low + p] = v[a, p]
-    return out
+                norm[p] = np.sqrt(np.float32(n_images) * np.float32(0.25) / norm[p])
+            for a in range(n_images):
+                for p in range(size):
+                    v[a, p] = top[a, p] * norm[p]
+        else:
+            for a in range(n_images):
+                for p in range(size):
+                    v[a, p] = half * (v[a, p] + min(max(top[a, p] / bottom[a, p], -one), one))
+    for a in range(n_images):
+        for p in range(size):
+            out[a, low + p] = v[a, p]
+
+
+def _start_vector(n_images: int) -> Float32:
+    """Fixed numbers between 0.5 and 1 with mixed signs: orthogonal to nothing in particular."""
+    number = np.arange(n_images, dtype=np.int64)
+    size = 0.5 + (number * 7919 % 101) / 202.0
+    return np.where(number * 104729 % 7 < 3, -size, size).astype(np.float32)
 
 
 @numba.njit(cache=True)
@@ -283,12 +289,20 @@ def join_signs(value: Float32, shape: tuple[int, int, int]) -> Float32:
     return value * sign.astype(np.float32)
 
 
-@numba.njit(cache=True, parallel=True)
-def _square_moments(flat: Float32, value: Float32, assignment: Int64, coefficient: Float32, mean: Float32) -> Float64:
+@numba.njit(cache=True, nogil=True)
+def _square_moments(
+    first: int,
+    last: int,
+    flat: Float32,
+    value: Float32,
+    assignment: Int64,
+    coefficient: Float32,
+    mean: Float32,
+    out: Float64,
+) -> None:
     """Per encryption, the normal equations of x^2 on (1, rest^2, private^2, private^3, 2 private rest mean)."""
-    n, width = flat.shape
-    out = np.zeros((n, 5, 6))
-    for i in numba.prange(n):
+    width = flat.shape[1]
+    for i in range(first, last):
         a, b = assignment[i, 0], assignment[i, 1]
         if a < 0 or b < 0:
             continue
@@ -305,10 +319,11 @@ def _square_moments(flat: Float32, value: Float32, assignment: Int64, coefficien
             for j in range(5):
                 for k in range(6):
                     out[i, j, k] += term[j] * term[k]
-    return out
 
 
-def global_sign(encryption: Float32, value: Float32, slots: Slots, assignment: Int64, public_mean: Float32) -> int:
+def global_sign(
+    encryption: Float32, value: Float32, slots: Slots, assignment: Int64, public_mean: Float32
+) -> int:
     """The sign of all images at once: x^2 holds ``2 private * rest * mean public``, whose coefficient must be +1.
 
     Parameters
@@ -327,7 +342,9 @@ def global_sign(encryption: Float32, value: Float32, slots: Slots, assignment: I
     flat = np.ascontiguousarray(encryption, np.float32).reshape(len(encryption), -1)
     use = np.where(slots.shared[:, None], -1, assignment)
     mean = np.ascontiguousarray(public_mean, np.float32).ravel()
-    moments = _square_moments(flat, value, use, slots.coefficient, mean).cumsum(axis=0)[-1]
+    each = np.zeros((len(flat), 5, 6))
+    in_blocks(_square_moments, len(flat), flat, value, use, slots.coefficient, mean, each)
+    moments = each.sum(axis=0)
     normal = moments[:, :5] + np.diag(1e-9 * np.diag(moments[:, :5]) + 1e-12)
     return 1 if solve_spd(normal, moments[:, 5:].copy())[4, 0] >= 0 else -1
 
@@ -348,8 +365,10 @@ def retrieve(encryption: Float32, slots: Slots, assignment: Int64, public_mean: 
     float32 (images, h, w, channels)
     """
     flat = np.ascontiguousarray(encryption, np.float32).reshape(len(encryption), -1)
-    pair, product, weight = _pair_products(flat, slots, assignment)
-    value = _power_iteration(pair, product, weight, slots.n_images, _ROUNDS)
+    pair, total, weight = _pair_products(flat, slots, assignment)
+    value = np.empty((slots.n_images, flat.shape[1]), np.float32)
+    start = _start_vector(slots.n_images)
+    in_blocks(_power_iteration, flat.shape[1], pair, total, weight, start, _ROUNDS, value, block=_BLOCK)
     height, width, channels = encryption.shape[1:]
     value = join_signs(value, (height, width, channels))
     value *= np.float32(global_sign(encryption, value, slots, assignment, public_mean))

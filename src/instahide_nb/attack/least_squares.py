@@ -1,0 +1,141 @@
+"""Private images from encryptions whose signs are (nearly) known: weighted least squares."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from instahide_nb.attack.cholesky import factor, solve
+from instahide_nb.attack.threads import in_blocks
+
+__all__ = ["fit_images", "predict_encryptions"]
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+_BLOCK = 256  # pixels at a time
+
+
+@numba.njit(cache=True, nogil=True)
+def _predict(
+    first: int,
+    last: int,
+    image: Float32,
+    assignment: Int64,
+    coefficient: Float32,
+    mean: Float32,
+    out: Float32,
+) -> None:
+    for i in range(first, last):
+        a, b = assignment[i, 0], assignment[i, 1]
+        la = coefficient[i, 0] if a >= 0 else np.float32(0)
+        lb = coefficient[i, 1] if b >= 0 else np.float32(0)
+        rest = np.float32(1) - la - lb
+        first_image, second_image = image[a], image[b]
+        for p in range(image.shape[1]):
+            out[i, p] = la * first_image[p] + lb * second_image[p] + rest * mean[p]
+
+
+def predict_encryptions(image: Float32, assignment: Int64, coefficient: Float32, mean: Float32) -> Float32:
+    """Mean prediction of every encryption: its two private images and the mean public image.
+
+    Parameters
+    ----------
+    image : float32 (images, d)
+    assignment : int64 (n, 2)
+        -1 for an unknown image, which counts as the mean.
+    coefficient : float32 (n, 2)
+    mean : float32 (d,)
+
+    Returns
+    -------
+    float32 (n, d)
+    """
+    out = np.empty((len(assignment), image.shape[1]), np.float32)
+    in_blocks(_predict, len(assignment), image, assignment, coefficient, mean, out)
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _right_side(
+    low: int,
+    high: int,
+    signed: Float32,
+    assignment: Int64,
+    coefficient: Float32,
+    weight: Float32,
+    mean: Float32,
+    out: Float64,
+) -> None:
+    for i in range(signed.shape[0]):
+        a, b = assignment[i, 0], assignment[i, 1]
+        if a < 0 or b < 0 or weight[i] == np.float32(0):
+            continue
+        la, lb = coefficient[i, 0], coefficient[i, 1]
+        wa, wb = weight[i] * la, weight[i] * lb
+        rest = np.float32(1) - la - lb
+        source, centre = signed[i, low:high], mean[low:high]
+        first, second = out[a, low:high], out[b, low:high]
+        for p in range(high - low):
+            value = source[p] - rest * centre[p]
+            first[p] += wa * value
+            second[p] += wb * value
+
+
+@numba.njit(cache=True)
+def _normal_matrix(assignment: Int64, coefficient: Float32, weight: Float32, n_images: int) -> Float64:
+    out = np.zeros((n_images, n_images))
+    for i in range(assignment.shape[0]):
+        a, b = assignment[i, 0], assignment[i, 1]
+        if a < 0 or b < 0:
+            continue
+        w, la, lb = float(weight[i]), float(coefficient[i, 0]), float(coefficient[i, 1])
+        out[a, a] += w * la * la
+        out[b, b] += w * lb * lb
+        out[a, b] += w * la * lb
+        out[b, a] += w * la * lb
+    return out
+
+
+def fit_images(
+    signed: Float32,
+    assignment: Int64,
+    coefficient: Float32,
+    weight: Float32,
+    mean: Float32,
+    n_images: int,
+    ridge: float = 1e-3,
+) -> Float32:
+    """Weighted least squares for all private images, with a slight pull to the mean image.
+
+    Parameters
+    ----------
+    signed : float32 (n, d)
+        Encryptions with their mask lifted.
+    assignment : int64 (n, 2)
+        Rows with -1 are left out.
+    coefficient : float32 (n, 2)
+    weight : float32 (n,)
+        One over the residual variance.
+    mean : float32 (d,)
+        Mean public image.
+    n_images : int
+    ridge : float
+        Weight of the pull to `mean`, as a share of the mean diagonal of the normal matrix.
+
+    Returns
+    -------
+    float32 (images, d)
+        Clipped to [-1, 1].
+    """
+    normal = _normal_matrix(assignment, coefficient, weight, n_images)
+    pull = ridge * float(np.mean(np.diag(normal))) + 1e-12
+    right = np.zeros((n_images, signed.shape[1]))
+    in_blocks(
+        _right_side, signed.shape[1], signed, assignment, coefficient, weight, mean, right, block=_BLOCK
+    )
+    right += pull * mean.astype(np.float64)
+    image = solve(factor(normal + pull * np.eye(n_images)), right)
+    return np.clip(image, -1.0, 1.0).astype(np.float32)
