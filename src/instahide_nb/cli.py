@@ -195,3 +195,6 @@ def main() -> None:
             print(f"instahide-nb: {error}", file=sys.stderr)
             sys.exit(1)
         raise
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from instahide_nb import __version__
+from instahide_nb.attack.registry import find_attack
 from instahide_nb.errors import InputError
 from instahide_nb.manifest import compare, read_manifest, record_stage
 from instahide_nb.params import NOTEBOOKS, AttackParams, EvaluateParams, GenDataParams, read_yaml, source_kind
@@ -118,6 +119,8 @@ def make_plan(
     base = {n: read_yaml(folder / f"{n}.yaml") | _overrides(overrides, n) for n in NOTEBOOKS}
     run = Path(out) if out is not None else Path("runs") / preset
     data = GenDataParams.from_mapping(base["gen_data"] | {"out_dir": "."})
+    for name in ("private_source", "public_source"):
+        check_source(getattr(data, name), name)
     sources = {name: _source(getattr(data, name), None) for name in ("private_source", "public_source")}
     data = GenDataParams.from_mapping(data.as_dict() | sources)
     pairs = []
@@ -126,6 +129,9 @@ def make_plan(
         attack = AttackParams.from_mapping(
             base["attack"] | {"release_dir": "release", "out_dir": f"attack/{slug}", "method": method}
         )
+        if ":" in method:
+            find_attack(method)
+        check_source(attack.public_source, "public_source")
         source = _source(attack.public_source, run)
         attack = AttackParams.from_mapping(attack.as_dict() | {"public_source": source})
         evaluate = EvaluateParams.from_mapping(
@@ -135,6 +141,17 @@ def make_plan(
         )
         pairs.append((attack, evaluate))
     return Plan(run, None if overrides else preset, data, tuple(pairs))
+
+
+def check_source(source: str, name: str) -> None:
+    """Refuse a source that is not there before anything is written."""
+    from instahide_nb.sources import parse_source
+
+    try:
+        parse_source(source)
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if text.startswith(name) else f"{name}: {text}") from None
 
 
 def method_slug(method: str) -> str:
@@ -195,6 +212,7 @@ def execute(notebook: str, parameters: Mapping[str, Any], output: Path, *, cwd: 
             cwd=cwd,
             kernel_name="python3",
             progress_bar=False,
+            extra_arguments=["--Application.log_level=40"],  # ipykernel warns of its transport at each start
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == "InputError":
@@ -257,6 +275,8 @@ def reproduce(plan: Plan, say: Callable[[str], None] = print) -> Path:
     Path
         The run's folder, with ``leaderboard.md``, ``leaderboard.json`` and ``manifest.json``.
     """
+    # Notebooks run in the run's folder; a module beside the caller is still found by --method module:function.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
     run = make_folder(plan.run)
     log = make_folder(run / "log", secret=True)
     with _locked(run):

@@ -1,0 +1,129 @@
+"""The command line: what it refuses, how it says so, and that nothing is written then."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from instahide_nb import cli
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """Run the command in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["instahide-nb", *words])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--preset", "nosuch"], "preset"),
+        (["--method", "nosuch"], "method"),
+        (["--method", "no.such:attack"], "method"),
+        (["-p", "nosuch=1"], "nosuch"),
+        (["-p", "sede=1"], "did you mean seed"),
+        (["-p", "gen_data.nosuch=1"], "nosuch"),
+        (["-p", "nosuch.k=4"], "nosuch.k"),
+        (["-p", "k"], "name=value"),
+        (["-p", "k=four"], "k"),
+        (["-p", "k=1"], "k"),
+        (["-p", "k=17"], "k"),
+        (["-p", "k=4.0"], "k"),
+        (["-p", "k=true"], "k"),
+        (["-p", "seed=-1"], "seed"),
+        (["-p", "seed=4294967296"], "seed"),
+        (["-p", "seed=random"], "seed"),
+        (["-p", "rng=xorshift"], "rng"),
+        (["-p", "key=abc"], "key"),
+        (["-p", "rng=chacha20", "-p", "key=abc"], "key"),
+        (["-p", "scheme=outside"], "scheme"),
+        (["-p", "scheme=mixup"], "k"),
+        (["-p", "max_coefficient=0.25"], "max_coefficient"),
+        (["-p", "max_coefficient=1.5"], "max_coefficient"),
+        (["-p", "max_coefficient=1e-3"], "0.001"),
+        (["-p", "max_coefficient=.nan"], "max_coefficient"),
+        (["-p", "min_private_sum=1.1"], "min_private_sum"),
+        (["-p", "max_coefficient=0.3", "-p", "min_private_sum=0.6"], "min_private_sum"),
+        (["-p", "n_private=1"], "n_private"),
+        (["-p", "gen_data.n_public=10"], "n_public"),
+        (["-p", "attack.n_public=0"], "n_public"),
+        (["-p", "seed_start=5", "-p", "seed_stop=5"], "seed_start"),
+        (["-p", "out_dir=elsewhere"], "out_dir"),
+        (["-p", "method=unmask"], "method"),
+        (["-p", "attack.release_dir=elsewhere"], "release_dir"),
+        (["-p", "private_source=nosuch.npz"], "nosuch.npz"),
+        (["-p", "private_source=nosuch"], "nosuch"),
+        (["-p", "public_source=nosuch"], "nosuch"),
+        (["-p", "attack.public_source=nosuch.npz"], "nosuch.npz"),
+    ],
+)
+def test_reproduce_refuses(
+    words: list[str],
+    named: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "reproduce", "--preset", "tiny", "--out", str(out), *words) == 2
+    said = capsys.readouterr()
+    lines = said.err.strip().splitlines()
+    assert len(lines) == 1, said.err
+    assert named in lines[0]
+    assert "Traceback" not in said.out + said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["verify", "nowhere"],
+        ["verify", "--regenerate", "nowhere"],
+        ["verify", "--record", "nowhere"],
+        ["score", "nothing.npy", "--release", "nowhere", "--secret", "nowhere"],
+        ["submit", "nowhere"],
+    ],
+)
+def test_commands_refuse_missing_input(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *words) == 2
+    said = capsys.readouterr()
+    assert len(said.err.strip().splitlines()) == 1
+    assert "nowhere" in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_out_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    assert run(monkeypatch, "reproduce", "--preset", "tiny", "--out", str(tmp_path / "file" / "run")) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+def test_unknown_option_is_exit_code_2() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "instahide_nb.cli", "--nosuch"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_help_and_version_name_what_there_is() -> None:
+    command = [sys.executable, "-m", "instahide_nb.cli"]
+    text = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+    for word in ("reproduce", "verify", "score", "submit", "sweep"):
+        assert word in text
+    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout
+    assert version.startswith("instahide-nb ")
