@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.cache import cache_folder
-from instahide_nb.crops import SMALLEST, CropTable, count_key_points, kept_crops, workers
+from instahide_nb.crop_table import CropTable, kept_crops
+from instahide_nb.crops import SMALLEST, KeyPointCounter, workers
 from instahide_nb.errors import InputError
+from instahide_nb.npz import read_npz
 from instahide_nb.photographs import reduce_area
-from instahide_nb.sources import parse_source, read_npz, source_photographs
+from instahide_nb.sources import parse_source, source_photographs
 
 __all__ = ["public_crops", "public_patches", "recount"]
 
@@ -86,7 +88,15 @@ def public_patches(
             )
         return np.ascontiguousarray(ready[:n])
     photographs = source_photographs(source, cache_dir=cache_dir)
-    table = public_crops(source, n, min_keypoints=min_keypoints, size=size, draw=draw, cache_dir=cache_dir)
+    table = kept_crops(
+        photographs,
+        n,
+        min_keypoints=min_keypoints,
+        smallest=max(SMALLEST, height, width),
+        draw=draw,
+        folder=cache_folder(cache_dir),
+        source=source,
+    )
     place = {photo.name: photo for photo in photographs}
     rows = np.flatnonzero(table.kept)
     patches = np.empty((n, height, width, 3), np.uint8)
@@ -155,7 +165,8 @@ def recount(source: str, table: CropTable, *, cache_dir: Path | str | None = Non
     absent = [name for name in table.names if name not in place]
     if absent:
         raise InputError(f"source {source!r}: has no photograph {absent[0]}; name the one the table is of")
-    return count_key_points([place[name] for name in table.names], table.photo, table.box)
+    counter = KeyPointCounter([place[name] for name in table.names])
+    return counter.count(table.photo, table.box)
 
 
 def _check(n: int, min_keypoints: int, draw: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from instahide_nb.errors import InputError
 from instahide_nb.storage import sha256_file
@@ -128,8 +128,6 @@ def _decode(path: Path) -> npt.NDArray[np.uint8]:
         # From memory: a file that shrinks while it is decoded gives an error, not a fault.
         with Image.open(io.BytesIO(path.read_bytes()), formats=_FORMATS) as image:
             _check(path, image)
-            from PIL import ImageOps
-
             upright = ImageOps.exif_transpose(image)
             return np.array(upright.convert("RGB"), dtype=np.uint8)
     except InputError:

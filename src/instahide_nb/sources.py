@@ -8,11 +8,10 @@ one the archive is fetched once and kept in the cache. A folder whose name is on
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +26,6 @@ __all__ = [
     "Source",
     "parse_source",
     "private_images",
-    "read_npz",
     "select_balanced",
     "source_photographs",
 ]
@@ -36,9 +34,6 @@ SIDE = 32
 """Side in pixels to which photographs are reduced for the private set, as CIFAR-10's images have."""
 
 _GRAMMAR = "embedded, cifar10[:ROOT], imagenette[:ROOT], a folder of images or an .npz file"
-_MAX_CLASSES = 10_000
-_MAX_SIDE = 256
-_LARGEST_NPZ = 8 * 2**30  # bytes once unpacked
 
 
 @dataclass(frozen=True)
@@ -218,16 +213,18 @@ def _pool(source: Source) -> _Pool:
     if source.kind == "attacker":
         raise InputError("private_source 'embedded:attacker': holds public images only; write embedded")
     if source.kind == "cifar10":
-        from instahide_nb.archives import read_cifar10
+        from instahide_nb.cifar10 import read_cifar10
 
         images, labels, names = read_cifar10(source.path)
         return _Pool(labels, names, lambda rows: images[rows])
     if source.kind == "imagenette":
-        from instahide_nb.archives import imagenette_folder
+        from instahide_nb.imagenette import imagenette_folder
 
         return _folder_pool(imagenette_folder(source.path) / "val", source.text)
     assert source.path is not None
     if source.kind == "npz":
+        from instahide_nb.npz import read_npz
+
         content = read_npz(source.path, labelled=True)
         stored = content["images"]
         return _Pool(content["labels"], content["class_names"], lambda rows: stored[rows])
@@ -266,70 +263,6 @@ def _folder_pool(folder: Path, text: str) -> _Pool:
     return _Pool(labels, tuple(names), read)
 
 
-def read_npz(path: Path, *, labelled: bool) -> dict[str, Any]:
-    """Read ``images`` (and, where `labelled`, ``labels`` and ``class_names``) from an ``.npz``, never unpickling.
-
-    Returns
-    -------
-    dict
-        ``images`` uint8 (n, h, w, 3); if `labelled` also ``labels`` int64 (n,) and ``class_names``, a tuple of str
-        (the numbers of the classes where the file names none).
-
-    Raises
-    ------
-    InputError
-        When the file is damaged, pickled, or its arrays are missing or of another dtype or shape.
-    """
-    try:
-        with zipfile.ZipFile(path) as container:
-            if sum(member.file_size for member in container.infolist()) > _LARGEST_NPZ:
-                raise InputError(f"{path}: unpacks to more than 8 GiB; use a smaller file")
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in ("images", "labels", "class_names") if key in stored.files}
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the path") from None
-    except ValueError as error:
-        if "pickle" in str(error).lower():
-            raise InputError(
-                f"{path}: holds pickled Python objects, which are never loaded; save plain arrays"
-            ) from None
-        raise InputError(f"{path}: is not a readable .npz file; save it again with numpy.savez") from None
-    except Exception:
-        # zipfile, zlib and numpy's header parser raise nearly anything on a damaged file.
-        raise InputError(f"{path}: is not a readable .npz file; save it again with numpy.savez") from None
-    images = _npz_images(path, arrays)
-    if not labelled:
-        return {"images": images}
-    labels = arrays.get("labels")
-    if labels is None or labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-        have = "none" if labels is None else f"{labels.dtype} {labels.shape}"
-        raise InputError(f"{path}: labels must be {len(images)} whole numbers, one an image; found {have}")
-    if labels.size and (int(labels.min()) < 0 or int(labels.max()) >= _MAX_CLASSES):
-        raise InputError(f"{path}: labels must lie between 0 and {_MAX_CLASSES - 1}")
-    names = arrays.get("class_names")
-    most = int(labels.max())
-    if names is None:
-        class_names = tuple(str(label) for label in range(most + 1))
-    elif names.dtype.kind != "U" or names.ndim != 1 or not most < len(names) <= _MAX_CLASSES:
-        raise InputError(f"{path}: class_names must be one text for each class, {most + 1} or more")
-    else:
-        class_names = tuple(str(name) for name in names)
-    return {"images": images, "labels": labels.astype(np.int64), "class_names": class_names}
-
-
-def _npz_images(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint8]:
-    images = arrays.get("images")
-    if images is None:
-        raise InputError(f"{path}: has no array named images; save it with numpy.savez(path, images=...)")
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
-        raise InputError(f"{path}: images must be uint8 (n, h, w, 3); found {images.dtype} {images.shape}")
-    if max(images.shape[1:3]) > _MAX_SIDE:
-        raise InputError(f"{path}: images are {images.shape[1:3]} pixels; up to {_MAX_SIDE} a side are taken")
-    return images
-
-
 def source_photographs(source: str, *, cache_dir: Path | str | None = None) -> list[Photograph]:
     """The photographs from which a public source's patches are cropped, measured but not decoded.
 
@@ -364,7 +297,7 @@ def source_photographs(source: str, *, cache_dir: Path | str | None = None) -> l
             f"public_source {source!r}: holds ready patches, so there are no photographs to show"
         )
     if spec.kind == "imagenette":
-        from instahide_nb.archives import imagenette_folder
+        from instahide_nb.imagenette import imagenette_folder
 
         folder = imagenette_folder(spec.path, cache_dir=cache_dir) / "train"
     else:
