@@ -39,8 +39,8 @@ _LARGEST_JSON = 64 * 2**20
 def _write(path: Path, fill: Callable[[IO[bytes]], object], mode: int) -> None:
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"{path}: cannot be written ({_why(error)}); choose another folder") from None
     try:
         with os.fdopen(handle, "wb") as stream:
             fill(stream)
@@ -53,9 +53,13 @@ def _write(path: Path, fill: Callable[[IO[bytes]], object], mode: int) -> None:
             os.unlink(name)
         if isinstance(error, OSError):
             raise InputError(
-                f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder"
+                f"{path}: cannot be written ({_why(error)}); free space or choose another folder"
             ) from None
         raise
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def make_folder(path: Path | str, *, secret: bool = False) -> Path:
@@ -71,8 +75,8 @@ def make_folder(path: Path | str, *, secret: bool = False) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if secret:
             folder.chmod(0o700)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: cannot be made ({_why(error)}); choose another folder") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{folder}: cannot be written (permission denied); choose another folder")
     return folder
@@ -88,7 +92,7 @@ def save_array(path: Path | str, array: npt.NDArray[Any], *, secret: bool = Fals
 
     The bytes depend on dtype, shape and values alone: the array is written in C order and little-endian.
     """
-    ordered = np.ascontiguousarray(array)
+    ordered = np.asarray(array, order="C")  # ascontiguousarray would make a single number one-dimensional
     if ordered.dtype.hasobject:
         raise TypeError(f"{path}: arrays of Python objects are never saved")
     ordered = ordered.astype(ordered.dtype.newbyteorder("<"), copy=False)
@@ -124,8 +128,10 @@ def load_array(
         raise InputError(f"{file}: no such file; check the path") from None
     except IsADirectoryError:
         raise InputError(f"{file}: is a folder; name the .npy file in it") from None
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror or error})") from None
+    except (OSError, ValueError, MemoryError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{file}: cannot be read ({_why(error)})") from None
     if dtype is not None and array.dtype != np.dtype(dtype):
         raise InputError(f"{file}: holds {array.dtype}; {np.dtype(dtype)} is expected")
     if shape is not None and (
@@ -154,13 +160,23 @@ def _read_npy(file: Path, stream: IO[bytes]) -> npt.NDArray[Any]:
         raise InputError(f"{file}: is not a .npy file; write it with numpy.save") from None
     if dtype.hasobject:
         raise InputError(f"{file}: holds pickled Python objects, which are never loaded; save plain numbers")
-    if dtype.names is not None or dtype.subdtype is not None or dtype.kind not in "biufU":
+    if (
+        dtype.names is not None
+        or dtype.subdtype is not None
+        or dtype.kind not in "biufU"
+        or not dtype.itemsize
+    ):
         raise InputError(f"{file}: holds {dtype}; an array of plain numbers is expected")
     count = 1
     for length in shape:
         count *= int(length)
     needed = count * dtype.itemsize
-    if any(int(length) < 0 for length in shape) or needed > _LARGEST_ARRAY:
+    # An axis of length 0 makes any other length weigh nothing, so lengths are bounded one by one too.
+    if (
+        len(shape) > 32
+        or any(not 0 <= int(length) <= _LARGEST_ARRAY for length in shape)
+        or needed > _LARGEST_ARRAY
+    ):
         raise InputError(f"{file}: its header promises shape {shape}; make or fetch it again")
     if size - stream.tell() != needed:
         raise InputError(
@@ -171,8 +187,9 @@ def _read_npy(file: Path, stream: IO[bytes]) -> npt.NDArray[Any]:
     if stream.readinto(buffer) != needed:  # type: ignore[attr-defined]
         raise InputError(f"{file}: could not be read to its end; make or fetch it again")
     data = np.frombuffer(buffer, dtype)
-    array = data.reshape(shape[::-1]).T if fortran else data.reshape(shape)
-    return np.ascontiguousarray(array.astype(dtype.newbyteorder("="), copy=False))
+    lengths = tuple(int(length) for length in shape)
+    array = data.reshape(lengths[::-1]).T if fortran else data.reshape(lengths)
+    return np.asarray(array.astype(dtype.newbyteorder("="), copy=False), order="C")
 
 
 def write_json(path: Path | str, content: object, *, secret: bool = False) -> None:
@@ -197,7 +214,9 @@ def read_json(path: Path | str) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; check the path") from None
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror or error})") from None
+        raise InputError(f"{file}: cannot be read ({_why(error)})") from None
+    except InputError:
+        raise
     except (ValueError, RecursionError):
         raise InputError(f"{file}: is not JSON; make or fetch it again") from None
     if not isinstance(content, dict):
@@ -210,8 +229,8 @@ def sha256_file(path: Path | str) -> str:
     try:
         with open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({_why(error)})") from None
 
 
 def sha256_array(array: npt.NDArray[Any]) -> str:
@@ -225,7 +244,7 @@ def sha256_array(array: npt.NDArray[Any]) -> str:
     >>> sha256_array(np.zeros((3, 1), np.uint8))[:16] == sha256_array(np.zeros(3, np.uint8))[:16]
     False
     """
-    ordered = np.ascontiguousarray(array)
+    ordered = np.asarray(array, order="C")
     ordered = ordered.astype(ordered.dtype.newbyteorder("<"), copy=False)
     digest = hashlib.sha256(f"{ordered.dtype.str} {array.shape}\n".encode())
     digest.update(ordered.reshape(-1).view(np.uint8).data)
