@@ -106,7 +106,6 @@ def draw_coefficients(
     (n, k) float64 array
         Rows that sum to one.
     """
-
     rows = _normalise(stream.normal(n, k))
     poor = (rows.max(axis=1) > max_coefficient) | (rows[:, 0] + rows[:, 1] < min_private_sum)
     for r in np.flatnonzero(poor):
@@ -189,7 +188,7 @@ def encrypt(
     private : (N, h, w, 3) uint8 array
         The private images, two or more.
     public : (M, h, w, 3) uint8 array
-        The public images; at least N for the cross-dataset scheme with k > 2, not used by the others.
+        The public images; at least N for the cross-dataset scheme, not used by the others.
     stream : Stream
         See :mod:`instahide_nb.streams`.
     scheme : {"cross", "inside", "mixup"}

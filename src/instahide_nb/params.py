@@ -37,6 +37,8 @@ def _parameter(default: Any, text: str) -> Any:
 
 def _typed(name: str, value: Any, kind: str) -> Any:
     """The value when it is of the annotated kind; an int serves as a float, a bool never as a number."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InputError(f"{name}: is a number of more than 64 bits; none that large is accepted")
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     wanted = {"int": (int,), "float": (float,), "str": (str,), "int | str": (int, str)}[kind]
@@ -238,7 +240,7 @@ def source_kind(source: str) -> str:
     keyword = source.partition(":")[0]
     if keyword in ("embedded", "cifar10", "imagenette"):
         return keyword
-    return "npz" if source.endswith(".npz") else "folder"
+    return "npz" if source.lower().endswith(".npz") else "folder"
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
@@ -255,7 +257,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+    except Exception:  # beside YAMLError, PyYAML lets through what int(), date() and dict lookups raise
         raise InputError(f"{path}: is not YAML; write one 'name: value' a line") from None
     if content is None:
         return {}

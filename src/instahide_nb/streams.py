@@ -90,7 +90,8 @@ class Mt19937Stream:
     def __init__(self, seed: int | str, states: dict[str, str] | None = None) -> None:
         self._start: dict[str, Any] = {"seed": seed}
         if seed == "entropy":
-            states = states or {name: os.urandom(4 * _WORDS).hex() for name in "CT"}
+            if states is None:
+                states = {name: os.urandom(4 * _WORDS).hex() for name in "CT"}
             self._start["states"] = states
             self.coefficients, self.torch = (_from_state(states, name) for name in "CT")
         elif isinstance(seed, int) and 0 <= seed < 2**32:
@@ -144,8 +145,8 @@ class ChaChaStream:
     def __init__(self, key: str) -> None:
         if key == "":
             key = secrets.token_hex(32)
-        if len(key) != 64 or not set(key) <= set("0123456789abcdefABCDEF"):
-            raise InputError(f'key: {len(key)} characters; give 64 hex digits, or "" to draw them')
+        if not isinstance(key, str) or len(key) != 64 or not set(key) <= set("0123456789abcdefABCDEF"):
+            raise InputError('key: is not 64 hex digits; give 64 of 0-9a-f, or "" to draw them')
         from randomgen import ChaCha
 
         self._key = key.lower()
