@@ -144,9 +144,11 @@ def build_challenge(params: GenDataParams) -> Challenge:
     p = params
     choice = _choice_generator(p)
     chosen = private_images(p.private_source, p.n_private, generator=choice)
-    size = chosen.images.shape[1]
+    height, width = chosen.images.shape[1:3]
     if p.scheme == "cross":
-        public = public_patches(p.public_source, p.n_public, min_keypoints=p.min_keypoints, size=size)
+        public = public_patches(
+            p.public_source, p.n_public, min_keypoints=p.min_keypoints, size=(height, width)
+        )
     else:
         public = np.empty((0, *chosen.images.shape[1:]), np.uint8)
     class_names = chosen.class_names or tuple(f"class {c}" for c in range(int(chosen.labels.max()) + 1))
@@ -220,8 +222,13 @@ def _refuse_to_overwrite(run: Path, challenge: Challenge) -> None:
     info = read_json(path)
     if info == challenge.secret.info:
         return
-    parameters = info.get("parameters", {})
-    if parameters.get("seed") == "entropy" or parameters.get("rng") == "chacha20":
+    parameters = info.get("parameters")
+    # A file that does not say what it was made of may be the only copy of a drawn seed too.
+    if (
+        not isinstance(parameters, dict)
+        or parameters.get("seed") == "entropy"
+        or parameters.get("rng") == "chacha20"
+    ):
         raise InputError(
             f"out_dir: {run} holds a challenge whose seed was drawn once and is kept only there; "
             "choose another folder, or delete that one"
@@ -244,17 +251,34 @@ def load_secret(folder: Path | str) -> Secret:
         for name, (dtype, ndim) in _ARRAYS.items()
     }
     private, pair, label = arrays["private"], arrays["pair"], arrays["private_label"]
-    info = read_json(folder / "secret.json")
-    for name in ("parameters", "start", "class_names"):
-        if name not in info:
-            raise InputError(f"{folder / 'secret.json'}: {name} is missing; make the challenge again")
+    info = _read_secret_json(folder / "secret.json")
     if private.shape[3] != 3 or len(private) == 0:
         raise InputError(f"{folder / 'private.npy'}: has shape {private.shape}; (n, h, w, 3) is expected")
     if pair.shape[1] != 2 or pair.size == 0 or pair.min() < 0 or pair.max() >= len(private):
         raise InputError(f"{folder / 'pair.npy'}: does not hold pairs of indices into private.npy")
     if len(label) != len(private):
         raise InputError(f"{folder / 'private_label.npy'}: {len(label)} labels for {len(private)} images")
+    if label.min() < 0 or label.max() >= len(info["class_names"]):
+        raise InputError(f"{folder / 'private_label.npy'}: holds classes that secret.json does not name")
+    for name in ("coefficient", "public_index", "mask"):
+        if len(arrays[name]) != len(pair):
+            raise InputError(f"{folder / name}.npy: {len(arrays[name])} rows for {len(pair)} encryptions")
     return Secret(**arrays, info=info)
+
+
+def _read_secret_json(path: Path) -> dict[str, Any]:
+    info = read_json(path)
+    for name, kind in (("parameters", dict), ("start", dict), ("class_names", list)):
+        if not isinstance(info.get(name), kind):
+            raise InputError(f"{path}: {name} is missing or not of its type; make the challenge again")
+    parameters = info["parameters"]
+    drawn = "key" if parameters.get("rng") == "chacha20" else "states"
+    if (drawn == "key" or parameters.get("seed") == "entropy") and not info["start"].get(drawn):
+        # A new one would be drawn, and the release made again would differ for no visible reason.
+        raise InputError(f"{path}: start has no {drawn}; the release cannot be made again without it")
+    if not all(isinstance(name, str) for name in info["class_names"]):
+        raise InputError(f"{path}: class_names must be text; make the challenge again")
+    return info
 
 
 def first_difference(published: Release, again: Release) -> str | None:

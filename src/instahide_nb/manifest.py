@@ -77,9 +77,16 @@ def read_manifest(run: Path) -> dict[str, Any]:
         return {"preset": None, "stages": {}}
     content = read_json(path)
     stages = content.get("stages")
-    if not isinstance(stages, dict) or not all(isinstance(s, dict) and "files" in s for s in stages.values()):
+    if not isinstance(stages, dict) or not all(map(_is_stage, stages.values())):
         raise InputError(f"{path}: is not a manifest; delete it and run again")
     return content
+
+
+def _is_stage(entry: object) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("parameters"), dict):
+        return False
+    found = entry.get("files")
+    return isinstance(found, dict) and all(isinstance(digest, str) for digest in found.values())
 
 
 def record_stage(run: Path, stage: str, parameters: dict[str, Any], preset: str | None) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from instahide_nb.constraints import check_constraints
 from instahide_nb.errors import InputError
 from instahide_nb.storage import load_array, make_folder, read_json, save_array, sha256_file, write_json
 from instahide_nb.streams import STREAM_VERSION
@@ -117,7 +118,7 @@ def load_release(folder: Path | str) -> Release:
             f"{folder / 'label.npy'}: {len(label)} labels for {len(encryption)} encryptions; they must match"
         )
     if described:
-        info = _read_info(folder)
+        info = _read_info(folder, len(encryption))
     else:
         info = ReleaseInfo(encryptions_per_image=max(1, len(encryption) // ReleaseInfo.n_private))
     if info.class_names and len(info.class_names) != label.shape[1]:
@@ -137,7 +138,7 @@ def _check_array(path: Path, array: npt.NDArray[Any], low: float) -> None:
         raise InputError(f"{path}: has values outside [{low:g}, 1] or that are not numbers")
 
 
-def _read_info(folder: Path) -> ReleaseInfo:
+def _read_info(folder: Path, rows: int) -> ReleaseInfo:
     path = folder / "release.json"
     content = read_json(path)
     known: dict[str, Any] = {}
@@ -151,11 +152,17 @@ def _read_info(folder: Path) -> ReleaseInfo:
                 f"{path}: {f.name} is {value!r}, which is not of its type; make or fetch it again"
             )
         known[f.name] = tuple(map(str, value)) if isinstance(value, list) else value
-    for name in ("n_private", "k", "encryptions_per_image"):
-        if known[name] < 1:
-            raise InputError(f"{path}: {name} is {known[name]}; make or fetch it again")
     if known["format"] != FORMAT_VERSION:
         raise InputError(f"{path}: format {known['format']}; this version reads {FORMAT_VERSION}")
+    try:
+        check_constraints(*(known[name] for name in ("scheme", "k", "max_coefficient", "min_private_sum")))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if known["n_private"] < 2 or known["n_private"] * known["encryptions_per_image"] != rows:
+        raise InputError(
+            f"{path}: n_private x encryptions_per_image is {known['n_private']} x "
+            f"{known['encryptions_per_image']}, but encryption.npy has {rows} rows; make or fetch it again"
+        )
     digests = content.get("sha256")
     for name in ("encryption.npy", "label.npy"):
         if not isinstance(digests, dict) or sha256_file(folder / name) != digests.get(name):
