@@ -60,22 +60,21 @@ def find_attack(method: str) -> Callable[..., AttackResult]:
                 target = point.value
     target = target or method
     module_name, _, function_name = target.partition(":")
-    if not function_name:
+    if not function_name or not module_name or module_name.startswith("."):
         raise InputError(
             f"method: {method!r} is not known; choose {', '.join(method_names())} or module:function"
         )
     if "" not in sys.path:
         sys.path.append("")  # a module beside the notebook or in the working directory
     try:
-        found = getattr(importlib.import_module(module_name), function_name)
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise InputError(
             f"method: {method!r} cannot be loaded ({error}); install it or mend the name"
         ) from None
-    except AttributeError:
-        raise InputError(f"method: module {module_name} has no function {function_name}") from None
+    found = getattr(module, function_name, None)
     if not callable(found):
-        raise InputError(f"method: {method!r} is not a function")
+        raise InputError(f"method: module {module_name} has no function {function_name}; mend the name")
     return found
 
 
@@ -106,24 +105,33 @@ def run_attack(
     Raises
     ------
     InputError
-        When there is no such attack, or it returns arrays of other shapes.
+        When there is no such attack, or it returns arrays of other dtypes or shapes.
     """
     attack = find_attack(method)
     options: dict[str, Any] = {"seed_start": seed_start, "seed_stop": seed_stop, "workdir": workdir}
-    accepted = inspect.signature(attack).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-        options = {name: value for name, value in options.items() if name in accepted}
+    try:
+        signature = inspect.signature(attack)
+        accepted = signature.parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+            options = {name: value for name, value in options.items() if name in accepted}
+        signature.bind(release, public, **options)
+    except (TypeError, ValueError):
+        raise InputError(f"method: {method} is not a function attack(release, public, ...)") from None
     result = attack(release, public, **options)
     if not isinstance(result, AttackResult):
         raise InputError(
             f"method: {method} returned {type(result).__name__}; an attack returns an AttackResult"
         )
     n, image = len(release.encryption), release.encryption.shape[1:]
-    for name, array, shape in (
-        ("decryption", result.decryption, (n, *image)),
-        ("recovered", result.recovered, (len(result.recovered), *image)),
-        ("assignment", result.assignment, (n, 2)),
+    for name, dtype, shape in (
+        ("decryption", np.float32, (n, *image)),
+        ("recovered", np.float32, (len(result.recovered), *image)),
+        ("assignment", np.int64, (n, 2)),
     ):
-        if array.shape != shape:
-            raise InputError(f"method: {method} returned {name} of shape {array.shape}; {shape} is expected")
+        array = np.asarray(getattr(result, name))
+        if array.shape != shape or array.dtype != dtype:
+            raise InputError(
+                f"method: {method} returned {name} as {array.dtype} {array.shape}; "
+                f"{np.dtype(dtype)} {shape} is expected"
+            )
     return result

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from instahide_nb.errors import InputError
 from instahide_nb.storage import load_array, make_folder, read_json, save_array, write_json
 
 __all__ = ["AttackResult", "load_result", "on_the_grid", "platform_line", "save_result"]
@@ -57,8 +58,9 @@ def on_the_grid(images: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32
     >>> on_the_grid(np.array([-1.2, -0.999, 0.0, 1.0]))
     array([-1.        , -1.        ,  0.00392157,  1.        ], dtype=float32)
     """
-    u = np.floor((np.clip(images, -1.0, 1.0) + 1.0) * 127.5 + 0.5)
-    return (u * 2.0 / 255.0 - 1.0).astype(np.float32)
+    # In float64 throughout, and as (2u - 255)/255: float32 input would otherwise land beside the grid's values.
+    u = np.floor((np.clip(images.astype(np.float64), -1.0, 1.0) + 1.0) * 127.5 + 0.5)
+    return ((2.0 * u - 255.0) / 255.0).astype(np.float32)
 
 
 def platform_line() -> str:
@@ -75,7 +77,7 @@ def save_result(folder: Path | str, result: AttackResult) -> None:
     content: dict[str, Any] = {
         "method": result.method,
         "complexity": result.complexity,
-        "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
+        "seconds": {name: round(float(value), 3) for name, value in result.seconds.items()},
         "platform": platform_line(),
         "details": result.details,
     }
@@ -94,6 +96,9 @@ def load_result(folder: Path | str) -> AttackResult:
     """
     folder = Path(folder)
     about = read_json(folder / "attack.json")
+    for name, kind in (("seconds", dict), ("details", dict), ("recovered", bool)):
+        if not isinstance(about.get(name, kind()), kind):
+            raise InputError(f"{folder / 'attack.json'}: {name} is not of its type; run the attack again")
     return AttackResult(
         method=str(about.get("method", folder.name)),
         recovered=load_array(folder / "recovered.npy", dtype=np.float32, shape=(None, None, None, 3)),
