@@ -30,7 +30,7 @@ def _display(path: Path) -> None:
         display(Image(filename=str(path)))  # type: ignore[no-untyped-call]
 
 
-def show(image: npt.NDArray[np.uint8], path: Path | str) -> None:
+def show(image: npt.NDArray[np.uint8], path: Path | str, *, exact: bool = True) -> None:
     """Write a picture, print its size and the hash of its pixels, and show it.
 
     Parameters
@@ -39,11 +39,14 @@ def show(image: npt.NDArray[np.uint8], path: Path | str) -> None:
         RGB.
     path : Path or str
         The PNG file; its folder is made.
+    exact : bool
+        False for a picture that may differ between machines; no hash is printed then.
     """
     path = Path(path)
     make_folder(path.parent)
     write_png(path, image)
-    print(f"{path.name}: {image.shape[1]} x {image.shape[0]} pixels, sha256 {sha256_array(image)[:16]}")
+    digest = f", sha256 {sha256_array(image)[:16]}" if exact else ""
+    print(f"{path.name}: {image.shape[1]} x {image.shape[0]} pixels{digest}")
     _display(path)
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "sort_rows",
     "to_json",
     "to_markdown",
+    "to_text",
 ]
 
 
@@ -129,6 +130,17 @@ def _cells(place: str, row: Row) -> list[str]:
 def _escape(text: str) -> str:
     """Text that neither ends a cell nor starts a link, emphasis or HTML."""
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)
+
+
+def to_text(rows: Iterable[Row]) -> str:
+    """A short table without times, for places where the same text is expected each time."""
+    lines = [
+        f"    {'attack':<22} {'figures':<9} {'Max_SSIM':>8} {'Mean_SSIM':>9} {'Min_L2':>7} {'Mean_L2':>8}"
+    ]
+    for place, row in enumerate(sort_rows(rows), 1):
+        four = f"{row.max_ssim:8.2f} {row.mean_ssim:9.2f} {row.min_l2:7.2f} {row.mean_l2:8.2f}"
+        lines.append(f"{place:>2}  {row.attack:<22} {row.kind:<9} {four}")
+    return "\n".join(lines)
 
 
 def score_table(scores: Scores, rows: Iterable[Row] | None = None) -> str:

@@ -1,0 +1,65 @@
+"""The committed notebooks: run again by nbval, every output compared; and what they may hold."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+ORDER = ("gen_data", "attack", "evaluate")
+
+
+def nbval(folder: Path, *names: str) -> subprocess.CompletedProcess[str]:
+    """Check notebooks strictly, in the given order, in a copy of their folder."""
+    command = [sys.executable, "-m", "pytest", "--nbval", "-p", "no:cacheprovider", "-q", "--tb=short"]
+    command += ["--nbval-cell-timeout=600", *(f"{name}.ipynb" for name in names)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_committed_outputs_are_what_the_notebooks_print(tmp_path: Path) -> None:
+    for name in ORDER:
+        shutil.copy(NOTEBOOKS / f"{name}.ipynb", tmp_path)
+    done = nbval(tmp_path, *ORDER)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "passed" in done.stdout
+
+
+def test_a_stripped_notebook_fails(tmp_path: Path) -> None:
+    book = nbformat.read(NOTEBOOKS / "gen_data.ipynb", 4)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(book, tmp_path / "gen_data.ipynb")
+    done = nbval(tmp_path, "gen_data")
+    assert done.returncode == 1, done.stdout[-2000:]
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_shape_of_a_notebook(name: str) -> None:
+    text = (NOTEBOOKS / f"{name}.ipynb").read_text()
+    book = nbformat.reads(text, 4)
+    nbformat.validate(book)
+    opening = book.cells[0].source
+    for heading in ("What you'll do", "What you'll learn", "What you'll need"):
+        assert heading in opening
+    assert "## What comes next" in book.cells[-1].source
+    codes = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in codes), "a cell was never run"
+    assert [cell.metadata.get("tags") for cell in codes].count(["parameters"]) == 1
+    assert codes[0].metadata.tags == ["parameters"]
+    for cell in codes:
+        assert len(cell.source.splitlines()) <= 25
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.While), (
+                "an algorithm belongs in src"
+            )
+        for output in cell.outputs:
+            assert output.output_type == "stream", "figures go to files; text is what is recorded"
+    assert set(json.loads(text)["metadata"]) == {"kernelspec", "language_info"}
