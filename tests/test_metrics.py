@@ -136,7 +136,7 @@ def test_ssim_is_symmetric_and_at_most_one():
     rng = np.random.default_rng(8)
     x, y = rng.normal(size=(2, 6, 10, 10, 3))
     index = np.array([[i, j] for i in range(6) for j in range(6)])
-    there, back = ssim_pairs(x, y, index, data_range=2.0), ssim_pairs(y, x, index[:, ::-1], data_range=2.0)
+    there, back = ssim_pairs(x, y, index, unit=False), ssim_pairs(y, x, index[:, ::-1], unit=False)
     np.testing.assert_allclose(there, back, atol=1e-15)
     assert there.max() < 1
 

@@ -100,9 +100,10 @@ def signed_pixels(images: UInt8) -> npt.NDArray[np.float32]:
     return ((2 * images.astype(np.float64) - 255) / 255).astype(np.float32)
 
 
-def _planes(images: npt.NDArray[np.floating]) -> Float64:
-    """(m, h, w, c) to contiguous float64 (m, c, h, w): a plane per channel."""
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float64)
+def _planes(images: npt.NDArray[np.floating], unit: bool) -> Float64:
+    """(m, h, w, c) to contiguous float64 (m, c, h, w), a plane per channel; `unit` moves [-1, 1] to [0, 1]."""
+    planes: Float64 = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float64)
+    return (planes + 1) / 2 if unit else planes
 
 
 def _ssim(x: Float64, y: Float64, data_range: float) -> Float64:
@@ -135,41 +136,42 @@ def ssim_pairs(
     second: npt.NDArray[np.floating],
     index: npt.NDArray[np.integer],
     *,
-    data_range: float,
+    unit: bool = True,
 ) -> Float64:
     """SSIM of chosen pairs of images, equal to the last bit to scikit-image's.
 
     Parameters
     ----------
     first, second : floating (m1, h, w, c) and (m2, h, w, c)
-        Images; both sides at least 7 pixels.
+        Images in [-1, 1]; both sides at least 7 pixels.
     index : integer (q, 2)
         Each row takes one image of `first` and one of `second`.
-    data_range : float
-        Distance of the largest possible value from the smallest.
+    unit : bool
+        True compares the images moved to [0, 1], with ``data_range=1``; False as they are, with ``data_range=2``.
 
     Returns
     -------
     float64 (q,)
-        ``skimage.metrics.structural_similarity(a, b, data_range=data_range, channel_axis=-1)`` of the images as
+        ``skimage.metrics.structural_similarity(a, b, data_range=..., channel_axis=-1)`` of the images as
         float64. The result for a pair depends on that pair alone, not on its neighbours or on threads.
 
     Examples
     --------
     >>> image = np.linspace(0, 1, 7 * 7 * 3).reshape(1, 7, 7, 3)
-    >>> ssim_pairs(image, image, np.array([[0, 0]]), data_range=1.0)
+    >>> ssim_pairs(image, image, np.array([[0, 0]]))
     array([1.])
     """
     if min(first.shape[1:3]) < _WINDOW:
         raise InputError(
             f"images: {first.shape[1]}x{first.shape[2]} is too small; SSIM needs 7x7 pixels or more"
         )
-    x, y = _planes(first), _planes(second)
     result = np.empty(len(index))
 
     def batch(start: int) -> None:
         rows = index[start : start + _BATCH]
-        result[start : start + _BATCH] = _ssim(x[rows[:, 0]], y[rows[:, 1]], data_range)
+        result[start : start + _BATCH] = _ssim(
+            _planes(first[rows[:, 0]], unit), _planes(second[rows[:, 1]], unit), 1.0 if unit else 2.0
+        )
 
     # The filter lets other threads run. Each batch writes its own rows: the order of the threads cannot matter.
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -276,14 +278,9 @@ def score(
     where = where.reshape(code.shape)
 
     l2 = _squared_distance(image, truth, index)[where]
-    signed = ssim_pairs(image, truth, index, data_range=2.0)[where]
-    unit = ssim_pairs(_unit(image), _unit(truth), index, data_range=1.0)[where]
+    signed = ssim_pairs(image, truth, index, unit=False)[where]
+    unit = ssim_pairs(image, truth, index)[where]
     return Scores(np.hstack([unit, l2]), np.hstack([signed, l2]))
-
-
-def _unit(images: npt.NDArray[np.float32]) -> Float64:
-    """Images in [-1, 1] moved to [0, 1]."""
-    return (images.astype(np.float64) + 1) / 2
 
 
 def match_images(
@@ -311,9 +308,7 @@ def match_images(
             f"recovered: shape {recovered.shape}; {private.shape} is expected, an image per private one"
         )
     index = np.stack(np.meshgrid(np.arange(m), np.arange(n), indexing="ij"), axis=-1).reshape(-1, 2)
-    table = ssim_pairs(
-        _unit(recovered.astype(np.float32)), _unit(signed_pixels(private)), index, data_range=1.0
-    ).reshape(m, n)
+    table = ssim_pairs(recovered.astype(np.float32), signed_pixels(private), index).reshape(m, n)
     row, column = linear_sum_assignment(table.T, maximize=True)
     place = np.empty(n, np.int64)
     place[row] = column
