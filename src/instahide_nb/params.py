@@ -122,7 +122,8 @@ def _literal_names(source: str) -> list[str]:
         try:
             ast.literal_eval(statement.value)
         except ValueError:
-            return []
+            if not ast.unparse(statement.value).startswith("float("):  # papermill's way to write nan and inf
+                return []
         names.append(statement.targets[0].id)
     return names
 
