@@ -80,7 +80,7 @@ def reproduce(
     run = pipeline.reproduce(plan, say)
     wrong, against = _check(run, manifest.read_manifest(run))
     if not quiet:
-        typer.echo("\n" + (run / "leaderboard.md").read_text(encoding="utf-8"))
+        typer.echo("\n" + pipeline.leaderboard_text(run) + f"\n\nleaderboard: {run / 'leaderboard.md'}")
         for _, evaluate in plan.attacks:
             typer.echo(f"picture: {run / evaluate.out_dir / 'comparison_grid.png'}")
         if not wrong:
@@ -166,7 +166,7 @@ def score(
 
     published, hidden = load_release(release), load_secret(secret)
     images = load_decryption(decryption, published.encryption.shape)
-    typer.echo(score_table(metrics.score(images, hidden.private, hidden.pair).metrics()).rstrip())
+    typer.echo(score_table(metrics.score(images, hidden.private, hidden.pair)).rstrip())
 
 
 @app.command()
@@ -195,6 +195,7 @@ def main() -> None:
             print(f"instahide-nb: {error}", file=sys.stderr)
             sys.exit(1)
         raise
+
 
 if __name__ == "__main__":
     main()

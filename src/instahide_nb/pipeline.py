@@ -321,10 +321,22 @@ def _stage(
     say(f"{stage:<24} {time.perf_counter() - start:6.1f} s")
 
 
-def _write_leaderboard(run: Path) -> None:
-    from instahide_nb.leaderboard import load_published, to_json, to_markdown
+def _rows(run: Path) -> list[Any]:
+    from instahide_nb.leaderboard import load_published
     from instahide_nb.leaderboard_row import load_rows
 
-    rows = load_published() + load_rows(sorted(run.glob("evaluate/*/row.json")))
-    write_bytes(run / "leaderboard.md", to_markdown(rows).encode())
-    write_json(run / "leaderboard.json", to_json(rows))
+    return load_published() + load_rows(sorted(run.glob("evaluate/*/row.json")))
+
+
+def _write_leaderboard(run: Path) -> None:
+    from instahide_nb.leaderboard import to_json, to_markdown
+
+    write_bytes(run / "leaderboard.md", to_markdown(_rows(run)).encode())
+    write_json(run / "leaderboard.json", to_json(_rows(run)))
+
+
+def leaderboard_text(run: Path) -> str:
+    """The leaderboard of a run as a short table for a terminal."""
+    from instahide_nb.leaderboard import to_text
+
+    return to_text(_rows(run))
