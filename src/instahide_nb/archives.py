@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -61,23 +62,25 @@ def _bar(name: str) -> Any:
 
 
 def tar_members(archive: Path, word: str) -> Iterator[tuple[PurePosixPath, Callable[[int], bytes]]]:
-    """The plain files of a tar archive, each with a function that reads it up to a limit."""
-    try:
-        with tarfile.open(archive, "r:*") as tar:
-            for member in tar:
-                path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts:
-                    raise InputError(
-                        f"{archive}: holds {member.name!r}, which leads outside; fetch {word} again"
-                    )
-                if member.isdir():
-                    continue
-                if not member.isreg():
-                    raise InputError(
-                        f"{archive}: holds {member.name!r}, a link or device; fetch {word} again"
-                    )
+    """The plain files of a tar archive, each with a function that reads it up to a limit in bytes.
 
-                def read(most: int, member: tarfile.TarInfo = member) -> bytes:
+    Raises
+    ------
+    InputError
+        When the archive is damaged, or holds links, devices, or paths that lead outside of it.
+    """
+    with _damage(archive, word), tarfile.open(archive, "r:*") as tar:
+        for member in tar:
+            path = PurePosixPath(member.name)
+            if path.is_absolute() or ".." in path.parts:
+                raise InputError(f"{archive}: holds {member.name!r}, which leads outside; fetch {word} again")
+            if member.isdir():
+                continue
+            if not member.isreg():
+                raise InputError(f"{archive}: holds {member.name!r}, a link or device; fetch {word} again")
+
+            def read(most: int, member: tarfile.TarInfo = member) -> bytes:
+                with _damage(archive, word):
                     stream = tar.extractfile(member)
                     if member.size > most or stream is None:
                         raise InputError(f"{archive}: {member.name!r} is too large; fetch {word} again")
@@ -86,7 +89,17 @@ def tar_members(archive: Path, word: str) -> Iterator[tuple[PurePosixPath, Calla
                         raise EOFError
                     return data
 
-                yield path, read
+            yield path, read
+        # To the very end, where gzip keeps its checksum: altered bytes would pass otherwise.
+        while tar.fileobj is not None and tar.fileobj.read(2**20):
+            pass
+
+
+@contextlib.contextmanager
+def _damage(archive: Path, word: str) -> Iterator[None]:
+    """Turns whatever a damaged archive raises into one line."""
+    try:
+        yield
     except InputError:
         raise
     except FileNotFoundError:

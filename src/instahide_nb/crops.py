@@ -1,12 +1,13 @@
 """Random square crops of photographs, and their SIFT key points.
 
-Crop number a is drawn from block a of a counter-based generator (Philox-4x64-10, Salmon et al. 2011), so it depends
-on its number and on nothing else: not on how many are wanted, on the number of threads, nor on which
-crops were kept before it. Its four words give the photograph, the side, x and y.
+Crop number a is drawn from block a of a counter-based generator (Philox-4x64-10, Salmon et al. 2011) whose key is
+the draw's number and a hash of the photographs' names. So it does not depend on how many crops are wanted, on the
+number of threads, or on which crops were kept before it. Its four words give the photograph, the side, x and y.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -65,7 +66,10 @@ def draw_crops(
     >>> bool((draw_crops(photos, 0, 8)[1][5:] == box).all())
     True
     """
-    key = np.array([draw, STREAM], np.uint64)
+    # Other photographs get other draws, so that two parties' crops have nothing in common but the rule.
+    listed = "\n".join([f"crops {STREAM}", *(photo.name for photo in photographs)])
+    own = int.from_bytes(hashlib.sha256(listed.encode()).digest()[:8], "little")
+    key = np.array([draw, own], np.uint64)
     words = np.random.Philox(key=key, counter=start).random_raw(4 * (stop - start)).reshape(-1, 4)
     width = np.array([photo.width for photo in photographs], np.uint64)
     height = np.array([photo.height for photo in photographs], np.uint64)

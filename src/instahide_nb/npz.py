@@ -38,6 +38,8 @@ def read_npz(path: Path, *, labelled: bool) -> dict[str, Any]:
                 raise InputError(f"{path}: unpacks to more than 8 GiB; use a smaller file")
         with np.load(path, allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in ("images", "labels", "class_names") if key in stored.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("bytes that are no array")  # what numpy returns for an entry that is none
     except InputError:
         raise
     except FileNotFoundError:

@@ -129,8 +129,8 @@ def private_images(source: str, n_private: int, *, generator: np.random.Generato
     """Take private images from a source, the same number of each class as far as it goes.
 
     A source that holds exactly `n_private` images is used whole and in its own order. Otherwise each of its C
-    classes gives n_private // C images and the first n_private % C classes one more; what a class cannot
-    give is shared among the others in the same way. Within a class the images are the first of a random
+    classes gives n_private // C images and the first n_private % C classes one more; what a class is too small
+    to give, the others give in the same way. Within a class the images are the first of a random
     permutation. The result is ordered by class, then by draw.
 
     Parameters
@@ -188,16 +188,11 @@ def select_balanced(
     if len(labels) == n:
         return np.arange(n, dtype=np.int64)
     held = np.bincount(labels, minlength=classes)
-    quota = np.zeros_like(held)
-    missing = n
-    while missing:
-        # Classes that can still give share what is missing; the remainder goes to the first of them.
-        able = np.flatnonzero(quota < held)
-        share = np.full(len(able), missing // len(able))
-        share[: missing % len(able)] += 1
-        given = np.minimum(share, (held - quota)[able])
-        quota[able] += given
-        missing -= int(given.sum())
+    # The most that every class can be asked for, those that hold fewer giving all they have ...
+    level = max(level for level in range(min(n, int(held.max())) + 1) if np.minimum(held, level).sum() <= n)
+    quota = np.minimum(held, level)
+    # ... and one more of the first classes that still have one.
+    quota[np.flatnonzero(held > level)[: n - quota.sum()]] += 1
     chosen = [
         generator.permutation(np.flatnonzero(labels == label))[: quota[label]] for label in range(classes)
     ]
