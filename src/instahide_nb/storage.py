@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 _LARGEST_ARRAY = 8 * 2**30  # bytes; a header that promises more is not believed
+_LARGEST_HEADER = 16 * 2**10
 _LARGEST_JSON = 64 * 2**20
 
 
@@ -148,11 +150,13 @@ def _read_npy(file: Path, stream: IO[bytes]) -> npt.NDArray[Any]:
     if size == 0:
         raise InputError(f"{file}: is empty; make or fetch it again")
     try:
-        version = np.lib.format.read_magic(stream)
+        # From a copy of the file's start: numpy would set aside as much memory as a header says that it is long.
+        head = io.BytesIO(stream.read(_LARGEST_HEADER))
+        version = np.lib.format.read_magic(head)
         if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
         elif version == (2, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(head)
         else:
             raise ValueError(f"format version {version}")
     except Exception:
@@ -178,11 +182,13 @@ def _read_npy(file: Path, stream: IO[bytes]) -> npt.NDArray[Any]:
         or needed > _LARGEST_ARRAY
     ):
         raise InputError(f"{file}: its header promises shape {shape}; make or fetch it again")
-    if size - stream.tell() != needed:
+    present = size - head.tell()
+    if present != needed:
         raise InputError(
-            f"{file}: is truncated or has bytes too many ({size - stream.tell()} of {needed} bytes of data); "
+            f"{file}: is truncated or has bytes too many ({present} of {needed} bytes of data); "
             "make or fetch it again"
         )
+    stream.seek(head.tell())
     buffer = bytearray(needed)
     if stream.readinto(buffer) != needed:  # type: ignore[attr-defined]
         raise InputError(f"{file}: could not be read to its end; make or fetch it again")
