@@ -7,7 +7,7 @@ OUT ?= runs/$(PRESET)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-slow setup lab bench figures lint notebooks expected lock docs clean
+.PHONY: help reproduce test test-slow test-browser setup lab bench figures lint notebooks readme expected lock docs clean
 
 help:  ## Show this text
 	@echo "Usage: make TARGET [PRESET=demo] [METHODS=\"unmask prng-seed\"] [OUT=runs/demo]"
@@ -22,6 +22,11 @@ test: .venv/ready  ## Unit tests, doctests, notebooks (nbval) and papermill runs
 
 test-slow: .venv/ready  ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-browser: .venv/ready  ## gen_data in JupyterLab, in a real browser (Debian's chromium; needs root for apt-get)
+	command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q chromium; }
+	PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 $(BIN)/python -m pip install -q --require-hashes -r requirements-browser.lock
+	$(BIN)/python -m pytest -m browser
 
 setup: .venv/ready  ## Only the environment, in .venv
 
@@ -42,6 +47,13 @@ expected: .venv/ready  ## Make tiny and demo anew and record their hashes as the
 	$(BIN)/instahide-nb verify runs/tiny --record
 	$(BIN)/instahide-nb reproduce --preset demo
 	$(BIN)/instahide-nb verify runs/demo --record
+	$(BIN)/python docs/fill_readme.py --keep runs/demo
+
+readme: .venv/ready  ## Fill README.md's generated parts
+	$(BIN)/python docs/fill_readme.py
+
+docs: .venv/ready  ## The package's reference from its docstrings, in build/docs
+	$(BIN)/python -m pdoc --docformat numpy --output-directory build/docs instahide_nb
 
 lab: .venv/ready  ## Open the notebooks in JupyterLab, on this machine only
 	$(BIN)/jupyter lab --ip=localhost notebooks/gen_data.ipynb notebooks/attack.ipynb notebooks/evaluate.ipynb
@@ -50,13 +62,15 @@ bench: .venv/ready  ## Time and memory, as ratios measured in one run
 	$(BIN)/python benchmarks/bench.py
 
 lock:  ## Resolve the lock file anew (needs uv)
-	uv pip compile pyproject.toml --extra build --extra test --extra lab --extra sweep --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra build --extra docs --extra test --extra lab --extra sweep --universal --python-version 3.11 \
 	  --fork-strategy fewest --constraint requirements.constraints --generate-hashes --no-header --no-annotate \
 	  --output-file requirements.lock
 	grep -A 40 '^opencv-contrib-python==' requirements.lock | grep -m1 -o '==[^ ]*' \
 	  | sed 's/^/opencv-contrib-python-headless/' \
 	  | uv pip compile - --no-deps --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --output-file requirements-headless.lock
+	echo playwright | uv pip compile - --constraint requirements.lock --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-annotate --output-file requirements-browser.lock
 
 clean:  ## Remove runs, caches and the environment
 	rm -rf .venv runs notebooks/runs build dist .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,0 +1,60 @@
+"""README's figures are those of runs: generated parts as the generator makes them, rows as the run hashed them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from instahide_nb.manifest import artefact_digest, expected
+from instahide_nb.storage import sha256_file
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DEMO = ROOT / "docs" / "demo"
+KEPT = sorted(path.parent.name for path in DEMO.glob("*/metrics.json"))
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("fill_readme", ROOT / "docs" / "fill_readme.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.filled(README) == README, "run `make readme`"
+
+
+@pytest.mark.parametrize("method", KEPT)
+def test_kept_figures_are_the_expected_ones(method: str) -> None:
+    known = expected("demo")
+    assert known is not None
+    assert sha256_file(DEMO / method / "metrics.json") == known[f"evaluate/{method}/metrics.json"]
+    metrics = json.loads((DEMO / method / "metrics.json").read_text())
+    row = json.loads((DEMO / method / "row.json").read_text())
+    assert {name: row[name] for name in metrics if name in row} == {
+        name: value for name, value in metrics.items() if name in row
+    }
+
+
+def test_the_picture_is_the_expected_one() -> None:
+    known = expected("demo")
+    assert known is not None
+    assert artefact_digest(DEMO / "comparison_grid.png") == known["evaluate/unmask/comparison_grid.png"]
+
+
+def test_readme_opens_with_the_two_commands_and_the_picture() -> None:
+    opening = README[:2500]
+    for word in ("make reproduce", "make test", "docs/demo/comparison_grid.png", "sha256"):
+        assert word in opening
+
+
+def test_every_local_link_and_target_exists() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if "://" not in target:
+            assert (ROOT / target).exists(), target
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"`make ([a-z-]+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
