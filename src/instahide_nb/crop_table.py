@@ -1,9 +1,9 @@
 """The table of crops: which passed the SIFT filter, kept between runs.
 
-SIFT's count may differ by one or two between processors (SIMD levels) in about 2 % of crops, so counting again is not
+SIFT's count may differ by up to three between processors (SIMD levels) in 1 to 3 % of crops, so counting again is not
 the reference: the table is. It is kept in the cache under the sha256 of the photographs and of the draw. It
 holds the counts of rejected crops too, so that one table serves any number of patches and any cut, and grows as
-more are asked for.
+more are asked for. The first crops of the embedded photographs have their counts in the package.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.crops import LARGEST, SMALLEST, STREAM, KeyPointCounter, draw_crops
+from instahide_nb.embedded_counts import carried_counts
 from instahide_nb.errors import InputError
 from instahide_nb.photographs import Photograph, digest
 from instahide_nb.progress import progress
 from instahide_nb.storage import make_folder, write_bytes
 
-__all__ = ["CropTable", "kept_crops"]
+__all__ = ["CropTable", "kept_crops", "table_key"]
 
 _BLOCK = 128  # crops counted between two looks at the outcome; a table's length is a multiple of it
 _LOOK = 1024  # after so many crops, too few that pass are an error
@@ -118,11 +119,10 @@ def kept_crops(
             f"({len(photographs)} looked at); name larger photographs"
         )
     names = tuple(photo.name for photo in usable)
-    key = hashlib.sha256(
-        f"crops {STREAM} {digest(usable)} {draw} {smallest} {LARGEST}\n".encode()
-    ).hexdigest()
+    key = table_key(usable, draw=draw, smallest=smallest)
     file = folder / "crops" / f"{key[:32]}.csv"
-    counts = _read_counts(file, key, usable, draw, smallest)
+    carried = carried_counts(key)
+    counts = np.concatenate([carried, _read_counts(file, key, usable, draw, smallest)[len(carried) :]])
     drawn = _attempts_needed(counts, n, min_keypoints, source)
     if drawn is None:
         counter = KeyPointCounter(usable)
@@ -137,6 +137,12 @@ def kept_crops(
                 drawn = _attempts_needed(counts, n, min_keypoints, source)
     photo, box = draw_crops(usable, 0, drawn, draw=draw, smallest=smallest)
     return CropTable(names, photo, box, counts[:drawn], min_keypoints)
+
+
+def table_key(photographs: Sequence[Photograph], *, draw: int = 0, smallest: int = SMALLEST) -> str:
+    """What a table is kept under: the sha256 of the photographs, the draw, the sides, the stream's version."""
+    text = f"crops {STREAM} {digest(photographs)} {draw} {smallest} {LARGEST}\n"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _step(counts: npt.NDArray[np.int64], n: int, min_keypoints: int) -> int:

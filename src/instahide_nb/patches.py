@@ -149,8 +149,8 @@ def public_crops(
 def recount(source: str, table: CropTable, *, cache_dir: Path | str | None = None) -> npt.NDArray[np.int64]:
     """Count a table's key points again on this machine, to compare with ``table.keypoints``.
 
-    Between processors the counts differ by one or two in about 2 % of crops; a larger difference means that the
-    table is of other photographs.
+    Between processors the counts differ by up to three in 1 to 3 % of crops; larger or more differences mean
+    that the table is of other photographs.
 
     Returns
     -------
