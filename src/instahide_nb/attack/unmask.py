@@ -17,7 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack import clusters, energy, least_squares, matched_filter, sign_repair, signs, spectral
+from instahide_nb.attack import (
+    clusters,
+    companions,
+    energy,
+    least_squares,
+    matched_filter,
+    sign_repair,
+    signs,
+    spectral,
+)
 from instahide_nb.attack.assignment import Slots, assign, read_slots
 from instahide_nb.attack.result import AttackResult, on_the_grid
 from instahide_nb.attack.smoothness import RADIUS, PublicModel, public_model, smoothness
@@ -28,9 +37,12 @@ from instahide_nb.release import Release
 __all__ = ["Settings", "UnmaskResult", "run", "solve"]
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-_TEMPERATURE = np.array([8, 4, 4, 2, 2, 1, 1, 1], np.float32)
+_TEMPERATURE = np.array([4, 4, 2, 2, 1, 1, 1, 1], np.float32)
+_GRAM_RIDGE = 0.05
+_SHRINKAGE = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,15 +52,18 @@ class Settings:
     Attributes
     ----------
     rounds : int
-        Rounds of signs, images and assignment after the first images.
+        Rounds of signs, images and assignment after the first images, each encryption on its own.
+    companion_rounds : int
+        Further rounds in which the encryptions of an epoch inform each other.
     ridge : tuple of float
         White noise added to the public covariance in each round (the last one repeats): images are noisy at first.
     coupled, repair, matched : bool
         Infer the signs of an encryption together; turn back flipped pixels; assign by the matched filter.
     """
 
-    rounds: int = 4
-    ridge: tuple[float, ...] = (0.3, 0.2, 0.15, 0.1)
+    rounds: int = 2
+    companion_rounds: int = 6
+    ridge: tuple[float, ...] = (0.3,)
     coupled: bool = True
     repair: bool = True
     matched: bool = True
@@ -119,6 +134,9 @@ class _State:
     image: Float32
     signed: Float32
     score: Float32
+    group: Int64 = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    precision: Float64 | None = None
+    expected: Float32 | None = None  # residual that the companions predict
 
     @property
     def mean(self) -> Float32:
@@ -136,7 +154,8 @@ class _State:
         """Prediction of each encryption, planar."""
         flat = self.image.reshape(len(self.image), -1)
         made = least_squares.predict_encryptions(flat, self.assignment, self.coefficient, self.mean)
-        return made.reshape(self.size.shape)
+        made = made.reshape(self.size.shape)
+        return made if self.expected is None else made + self.expected
 
 
 def _infer_signs(state: _State, ridge: float, coupled: bool) -> None:
@@ -151,8 +170,30 @@ def _infer_signs(state: _State, ridge: float, coupled: bool) -> None:
     state.signed = alone
 
 
+def _meet_companions(state: _State) -> None:
+    """Learn from the residuals of each epoch what its rows tell about each other."""
+    state.expected = None
+    residual = state.signed - state.predict()
+    local = smoothness(state.model, *state.size.shape[2:], _GRAM_RIDGE)
+    shrinkage = _SHRINKAGE * state.group.shape[1] / residual[0].size
+    state.precision = companions.row_precision(residual, state.group, local, shrinkage)
+    state.expected, scale = companions.predict_residuals(residual, state.precision, state.group)
+    state.scale = np.maximum(scale, np.float32(0.003))
+
+
 def _fit(state: _State) -> None:
     n = len(state.size)
+    if state.precision is not None:
+        state.image = companions.fit_images(
+            state.signed,
+            state.precision,
+            state.group,
+            state.assignment,
+            state.coefficient,
+            state.model.mean,
+            state.slots.n_images,
+        )
+        return
     state.image = least_squares.fit_images(
         state.signed.reshape(n, -1),
         state.assignment,
@@ -184,7 +225,8 @@ def _repair(state: _State) -> int:
 
 def _assign(state: _State, ridge: float) -> None:
     local = smoothness(state.model, *state.size.shape[2:], ridge)
-    product, gram = matched_filter.matched_filter(state.signed, state.image, state.model.mean, local)
+    signed = state.signed if state.expected is None else state.signed - state.expected
+    product, gram = matched_filter.matched_filter(signed, state.image, state.model.mean, local)
     score, _ = matched_filter.pair_scores(state.slots, product, gram, state.scale)
     state.assignment = assign(state.slots, score)
     for _ in range(2):
@@ -319,6 +361,19 @@ def solve(
             with stage("sign repair"):
                 _repair(state)
         remember(f"round {number + 1}")
+    if slots.epoch[0] >= 0:
+        state.group = np.arange(len(encryption), dtype=np.int64).reshape(-1, slots.n_images)
+    for number in range(settings.companion_rounds if len(state.group) else 0):
+        ridge = settings.ridge[-1]
+        with stage("companions"):
+            _meet_companions(state)
+        with stage("coupled signs"):
+            _infer_signs(state, ridge, settings.coupled)
+        with stage("assignment"):
+            _assign(state, ridge)
+        with stage("least squares"):
+            _fit(state)
+        remember(f"companions {number + 1}")
     margin = _margin(state)
     details = _details(state, margin, stages)
     return UnmaskResult(

@@ -1,0 +1,189 @@
+"""Encryptions that share public images: their residuals are correlated, and what correlates can be predicted.
+
+In one epoch N rows are mixed from N public images, each used in several rows. The residuals ``R = C U`` of an epoch,
+C the (unknown, sparse) public coefficients and U the public images, therefore have a covariance ``C C^T`` between
+rows that is far from diagonal, and some combinations of rows hold nearly no public image at all. The Gram matrix
+of whitened residuals estimates that covariance without knowing C. Its inverse says what the other rows of
+the epoch tell about a row, and is the weight of generalised least squares for the private images.
+Neither step needs the public images themselves.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from instahide_nb.attack.cholesky import factor, solve
+from instahide_nb.attack.matched_filter import integer_product
+from instahide_nb.attack.smoothness import Smoothness, whiten
+from instahide_nb.attack.threads import in_blocks
+
+__all__ = ["fit_images", "predict_residuals", "row_precision"]
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+
+@numba.njit(cache=True, nogil=True)
+def _invert(first: int, last: int, gram: Float64, shrinkage: float, out: Float64) -> None:
+    size = gram.shape[1]
+    identity = np.eye(size)
+    regular = np.empty((size, size))
+    for e in range(first, last):
+        for r in range(size):
+            for s in range(size):
+                regular[r, s] = 0.5 * (gram[e, r, s] + gram[e, s, r])
+            regular[r, r] += shrinkage * gram[e, r, r] + 1e-9
+        inverse = solve(factor(regular), identity)
+        for r in range(size):
+            for s in range(size):
+                out[e, r, s] = 0.5 * (inverse[r, s] + inverse[s, r])
+
+
+def row_precision(residual: Float32, group: Int64, model: Smoothness, shrinkage: float) -> Float64:
+    """Inverse covariance between the rows of each group, in units of the public covariance.
+
+    Parameters
+    ----------
+    residual : float32 (n, channels, h, w)
+        Encryptions with their mask lifted, less their predictions.
+    group : int64 (groups, size)
+        Rows of each group; an epoch is a group.
+    model : Smoothness
+        Whitens the pixels, so that each of them counts as a sample of its own.
+    shrinkage : float
+        Added to the diagonal of the covariance, as a share of it.
+
+    Returns
+    -------
+    float64 (groups, size, size)
+    """
+    n_values = residual[0].size
+    gram = np.empty((len(group), group.shape[1], group.shape[1]))
+    for e, rows in enumerate(group):
+        part = residual[rows]
+        white = whiten(part, model)
+        gram[e] = integer_product(part.reshape(len(rows), -1), white.reshape(len(rows), -1)) / n_values
+    out = np.empty_like(gram)
+    in_blocks(_invert, len(gram), gram, float(shrinkage), out, block=1)
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _mix(first: int, last: int, weight: Float32, group: Int64, source: Float32, out: Float32) -> None:
+    """Row r of a group becomes the sum over s of weight[r, s] times row s."""
+    size = group.shape[1]
+    total = np.empty(source.shape[1], np.float32)
+    for job in range(first, last):
+        e, r = job // size, job % size
+        total[:] = np.float32(0)
+        for s in range(size):
+            factor_ = weight[e, r, s]
+            if factor_ != np.float32(0):
+                row = source[group[e, s]]
+                for p in range(total.shape[0]):
+                    total[p] += factor_ * row[p]
+        out[group[e, r]] = total
+
+
+def predict_residuals(residual: Float32, precision: Float64, group: Int64) -> tuple[Float32, Float32]:
+    """Expected residual of each row given those of the other rows of its group.
+
+    Parameters
+    ----------
+    residual : float32 (n, channels, h, w)
+    precision : float64 (groups, size, size)
+        From `row_precision`.
+    group : int64 (groups, size)
+
+    Returns
+    -------
+    expected : float32 (n, channels, h, w)
+    scale : float32 (n,)
+        What remains of the covariance of each row, in units of the public covariance.
+    """
+    own = np.diagonal(precision, axis1=1, axis2=2)
+    weight = (-precision / own[:, :, None]).astype(np.float32)
+    number = np.arange(group.shape[1])
+    weight[:, number, number] = 0
+    flat = residual.reshape(len(residual), -1)
+    expected = np.zeros_like(flat)
+    in_blocks(_mix, group.size, weight, group, flat, expected)
+    scale = np.empty(len(residual), np.float32)
+    scale[group.ravel()] = (1.0 / own).ravel()
+    return expected.reshape(residual.shape), scale
+
+
+@numba.njit(cache=True, nogil=True)
+def _normal_matrix(
+    precision: Float64, group: Int64, assignment: Int64, coefficient: Float32, n: int
+) -> Float64:
+    out = np.zeros((n, n))
+    for e in range(group.shape[0]):
+        for r in range(group.shape[1]):
+            row = group[e, r]
+            for s in range(group.shape[1]):
+                other = group[e, s]
+                for j in range(2):
+                    for k in range(2):
+                        value = precision[e, r, s] * coefficient[row, j] * coefficient[other, k]
+                        out[assignment[row, j], assignment[other, k]] += value
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _gather(
+    low: int, high: int, mixed: Float32, assignment: Int64, coefficient: Float32, out: Float64
+) -> None:
+    for i in range(assignment.shape[0]):
+        source = mixed[i, low:high]
+        for j in range(2):
+            target, weight = out[assignment[i, j], low:high], coefficient[i, j]
+            for p in range(high - low):
+                target[p] += weight * source[p]
+
+
+def fit_images(
+    signed: Float32,
+    precision: Float64,
+    group: Int64,
+    assignment: Int64,
+    coefficient: Float32,
+    mean: Float32,
+    n_images: int,
+    ridge: float = 1e-3,
+) -> Float32:
+    """Generalised least squares for the private images, with a slight pull to the mean image.
+
+    Parameters
+    ----------
+    signed : float32 (n, channels, h, w)
+        Encryptions with their mask lifted.
+    precision : float64 (groups, size, size)
+        From `row_precision`.
+    group : int64 (groups, size)
+    assignment : int64 (n, 2)
+    coefficient : float32 (n, 2)
+    mean : float32 (channels,)
+        Mean colour of public images.
+    n_images : int
+    ridge : float
+        Weight of the pull, as a share of the mean diagonal of the normal matrix.
+
+    Returns
+    -------
+    float32 (images, channels, h, w)
+        Clipped to [-1, 1].
+    """
+    centre = mean[:, None, None]
+    centred = (signed - centre).reshape(len(signed), -1)
+    mixed = np.zeros_like(centred)
+    in_blocks(_mix, group.size, precision.astype(np.float32), group, centred, mixed)
+    right = np.zeros((n_images, centred.shape[1]))
+    in_blocks(_gather, centred.shape[1], mixed, assignment, coefficient, right, block=256)
+    normal = _normal_matrix(precision, group, assignment, coefficient, n_images)
+    normal += (ridge * float(np.mean(np.diag(normal))) + 1e-12) * np.eye(n_images)
+    image = solve(factor(normal), right).reshape(n_images, *signed.shape[1:]) + centre
+    return np.clip(image, -1.0, 1.0).astype(np.float32)
