@@ -38,6 +38,8 @@ class AttackResult:
         Whatever else it can tell, as JSON can hold it; never times.
     recovered_generator : bool or None
         Whether a generator attack found the generator; None for attacks that do not look for it.
+    extras : dict
+        Arrays that the notebook shows, such as ``history``, the images after each stage; they are not saved.
     """
 
     method: str
@@ -48,6 +50,7 @@ class AttackResult:
     seconds: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     recovered_generator: bool | None = None
+    extras: dict[str, Any] = field(default_factory=dict)
 
 
 def on_the_grid(images: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
