@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,3 +97,14 @@ def saved_run(challenge: Challenge, tmp_path_factory: pytest.TempPathFactory) ->
 def run(saved_run: Path, tmp_path: Path) -> Path:
     """A copy of the tiny challenge on disk, to be damaged."""
     return Path(shutil.copytree(saved_run, tmp_path / "run"))
+
+
+HOSTILE: Counter[str] = Counter()
+"""How many damaged inputs each reader was given, and how they ended; see test_hostile_files.py."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many damaged inputs were tried."""
+    if HOSTILE:
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(HOSTILE.items()))
+        terminalreporter.write_line(f"hostile files: {HOSTILE.total()} inputs tried ({counts})")

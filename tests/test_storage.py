@@ -112,6 +112,13 @@ def test_format_version_2_is_read(tmp_path: Path) -> None:
     assert load_array(path).tolist() == [5, 6]
 
 
+@pytest.mark.filterwarnings("error")
+def test_whole_numbers_of_python_2_are_read_without_a_word(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    path.write_bytes(with_header("{'descr': '<i4', 'fortran_order': False, 'shape': (2L, 1L), }", bytes(8)))
+    assert load_array(path).tolist() == [[0], [0]]
+
+
 @pytest.mark.parametrize(
     ("shape", "dtype", "words"),
     [

@@ -260,9 +260,16 @@ def load_secret(folder: Path | str) -> Secret:
         raise InputError(f"{folder / 'private_label.npy'}: {len(label)} labels for {len(private)} images")
     if label.min() < 0 or label.max() >= len(info["class_names"]):
         raise InputError(f"{folder / 'private_label.npy'}: holds classes that secret.json does not name")
-    for name in ("coefficient", "public_index", "mask"):
-        if len(arrays[name]) != len(pair):
-            raise InputError(f"{folder / name}.npy: {len(arrays[name])} rows for {len(pair)} encryptions")
+    params = GenDataParams.from_mapping(info["parameters"])
+    n = params.n_private * params.encryptions_per_image
+    for name, shape in (
+        ("pair", (n, 2)),
+        ("coefficient", (n, params.k)),
+        ("public_index", (n, params.k - 2)),
+        ("mask", (n, -(-private[0].size // 8))),
+    ):
+        if arrays[name].shape != shape:
+            raise InputError(f"{folder / name}.npy: has shape {arrays[name].shape}; {shape} is expected")
     return Secret(**arrays, info=info)
 
 
@@ -272,6 +279,10 @@ def _read_secret_json(path: Path) -> dict[str, Any]:
         if not isinstance(info.get(name), kind):
             raise InputError(f"{path}: {name} is missing or not of its type; make the challenge again")
     parameters = info["parameters"]
+    try:
+        GenDataParams.from_mapping(parameters)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     drawn = "key" if parameters.get("rng") == "chacha20" else "states"
     if (drawn == "key" or parameters.get("seed") == "entropy") and not info["start"].get(drawn):
         # A new one would be drawn, and the release made again would differ for no visible reason.

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -152,13 +153,17 @@ def _read_npy(file: Path, stream: IO[bytes]) -> npt.NDArray[Any]:
     try:
         # From a copy of the file's start: numpy would set aside as much memory as a header says that it is long.
         head = io.BytesIO(stream.read(_LARGEST_HEADER))
-        version = np.lib.format.read_magic(head)
-        if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
-        elif version == (2, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(head)
-        else:
-            raise ValueError(f"format version {version}")
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of Python 2's way to write whole numbers, which is read all the same
+            version = np.lib.format.read_magic(head)
+            if version == (1, 0):
+                shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
+            elif version == (2, 0):
+                shape, fortran, dtype = np.lib.format.read_array_header_2_0(head)
+            else:
+                raise ValueError(f"format version {version}")
     except Exception:
         # The header is text that numpy parses; a hostile one can raise nearly anything.
         raise InputError(f"{file}: is not a .npy file; write it with numpy.save") from None
