@@ -72,7 +72,7 @@ def sharing_histogram(release: Release, result: AttackResult, *, encryptions: in
 
 
 def cluster_matrix(release: Release, result: AttackResult, *, strongest: int = 12, images: int = 12) -> UInt8:
-    """Correlations of the encryptions in which a private image is strongest, image by image: bright squares are clusters.
+    """Correlations of the encryptions in which an image is strongest, image by image: bright squares are clusters.
 
     Parameters
     ----------
