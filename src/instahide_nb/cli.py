@@ -180,6 +180,31 @@ def submit(
     typer.echo(make_submission(attack_dir, out))
 
 
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A sweep file, such as params/sweeps/tiny.yaml.")],
+    out: Annotated[Path | None, typer.Option(help="Folder; runs/sweeps/NAME by default.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler, such as tcp://127.0.0.1:8786.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes on this machine; one for each processor by default.")
+    ] = None,
+) -> None:
+    """Do every run of a sweep file on Dask workers and make one table of them.
+
+    Runs that finished before are not repeated.
+    """
+    from instahide_nb.sweep import run_sweep
+
+    result = run_sweep(file, out, scheduler=scheduler, workers=workers, say=typer.echo)
+    typer.echo(f"table: {result.folder / 'table.csv'}")
+    for line in result.failed:
+        typer.echo(f"failed: {line}", err=True)
+    if result.failed:
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command line; a wrong input becomes one line and exit code 2."""
     try:
