@@ -138,13 +138,13 @@ VALID = [
 ]
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(st.sampled_from(VALID).flatmap(lambda whole: damaged(whole, 128)))
 def test_damaged_arrays(content: bytes) -> None:
     check_array(content)
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(headers())
 def test_headers_that_promise_anything(content: bytes) -> None:
     check_array(content)
@@ -222,7 +222,7 @@ def victim(saved_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(data=st.data())
 def test_release_json(victim: Path, data: st.DataObject) -> None:
     path = victim / "release" / "release.json"
@@ -233,7 +233,7 @@ def test_release_json(victim: Path, data: st.DataObject) -> None:
         assert 2 <= release.info.k <= 16
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(data=st.data())
 def test_secret_json(victim: Path, data: st.DataObject) -> None:
     path = victim / "secret" / "secret.json"
@@ -244,7 +244,7 @@ def test_secret_json(victim: Path, data: st.DataObject) -> None:
         assert again is None or again.encryption.shape == (35, 8, 8, 3)
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(data=st.data())
 def test_manifest_json(victim: Path, data: st.DataObject) -> None:
     path = victim / "manifest.json"
@@ -255,7 +255,7 @@ def test_manifest_json(victim: Path, data: st.DataObject) -> None:
         assert isinstance(stage["parameters"], dict)
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(data=st.data())
 def test_attack_json(victim: Path, data: st.DataObject) -> None:
     path = victim / "attack" / "attack.json"
@@ -266,7 +266,7 @@ def test_attack_json(victim: Path, data: st.DataObject) -> None:
         assert result.recovered_generator in (True, False, None)
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(data=st.data())
 def test_arrays_of_a_run(victim: Path, data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(sorted(victim.rglob("*.npy"))))
@@ -278,7 +278,7 @@ def test_arrays_of_a_run(victim: Path, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_parameter_files(notebook: str, data: st.DataObject) -> None:
     whole = (Path(__file__).parents[1] / "params" / "tiny" / f"{notebook}.yaml").read_bytes()
@@ -289,7 +289,7 @@ def test_parameter_files(notebook: str, data: st.DataObject) -> None:
         attempt("parameters", lambda: NOTEBOOKS[notebook].from_mapping(read_yaml(path)))
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(data=st.data())
 def test_npz_sources(sources: Sources, data: st.DataObject) -> None:
     whole = sources.private_path.read_bytes()
