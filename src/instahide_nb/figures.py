@@ -39,6 +39,7 @@ OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "
 """Blue, orange, green, vermilion, purple, sky blue, black."""
 
 _GREY = "#767676"
+_TALLEST = 3.0  # inches: a wide plot need not be tall
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -76,7 +77,7 @@ def style() -> AbstractContextManager[None]:
 
 
 def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, min(height, _TALLEST)), layout="constrained", facecolor="white")
     axes = figure.subplots(1, panels, squeeze=False)
     return figure, list(axes[0])
 
