@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -201,6 +202,8 @@ def execute(notebook: str, parameters: Mapping[str, Any], output: Path, *, cwd: 
     NotebookError
         When a cell failed otherwise: the cell, the error and the path of the partial notebook.
     """
+    # For a format that notebooks do not use, jsonschema would build a grammar for three seconds.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     import papermill
 
     partial = log / f"{output.parent.name}-{notebook}.ipynb"
@@ -297,6 +300,7 @@ def reproduce(plan: Plan, say: Callable[[str], None] = print) -> Path:
             note = evaluate.as_dict() | {"scored": made, "challenge": release, "version": __version__}
             _stage(plan, run, log, stage, "evaluate", note, evaluate.as_dict(), run / stage, say)
         _write_leaderboard(run)
+        write_method_grid(run)
     return run
 
 
