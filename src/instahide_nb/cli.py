@@ -83,6 +83,8 @@ def reproduce(
         typer.echo("\n" + pipeline.leaderboard_text(run) + f"\n\nleaderboard: {run / 'leaderboard.md'}")
         for _, evaluate in plan.attacks:
             typer.echo(f"picture: {run / evaluate.out_dir / 'comparison_grid.png'}")
+        if (run / "methods.png").exists():
+            typer.echo(f"picture: {run / 'methods.png'}")
         if not wrong:
             typer.echo(f"verified: {against}")
     _report(wrong)
@@ -178,6 +180,21 @@ def submit(
     from instahide_nb.submission import make_submission
 
     typer.echo(make_submission(attack_dir, out))
+
+
+@app.command()
+def figures(
+    run: Annotated[Path, typer.Argument(help="Folder of a run with one evaluated attack or more.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the figures; RUN/figures by default.")] = None,
+    sweep_table: Annotated[
+        Path | None, typer.Option("--sweep", help="A sweep's table (CSV), for quality against k and epochs.")
+    ] = None,
+) -> None:
+    """Make a paper's figures of a run: PNG and PDF at one and two columns' width, each with its caption."""
+    from instahide_nb.paper_figures import make_figures
+
+    for path in make_figures(run, out or run / "figures", sweep=sweep_table):
+        typer.echo(path)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from instahide_nb.decryptions import load_attack_info
 from instahide_nb.errors import InputError
+from instahide_nb.grids import method_grid
 from instahide_nb.leaderboard_row import Row, measured_row, save_row
 from instahide_nb.metrics import Scores
+from instahide_nb.pictures import write_png
 from instahide_nb.release import Release
-from instahide_nb.storage import load_array, make_folder, read_json, save_array, sha256_array, write_json
+from instahide_nb.storage import load_array, make_folder, save_array, sha256_array, write_json
 
-__all__ = ["AboutAttack", "about_attack", "save_evaluation"]
+__all__ = ["AboutAttack", "about_attack", "save_evaluation", "write_method_grid"]
 
 
 @dataclass(frozen=True)
@@ -35,14 +39,17 @@ class AboutAttack:
 
 
 def about_attack(decryption: Path | str) -> AboutAttack:
-    """Read ``attack.json`` and ``recovered.npy`` beside a decryption; what is missing or damaged is left out."""
-    folder = Path(decryption).parent
+    """Read ``attack.json`` (also inside a submission's zip) and ``recovered.npy`` beside a decryption.
+
+    What is missing or damaged is left out: a stranger's decryption may come alone.
+    """
     try:
-        details = read_json(folder / "attack.json")
+        details = load_attack_info(decryption)
     except InputError:
         details = {}
     try:
-        recovered = load_array(folder / "recovered.npy", dtype=np.float32, shape=(None, None, None, 3))
+        beside = Path(decryption).parent / "recovered.npy"
+        recovered = load_array(beside, dtype=np.float32, shape=(None, None, None, 3))
     except InputError:
         recovered = None
     return AboutAttack(details, recovered)
@@ -80,3 +87,30 @@ def save_evaluation(
     row = measured_row(figures, about, challenge=sha256_array(release.encryption), name=name, note=note)
     save_row(out / "row.json", row)
     return row
+
+
+def write_method_grid(run: Path, methods: Sequence[str]) -> Path | None:
+    """Write ``methods.png``: the same private images as each attack of a run recovered them, a column an attack.
+
+    Parameters
+    ----------
+    run : Path
+        The run's folder.
+    methods : sequence of str
+        The folders' names in ``RUN/attack``, in the order of the columns.
+
+    Returns
+    -------
+    Path or None
+        The picture; None when fewer than two attacks recovered as many images as there are.
+    """
+    private = load_array(run / "secret" / "private.npy", dtype=np.uint8, shape=(None, None, None, 3))
+    columns = {}
+    for method in methods:
+        recovered = about_attack(run / "attack" / method / "decryption.npy").recovered
+        if recovered is not None and len(recovered) >= len(private):
+            columns[method] = recovered
+    if len(columns) < 2:
+        return None
+    write_png(run / "methods.png", method_grid(private, columns))
+    return run / "methods.png"

@@ -19,9 +19,10 @@ from typing import Any
 from instahide_nb import __version__
 from instahide_nb.attack.registry import find_attack
 from instahide_nb.errors import InputError
+from instahide_nb.evaluation import write_method_grid
 from instahide_nb.manifest import compare, read_manifest, record_stage
 from instahide_nb.params import NOTEBOOKS, AttackParams, EvaluateParams, GenDataParams, read_yaml, source_kind
-from instahide_nb.storage import make_folder, read_json, write_bytes, write_json
+from instahide_nb.storage import make_folder, read_json, write_bytes
 
 __all__ = ["NotebookError", "Plan", "execute", "home", "make_plan", "presets", "reproduce"]
 
@@ -300,7 +301,7 @@ def reproduce(plan: Plan, say: Callable[[str], None] = print) -> Path:
             note = evaluate.as_dict() | {"scored": made, "challenge": release, "version": __version__}
             _stage(plan, run, log, stage, "evaluate", note, evaluate.as_dict(), run / stage, say)
         _write_leaderboard(run)
-        write_method_grid(run)
+        write_method_grid(run, [row.attack for row in _rows(run) if row.kind == "measured"])
     return run
 
 
@@ -329,14 +330,18 @@ def _rows(run: Path) -> list[Any]:
     from instahide_nb.leaderboard import load_published
     from instahide_nb.leaderboard_row import load_rows
 
-    return load_published() + load_rows(sorted(run.glob("evaluate/*/row.json")))
+    stages = read_manifest(run)["stages"]
+    # A method's row counts when it was scored on the challenge that is here now.
+    now = stages["gen_data"]["files"]
+    scored = [name for name, stage in sorted(stages.items()) if stage["parameters"].get("challenge") == now]
+    return load_published() + load_rows(run / name / "row.json" for name in scored)
 
 
 def _write_leaderboard(run: Path) -> None:
     from instahide_nb.leaderboard import to_json, to_markdown
 
     write_bytes(run / "leaderboard.md", to_markdown(_rows(run)).encode())
-    write_json(run / "leaderboard.json", to_json(_rows(run)))
+    write_bytes(run / "leaderboard.json", to_json(_rows(run)).encode())
 
 
 def leaderboard_text(run: Path) -> str:
