@@ -86,7 +86,9 @@ def test_keywords_are_given_to_whom_they_are_named_by(
 
     for attack in (everything, nothing):
         monkeypatch.setattr("instahide_nb.attack.registry.find_attack", lambda _, attack=attack: attack)
-        assert run_attack("x", challenge.release, PUBLIC, seed_stop=9) is RESULT
+        result = run_attack("x", challenge.release, PUBLIC, seed_stop=9)
+        assert result.decryption is RESULT.decryption
+        assert result.method == "x"
     assert seen == [{"seed_start": 0, "seed_stop": 9, "workdir": None}, {}]
 
 
