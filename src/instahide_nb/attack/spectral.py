@@ -5,8 +5,8 @@ The square of an encryption does not feel its mask, and
 At one pixel, the weighted mean of ``(x^2 - expected) / (2 l1 l2)`` over the encryptions of the pair (a, b) is an
 estimate of ``Pa Pb``: one entry of a matrix of rank one over all images. Its leading eigenvector is the
 pixel in all images, up to one common sign. Neighbouring pixels are strongly correlated over the images, so a
-maximum spanning tree over neighbours carries the sign from pixel to pixel; the last sign, of everything
-at once, is the one under which the encryptions are the likelier, because public images are not zero on average.
+maximum spanning tree over neighbours carries the sign from pixel to pixel. The last sign, of everything at once,
+is left open; public images are not grey on average, so the encryptions are likelier under one of the two.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from instahide_nb.attack.assignment import Slots
 from instahide_nb.attack.cholesky import solve_spd
 from instahide_nb.attack.threads import in_blocks
 
-__all__ = ["expected_square", "global_sign", "join_signs", "pixel_matrix", "retrieve"]
+__all__ = ["expected_square", "join_signs", "pixel_matrix", "retrieve"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -289,80 +289,19 @@ def join_signs(value: Float32, shape: tuple[int, int, int]) -> Float32:
     return value * sign.astype(np.float32)
 
 
-@numba.njit(cache=True, nogil=True)
-def _square_moments(
-    first: int,
-    last: int,
-    flat: Float32,
-    value: Float32,
-    assignment: Int64,
-    coefficient: Float32,
-    mean: Float32,
-    out: Float64,
-) -> None:
-    """Per encryption, the normal equations of x^2 on (1, rest^2, private^2, private^3, 2 private rest mean)."""
-    width = flat.shape[1]
-    for i in range(first, last):
-        a, b = assignment[i, 0], assignment[i, 1]
-        if a < 0 or b < 0:
-            continue
-        la, lb = coefficient[i, 0], coefficient[i, 1]
-        rest = np.float32(1) - la - lb
-        term = np.ones(6)
-        for p in range(width):
-            private = float(la * value[a, p] + lb * value[b, p])
-            term[1] = float(rest * rest)
-            term[2] = private * private
-            term[3] = private * private * private
-            term[4] = 2.0 * private * float(rest * mean[p])
-            term[5] = float(flat[i, p]) * float(flat[i, p])
-            for j in range(5):
-                for k in range(6):
-                    out[i, j, k] += term[j] * term[k]
-
-
-def global_sign(
-    encryption: Float32, value: Float32, slots: Slots, assignment: Int64, public_mean: Float32
-) -> int:
-    """The sign of all images at once: x^2 holds ``2 private * rest * mean public``, whose coefficient must be +1.
-
-    Parameters
-    ----------
-    encryption : float32 (n, h, w, channels)
-    value : float32 (images, pixels)
-    slots : Slots
-    assignment : int64 (n, 2)
-    public_mean : float32 (h, w, channels)
-
-    Returns
-    -------
-    int
-        +1 or -1.
-    """
-    flat = np.ascontiguousarray(encryption, np.float32).reshape(len(encryption), -1)
-    use = np.where(slots.shared[:, None], -1, assignment)
-    mean = np.ascontiguousarray(public_mean, np.float32).ravel()
-    each = np.zeros((len(flat), 5, 6))
-    in_blocks(_square_moments, len(flat), flat, value, use, slots.coefficient, mean, each)
-    moments = each.sum(axis=0)
-    normal = moments[:, :5] + np.diag(1e-9 * np.diag(moments[:, :5]) + 1e-12)
-    return 1 if solve_spd(normal, moments[:, 5:].copy())[4, 0] >= 0 else -1
-
-
-def retrieve(encryption: Float32, slots: Slots, assignment: Int64, public_mean: Float32) -> Float32:
-    """A first estimate of all private images from squares of the encryptions.
+def retrieve(encryption: Float32, slots: Slots, assignment: Int64) -> Float32:
+    """A first estimate of all private images, up to one sign, from squares of the encryptions.
 
     Parameters
     ----------
     encryption : float32 (n, h, w, channels)
     slots : Slots
     assignment : int64 (n, 2)
-    public_mean : float32 (h, w, channels)
-        Mean public image, in [-1, 1].
 
     Returns
     -------
     float32 (images, h, w, channels)
+        All images, or all their negatives.
     """
     flat = np.ascontiguousarray(encryption, np.float32).reshape(len(encryption), -1)
     pair, total, weight = _pair_products(flat, slots, assignment)
@@ -371,5 +310,4 @@ def retrieve(encryption: Float32, slots: Slots, assignment: Int64, public_mean: 
     in_blocks(_power_iteration, flat.shape[1], pair, total, weight, start, _ROUNDS, value, block=_BLOCK)
     height, width, channels = encryption.shape[1:]
     value = join_signs(value, (height, width, channels))
-    value *= np.float32(global_sign(encryption, value, slots, assignment, public_mean))
     return value.reshape((slots.n_images, height, width, channels))

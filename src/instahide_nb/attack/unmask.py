@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,9 @@ class Settings:
         Further rounds in which the encryptions of an epoch inform each other.
     ridge : tuple of float
         White noise added to the public covariance in each round (the last one repeats): images are noisy at first.
-    coupled, repair, matched : bool
-        Infer the signs of an encryption together; turn back flipped pixels; assign by the matched filter.
+    coupled, repair, matched, epochs : bool
+        Infer the signs of an encryption together; turn back flipped pixels; assign by the matched filter; use the
+        epochs, if the rows are in epochs, in assignment and for companions.
     """
 
     rounds: int = 2
@@ -67,6 +68,7 @@ class Settings:
     coupled: bool = True
     repair: bool = True
     matched: bool = True
+    epochs: bool = True
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,28 @@ def _infer_signs(state: _State, ridge: float, coupled: bool) -> None:
         local = smoothness(state.model, *state.size.shape[2:], ridge)
         alone = signs.coupled_signs(state.size, prediction, state.scale, local, _TEMPERATURE, alone)
     state.signed = alone
+
+
+def _choose_sign(state: _State) -> None:
+    """A few rounds of signs and images from the first images and from their negatives; the likelier stays."""
+    found: list[tuple[float, Float32]] = []
+    n, start = len(state.size), state.image
+    for sign in (np.float32(1), np.float32(-1)):
+        state.image = sign * start
+        for _ in range(3):
+            _infer_signs(state, 0.0, coupled=False)
+            _fit(state)
+        likelihood = signs.log_likelihood(
+            state.size.reshape(n, -1), state.predict().reshape(n, -1), state.scale * state.pixel_variance
+        )
+        found.append((likelihood, state.image))
+    state.image = found[0][1] if found[0][0] >= found[1][0] else found[1][1]
+
+
+def _agreement(first: Float32, second: Float32) -> np.float32:
+    """The sign under which two sets of images agree."""
+    same = int(np.count_nonzero((first > 0) == (second > 0)))
+    return np.float32(1 if 2 * same >= first.size else -1)
 
 
 def _meet_companions(state: _State) -> None:
@@ -318,13 +342,14 @@ def solve(
 
     encryption = np.ascontiguousarray(release.encryption, np.float32)
     slots = read_slots(release.label, release.info.n_private)
+    if not settings.epochs:
+        slots = replace(slots, epoch=np.full_like(slots.epoch, -1))
     with stage("energy"):
         assignment, score = _first_assignment(encryption, slots)
     with stage("public model"):
         model = public_model(public)
     with stage("spectral"):
-        mean = np.broadcast_to(model.mean, encryption.shape[1:]).astype(np.float32)
-        first = spectral.retrieve(encryption, slots, assignment, mean)
+        first = spectral.retrieve(encryption, slots, assignment)
     rest = np.float32(1) - slots.coefficient[:, 0] - slots.coefficient[:, 1]
     state = _State(
         slots=slots,
@@ -339,9 +364,8 @@ def solve(
     )
     remember("spectral")
     with stage("independent signs"):
-        for _ in range(3):
-            _infer_signs(state, 0.0, coupled=False)
-            _fit(state)
+        _choose_sign(state)
+    history[0] *= _agreement(history[0], _interleaved(state.image))
     remember("independent signs")
     if settings.repair:
         with stage("sign repair"):

@@ -1,0 +1,68 @@
+"""Clusters of strong encryptions: planted groups are found, outliers left out."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.cluster.hierarchy import linkage
+
+from instahide_nb.attack.assignment import read_slots
+from instahide_nb.attack.clusters import cut_to_size, seed_clusters, strong_slots, templates
+
+
+def planted(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, true images and features: coefficient times the image's own direction, plus noise."""
+    rng = np.random.default_rng(seed)
+    direction = rng.normal(size=(6, 200))
+    n = 300
+    pair = np.stack([rng.integers(0, 3, n), rng.integers(3, 6, n)], axis=1)
+    lam = rng.uniform(0.1, 0.5, (n, 2))
+    feature = (
+        lam[:, :1] * direction[pair[:, 0]]
+        + lam[:, 1:] * direction[pair[:, 1]]
+        + 0.1 * rng.normal(size=(n, 200))
+    )
+    feature -= feature.mean(axis=1, keepdims=True)
+    feature /= feature.std(axis=1, keepdims=True)
+    return lam.astype(np.float32), pair, feature.astype(np.float32)
+
+
+def test_planted_images_are_found() -> None:
+    label, pair, feature = planted()
+    slots = read_slots(label, 6)
+    seed, _ = seed_clusters(slots, feature)
+    row, slot = np.nonzero(seed >= 0)
+    true = pair[row, slots.image_class[row, slot]]
+    found = seed[row, slot]
+    table = np.zeros((6, 6), int)
+    np.add.at(table, (true, found), 1)
+    assert table.max(axis=1).sum() / table.sum() > 0.97
+    assert sorted(table.argmax(axis=1)) == list(range(6))
+
+
+def test_strong_slots_are_the_largest_of_their_class() -> None:
+    label, _, _ = planted()
+    slots = read_slots(label, 6)
+    strong = strong_slots(slots, 1)
+    value = slots.coefficient[strong[:, 0], strong[:, 1]]
+    assert (slots.image_class[strong[:, 0], strong[:, 1]] == 1).all()
+    assert (np.diff(value) <= 0).all()
+    assert np.isclose(value[0], label[:, 1].max())
+
+
+def test_an_outlier_does_not_become_an_image() -> None:
+    points = np.concatenate([np.arange(10) * 0.01, 5 + np.arange(10) * 0.01, [100.0]])
+    group = cut_to_size(linkage(points[:, None], "average"), 21, 2)
+    assert group[20] == -1
+    assert len(set(group[:10])) == 1
+    assert len(set(group[10:20])) == 1
+    assert group[0] != group[10]
+
+
+def test_template_is_the_weighted_mean() -> None:
+    label, _, feature = planted()
+    slots = read_slots(label, 6)
+    assignment = np.full(slots.image_class.shape, -1)
+    assignment[0, 0], assignment[5, 1] = 2, 2
+    weight = np.array([slots.coefficient[0, 0], slots.coefficient[5, 1]])
+    expected = (weight[:, None] * feature[[0, 5]]).sum(axis=0) / weight.sum()
+    assert np.allclose(templates(slots, assignment, feature)[2], expected, atol=1e-5)

@@ -1,0 +1,92 @@
+"""Rows that share public images predict each other, and sharpen least squares."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from instahide_nb.attack.companions import fit_images, predict_residuals, row_precision
+from instahide_nb.attack.smoothness import RADIUS, PublicModel, smoothness
+
+GROUPS, SIZE, SIDE = 8, 12, 16
+
+
+def white_model() -> PublicModel:
+    covariance = np.zeros((3, 3, 4 * RADIUS + 1, 4 * RADIUS + 1))
+    for c in range(3):
+        covariance[c, c, 2 * RADIUS, 2 * RADIUS] = 1
+    return PublicModel(np.zeros(3, np.float32), covariance)
+
+
+def residuals(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of each group mixed from as many sources; returns rows, mixing matrices and groups."""
+    rng = np.random.default_rng(seed)
+    mixing = np.zeros((GROUPS, SIZE, SIZE))
+    for e in range(GROUPS):
+        for _ in range(3):
+            mixing[e, np.arange(SIZE), rng.permutation(SIZE)] += rng.uniform(0.1, 0.4, SIZE)
+    source = rng.normal(size=(GROUPS, SIZE, 3 * SIDE * SIDE))
+    rows = (mixing @ source).reshape(-1, 3, SIDE, SIDE).astype(np.float32)
+    return rows, mixing, np.arange(GROUPS * SIZE).reshape(GROUPS, SIZE)
+
+
+def test_precision_is_the_inverse_of_the_mixing_covariance() -> None:
+    rows, mixing, group = residuals()
+    found = row_precision(rows, group, smoothness(white_model(), SIDE, SIDE, 0.0), 0.0)
+    product = found @ mixing @ mixing.transpose(0, 2, 1)
+    assert np.abs(np.linalg.eigvals(product).real - 1).max() < 0.6  # 768 samples for a matrix of 12 rows
+    sample = (
+        rows.reshape(GROUPS, SIZE, -1) @ rows.reshape(GROUPS, SIZE, -1).transpose(0, 2, 1) / (3 * SIDE * SIDE)
+    )
+    assert np.allclose(found @ sample, np.eye(SIZE), atol=1e-2)
+
+
+def test_expected_residuals_are_the_regressions() -> None:
+    rows, _, group = residuals()
+    precision = row_precision(rows, group, smoothness(white_model(), SIDE, SIDE, 0.0), 0.0)
+    expected, scale = predict_residuals(rows, precision, group)
+    flat = rows.reshape(len(rows), -1).astype(np.float64)
+    for row in (0, 30):
+        e, r = divmod(row, SIZE)
+        others = [s for s in group[e] if s != row]
+        fit = np.linalg.lstsq(flat[others].T, flat[row], rcond=None)[0] @ flat[others]
+        assert np.allclose(expected.reshape(len(rows), -1)[row], fit, atol=1e-2)
+        assert np.isclose(scale[row], ((flat[row] - fit) ** 2).mean(), rtol=1e-2)
+        assert r == row - e * SIZE
+
+
+def test_generalised_least_squares_beats_ordinary() -> None:
+    rows, _, group = residuals()
+    rng = np.random.default_rng(5)
+    image = rng.uniform(-0.9, 0.9, (6, 3, SIDE, SIDE)).astype(np.float32)
+    assignment = rng.integers(0, 6, (len(rows), 2))
+    coefficient = rng.uniform(0.1, 0.4, (len(rows), 2)).astype(np.float32)
+    x = rows + (coefficient[:, :, None, None, None] * image[assignment]).sum(axis=1)
+    precision = row_precision(rows, group, smoothness(white_model(), SIDE, SIDE, 0.0), 1e-3)
+    identity = np.broadcast_to(np.eye(SIZE), precision.shape)
+    mean = np.zeros(3, np.float32)
+
+    def error(weight: np.ndarray) -> float:
+        found = fit_images(x, weight, group, assignment, coefficient, mean, 6, ridge=1e-9)
+        return float(((found - image) ** 2).mean())
+
+    assert error(precision) < 0.3 * error(identity)
+
+
+def test_generalised_least_squares_solves_its_normal_equations() -> None:
+    rows, _, group = residuals()
+    rng = np.random.default_rng(6)
+    assignment = rng.integers(0, 6, (len(rows), 2))
+    coefficient = rng.uniform(0.1, 0.4, (len(rows), 2)).astype(np.float32)
+    precision = row_precision(rows, group, smoothness(white_model(), SIDE, SIDE, 0.0), 0.1)
+    mean = np.array([0.1, 0.0, -0.1], np.float32)
+    design = np.zeros((len(rows), 6))
+    for s in range(2):
+        np.add.at(design, (np.arange(len(rows)), assignment[:, s]), coefficient[:, s])
+    target = (0.05 * rows - mean[:, None, None]).reshape(len(rows), -1)
+    normal, right = np.zeros((6, 6)), np.zeros((6, target.shape[1]))
+    for e, members in enumerate(group):
+        normal += design[members].T @ precision[e] @ design[members]
+        right += design[members].T @ precision[e] @ target[members]
+    expected = np.linalg.solve(normal, right).reshape(6, 3, SIDE, SIDE) + mean[:, None, None]
+    found = fit_images(0.05 * rows, precision, group, assignment, coefficient, mean, 6, ridge=1e-12)
+    assert np.allclose(found, expected.clip(-1, 1), atol=1e-3)
