@@ -2,7 +2,8 @@
 
 Energy of local differences (`energy`) finds the encryptions of one image (`clusters`, `assignment`); squares give
 a first image up to signs (`spectral`); then rounds of: infer the masks (`signs`), solve for the
-images (`least_squares`), turn back flipped pixels (`sign_repair`), assign anew (`matched_filter`).
+images (`least_squares`), turn back flipped pixels (`sign_repair`), assign anew (`matched_filter`); and more
+rounds in which the encryptions of an epoch, which share public images, inform each other (`companions`).
 """
 
 from __future__ import annotations
@@ -17,32 +18,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack import (
-    clusters,
-    companions,
-    energy,
-    least_squares,
-    matched_filter,
-    sign_repair,
-    signs,
-    spectral,
-)
+from instahide_nb.attack import clusters, energy, spectral
 from instahide_nb.attack.assignment import Slots, assign, read_slots
 from instahide_nb.attack.result import AttackResult, on_the_grid
-from instahide_nb.attack.smoothness import RADIUS, PublicModel, public_model, smoothness
+from instahide_nb.attack.rounds import (
+    State,
+    agreement,
+    assign_images,
+    choose_sign,
+    fit_images,
+    infer_signs,
+    interleaved,
+    margin,
+    meet_companions,
+    planar,
+    repair_signs,
+)
+from instahide_nb.attack.smoothness import RADIUS, public_model
 from instahide_nb.errors import InputError
 from instahide_nb.progress import progress as progress_bar
 from instahide_nb.release import Release
 
-__all__ = ["Settings", "UnmaskResult", "run", "solve"]
+__all__ = ["Settings", "UnmaskResult", "decrypt", "run", "solve"]
 
 Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
-
-_TEMPERATURE = np.array([4, 4, 2, 2, 1, 1, 1, 1], np.float32)
-_GRAM_RIDGE = 0.05
-_SHRINKAGE = 0.5
 
 
 @dataclass(frozen=True)
@@ -113,152 +113,6 @@ class UnmaskResult:
     stages: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
-
-
-def _planar(image: Float32) -> Float32:
-    return np.ascontiguousarray(image.transpose(0, 3, 1, 2))
-
-
-def _interleaved(image: Float32) -> Float32:
-    return np.ascontiguousarray(image.transpose(0, 2, 3, 1))
-
-
-@dataclass
-class _State:
-    """Images and assignments between rounds; images and encryptions are planar (channels, h, w)."""
-
-    slots: Slots
-    model: PublicModel
-    size: Float32  # (n, channels, h, w)
-    assignment: Int64
-    coefficient: Float32
-    scale: Float32
-    image: Float32
-    signed: Float32
-    score: Float32
-    group: Int64 = field(default_factory=lambda: np.zeros((0, 0), np.int64))
-    precision: Float64 | None = None
-    expected: Float32 | None = None  # residual that the companions predict
-
-    @property
-    def mean(self) -> Float32:
-        """Mean public image, flat."""
-        height, width = self.size.shape[2:]
-        return np.repeat(self.model.mean, height * width)
-
-    @property
-    def pixel_variance(self) -> np.float32:
-        """Variance of a pixel of a public image."""
-        own = [self.model.covariance[c, c, 2 * RADIUS, 2 * RADIUS] for c in range(len(self.model.mean))]
-        return np.float32(sum(own) / len(own))
-
-    def predict(self) -> Float32:
-        """Prediction of each encryption, planar."""
-        flat = self.image.reshape(len(self.image), -1)
-        made = least_squares.predict_encryptions(flat, self.assignment, self.coefficient, self.mean)
-        made = made.reshape(self.size.shape)
-        return made if self.expected is None else made + self.expected
-
-
-def _infer_signs(state: _State, ridge: float, coupled: bool) -> None:
-    n = len(state.size)
-    prediction = state.predict()
-    alone = signs.independent_signs(
-        state.size.reshape(n, -1), prediction.reshape(n, -1), state.scale * state.pixel_variance
-    ).reshape(state.size.shape)
-    if coupled:
-        local = smoothness(state.model, *state.size.shape[2:], ridge)
-        alone = signs.coupled_signs(state.size, prediction, state.scale, local, _TEMPERATURE, alone)
-    state.signed = alone
-
-
-def _choose_sign(state: _State) -> None:
-    """A few rounds of signs and images from the first images and from their negatives; the likelier stays."""
-    found: list[tuple[float, Float32]] = []
-    n, start = len(state.size), state.image
-    for sign in (np.float32(1), np.float32(-1)):
-        state.image = sign * start
-        for _ in range(3):
-            _infer_signs(state, 0.0, coupled=False)
-            _fit(state)
-        likelihood = signs.log_likelihood(
-            state.size.reshape(n, -1), state.predict().reshape(n, -1), state.scale * state.pixel_variance
-        )
-        found.append((likelihood, state.image))
-    state.image = found[0][1] if found[0][0] >= found[1][0] else found[1][1]
-
-
-def _agreement(first: Float32, second: Float32) -> np.float32:
-    """The sign under which two sets of images agree."""
-    same = int(np.count_nonzero((first > 0) == (second > 0)))
-    return np.float32(1 if 2 * same >= first.size else -1)
-
-
-def _meet_companions(state: _State) -> None:
-    """Learn from the residuals of each epoch what its rows tell about each other."""
-    state.expected = None
-    residual = state.signed - state.predict()
-    local = smoothness(state.model, *state.size.shape[2:], _GRAM_RIDGE)
-    shrinkage = _SHRINKAGE * state.group.shape[1] / residual[0].size
-    state.precision = companions.row_precision(residual, state.group, local, shrinkage)
-    state.expected, scale = companions.predict_residuals(residual, state.precision, state.group)
-    state.scale = np.maximum(scale, np.float32(0.003))
-
-
-def _fit(state: _State) -> None:
-    n = len(state.size)
-    if state.precision is not None:
-        state.image = companions.fit_images(
-            state.signed,
-            state.precision,
-            state.group,
-            state.assignment,
-            state.coefficient,
-            state.model.mean,
-            state.slots.n_images,
-        )
-        return
-    state.image = least_squares.fit_images(
-        state.signed.reshape(n, -1),
-        state.assignment,
-        state.coefficient,
-        np.float32(1) / state.scale,
-        state.mean,
-        state.slots.n_images,
-    ).reshape(-1, *state.size.shape[1:])
-
-
-def _repair(state: _State) -> int:
-    n, flips = len(state.size), 0
-    local = smoothness(state.model, *state.size.shape[2:], 0.1)
-    for _ in range(2):
-        gain = sign_repair.flip_gain(
-            state.size.reshape(n, -1),
-            state.image.reshape(len(state.image), -1),
-            state.assignment,
-            state.coefficient,
-            state.scale * state.pixel_variance,
-            state.mean,
-        )
-        state.image, count = sign_repair.repair(
-            state.image, gain.reshape(state.image.shape), state.model.mean, local
-        )
-        flips += count
-    return flips
-
-
-def _assign(state: _State, ridge: float) -> None:
-    local = smoothness(state.model, *state.size.shape[2:], ridge)
-    signed = state.signed if state.expected is None else state.signed - state.expected
-    product, gram = matched_filter.matched_filter(signed, state.image, state.model.mean, local)
-    score, _ = matched_filter.pair_scores(state.slots, product, gram, state.scale)
-    state.assignment = assign(state.slots, score)
-    for _ in range(2):
-        score, _ = matched_filter.pair_scores(state.slots, product, gram, state.scale, state.assignment)
-        state.assignment = assign(state.slots, score)
-    state.score, state.coefficient = matched_filter.pair_scores(
-        state.slots, product, gram, state.scale, state.assignment
-    )
 
 
 def _first_assignment(encryption: Float32, slots: Slots) -> tuple[Int64, Float32]:
@@ -337,7 +191,7 @@ def solve(
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - begin
 
     def remember(name: str) -> None:
-        history.append(_interleaved(state.image))
+        history.append(interleaved(state.image))
         stages.append(name)
 
     encryption = np.ascontiguousarray(release.encryption, np.float32)
@@ -351,63 +205,63 @@ def solve(
     with stage("spectral"):
         first = spectral.retrieve(encryption, slots, assignment)
     rest = np.float32(1) - slots.coefficient[:, 0] - slots.coefficient[:, 1]
-    state = _State(
+    state = State(
         slots=slots,
         model=model,
-        size=np.abs(_planar(encryption)),
+        size=np.abs(planar(encryption)),
         assignment=np.where(slots.shared[:, None], -1, assignment),
         coefficient=slots.coefficient.copy(),
         scale=(rest * rest * np.float32(0.4) + np.float32(0.005)).astype(np.float32),
-        image=_planar(first),
+        image=planar(first),
         signed=np.zeros((0,), np.float32),
         score=score,
     )
     remember("spectral")
     with stage("independent signs"):
-        _choose_sign(state)
-    history[0] *= _agreement(history[0], _interleaved(state.image))
+        choose_sign(state)
+    history[0] *= agreement(history[0], interleaved(state.image))
     remember("independent signs")
     if settings.repair:
         with stage("sign repair"):
-            _repair(state)
+            repair_signs(state)
         remember("sign repair")
     state.assignment = assignment
     for number in range(settings.rounds):
         ridge = settings.ridge[min(number, len(settings.ridge) - 1)]
         with stage("coupled signs"):
-            _infer_signs(state, ridge, settings.coupled)
+            infer_signs(state, ridge, settings.coupled)
         if settings.matched:
             with stage("assignment"):
-                _assign(state, ridge)
+                assign_images(state, ridge)
         with stage("least squares"):
-            _fit(state)
+            fit_images(state)
         if settings.repair:
             with stage("sign repair"):
-                _repair(state)
+                repair_signs(state)
         remember(f"round {number + 1}")
     if slots.epoch[0] >= 0:
         state.group = np.arange(len(encryption), dtype=np.int64).reshape(-1, slots.n_images)
     for number in range(settings.companion_rounds if len(state.group) else 0):
         ridge = settings.ridge[-1]
         with stage("companions"):
-            _meet_companions(state)
+            meet_companions(state)
         with stage("coupled signs"):
-            _infer_signs(state, ridge, settings.coupled)
+            infer_signs(state, ridge, settings.coupled)
         with stage("assignment"):
-            _assign(state, ridge)
+            assign_images(state, ridge)
         with stage("least squares"):
-            _fit(state)
+            fit_images(state)
         remember(f"companions {number + 1}")
-    margin = _margin(state)
-    details = _details(state, margin, stages)
+    confidence = margin(state)
+    details = _details(state, confidence, stages)
     return UnmaskResult(
-        recovered=_interleaved(state.image),
+        recovered=interleaved(state.image),
         image_class=np.repeat(np.arange(len(slots.start) - 1), np.diff(slots.start)),
         assignment=state.assignment,
         coefficient=state.coefficient,
-        confidence=margin,
-        signed=_interleaved(state.signed),
-        predicted=_interleaved(state.predict()),
+        confidence=confidence,
+        signed=interleaved(state.signed),
+        predicted=interleaved(state.predict()),
         variance=(state.scale * state.pixel_variance).astype(np.float32),
         history=history,
         stages=stages,
@@ -416,22 +270,8 @@ def solve(
     )
 
 
-def _margin(state: _State) -> Float32:
-    """Score of the chosen image of each slot above the best other image of its class."""
-    chosen = np.take_along_axis(state.score, state.assignment[:, :, None], axis=2)[:, :, 0]
-    other = state.score.copy()
-    np.put_along_axis(other, state.assignment[:, :, None], np.float32(-1e30), axis=2)
-    number = np.arange(state.slots.n_images)
-    for s in range(2):
-        image_class = state.slots.image_class[:, s, None]
-        outside = (number < state.slots.start[image_class]) | (number >= state.slots.start[image_class + 1])
-        other[:, s][outside] = np.float32(-1e30)
-    margin: Float32 = np.minimum(chosen - other.max(axis=2), np.float32(1e6))
-    return margin
-
-
-def _details(state: _State, margin: Float32, stages: list[str]) -> dict[str, Any]:
-    u = margin / np.float32(2)
+def _details(state: State, confidence: Float32, stages: list[str]) -> dict[str, Any]:
+    u = confidence / np.float32(2)
     correct = np.float32(0.5) * (np.float32(1) + u / np.sqrt(np.float32(1) + u * u))
     return {
         "stages": stages,
