@@ -68,6 +68,21 @@ def test_labels_are_the_private_coefficients_by_class(challenge: Challenge) -> N
     assert (np.count_nonzero(label, axis=1) <= 2).all()
 
 
+@pytest.mark.parametrize(("scheme", "k"), [("inside", 4), ("mixup", 2)])
+def test_where_all_images_are_private_labels_are_of_all_of_them(
+    scheme: str, k: int, gen_data_params: GenDataParams
+) -> None:
+    made = build_challenge(changed(gen_data_params, scheme=scheme, k=k))
+    images = np.concatenate([made.secret.pair, made.secret.public_index], axis=1)
+    assert images.shape == (35, k)
+    expected = np.zeros((35, 3))
+    for j in range(k):
+        expected[np.arange(35), made.secret.private_label[images[:, j]]] += made.secret.coefficient[:, j]
+    assert (made.release.label == expected).all()
+    assert (made.release.label.sum(axis=1, dtype=np.float64) == 1).all()
+    assert made.release.info.n_public == 0
+
+
 def test_a_saved_challenge_comes_back(challenge: Challenge, saved_run: Path) -> None:
     secret = load_secret(saved_run / "secret")
     for name in ARRAYS:

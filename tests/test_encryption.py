@@ -378,9 +378,21 @@ def test_rejected_rows_are_redrawn_alone_and_in_row_order() -> None:
 
 
 def test_limits_are_met_when_touched() -> None:
-    stream = Scripted([[5, 1, 1, 1], [1, 1, 3, 3]])
-    rows = draw_coefficients(stream, 2, 4, max_coefficient=0.625, min_private_sum=0.25)
-    assert rows.tolist() == [[0.625, 0.125, 0.125, 0.125], [0.125, 0.125, 0.375, 0.375]]
+    touching = [[0.625, 0.125, 0.125, 0.125], [0.125, 0.125, 0.375, 0.375]]
+    for first_draw in ([], [[0, 0, 1, 1], [0, 0, 1, 1]]):  # at once, and when redrawn
+        stream = Scripted([*first_draw, [5, 1, 1, 1], [1, 1, 3, 3]])
+        rows = draw_coefficients(stream, 2, 4, max_coefficient=0.625, min_private_sum=0.25)
+        assert rows.tolist() == touching
+
+
+@given(st.lists(st.lists(st.floats(0.01, 1e3), min_size=16, max_size=16), min_size=1, max_size=4))
+def test_rows_are_divided_by_their_sum_taken_from_left_to_right(sizes: list[list[float]]) -> None:
+    rows = draw_coefficients(Scripted(sizes.copy()), len(sizes), 16, max_coefficient=1.0)
+    for row, given_row in zip(rows.tolist(), sizes, strict=True):
+        total = 0.0
+        for size in given_row:
+            total += size
+        assert row == [size / total for size in given_row]
 
 
 def test_about_56_percent_of_rows_pass_with_the_limits_of_the_challenge() -> None:
