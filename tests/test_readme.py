@@ -7,8 +7,11 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from instahide_nb.attack.registry import run_attack
+from instahide_nb.challenge import Challenge
 from instahide_nb.manifest import artefact_digest, expected
 from instahide_nb.storage import sha256_file
 
@@ -49,6 +52,19 @@ def test_readme_opens_with_the_two_commands_and_the_picture() -> None:
     opening = README[:2500]
     for word in ("make reproduce", "make test", "docs/demo/comparison_grid.png", "sha256"):
         assert word in opening
+
+
+def test_the_example_of_a_new_attack_runs(
+    challenge: Challenge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = re.search(r"<!-- example: begin -->\n```python\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    (tmp_path / "mine.py").write_text(found[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    public = np.zeros((4, *challenge.release.encryption.shape[1:]), np.uint8)
+    result = run_attack("mine:attack", challenge.release, public)
+    assert result.decryption.shape == challenge.release.encryption.shape
+    assert found[1].split("def attack")[1].count("\n") <= 10, "it is said to take ten lines"
 
 
 def test_every_local_link_and_target_exists() -> None:
