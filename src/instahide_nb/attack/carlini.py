@@ -32,10 +32,12 @@ from instahide_nb.attack import spectral
 from instahide_nb.attack.assignment import Slots, read_slots
 from instahide_nb.attack.carlini_cleaning import clean, learn_cleaning
 from instahide_nb.attack.carlini_colour import colour, learn_colour_curve
-from instahide_nb.attack.carlini_gradient import free_sign_descent, stretch
+from instahide_nb.attack.carlini_gradient import PUSH, free_sign_descent, stretch
 from instahide_nb.attack.carlini_groups import Groups, dense_groups, second_similarity
 from instahide_nb.attack.carlini_matching import match
 from instahide_nb.attack.carlini_simulation import match_groups, simulate
+from instahide_nb.attack.least_squares import predict_encryptions
+from instahide_nb.attack.perceptron import Perceptron
 from instahide_nb.attack.result import AttackResult, on_the_grid
 from instahide_nb.attack.similarity import Similarity, find_similarity
 from instahide_nb.encryption import pixel_values
@@ -63,23 +65,23 @@ class Settings:
         Where labels are used first: when groups grow (ours), or only in the matching (as published).
     matching : {"optimal", "greedy"}
         Minimum-cost matching, or the published code's greedy step.
-    start : {"spectral", "published"}
-        Where the descent starts: at the spectral solution (ours), or at zero and with a push away from it.
+    start : {"published", "spectral"}
+        Where the descent starts: at zero and with a push away from it, or at the spectral solution (ours).
     iterations : int
         Of the gradient descent; 1000 as published.
-    cleanings : int
-        Rounds of the final cleaning step; 0 for ver.2.
+    cleaning : bool
+        Whether the final cleaning step is done (ver.1) or not (ver.2).
     """
 
     similarity: str | Similarity = "energy"
     labels: str = "groups"
     matching: str = "optimal"
-    start: str = "spectral"
+    start: str = "published"
     iterations: int = 1000
-    cleanings: int = 0
+    cleaning: bool = False
 
 
-PUBLISHED = Settings(labels="matching", matching="greedy", start="published")
+PUBLISHED = Settings(labels="matching", matching="greedy")
 """Every step as in the published code, but for the similarity and the weights of the colour curve."""
 
 
@@ -143,39 +145,38 @@ def _reconstruct(release: Release, public: UInt8, settings: Settings, stage: _St
     shape = release.encryption.shape[1:]
 
     def descend() -> Float32:
-        if settings.start == "published":
-            flat = free_sign_descent(
-                size, pair, slots.coefficient, len(member), iterations=settings.iterations
-            )
-            return stretch(flat).reshape(-1, *shape)
-        first = _spectral_start(release, public, slots, pair, len(member))
-        return _descend_from(first, size, pair, slots, settings.iterations)
+        first, push = None, PUSH
+        if settings.start == "spectral":  # signs are known from the start: nothing to be pushed away from
+            first, push = _spectral_start(release, public, size, slots, pair, len(member)), 0.0
+        flat = free_sign_descent(
+            size,
+            pair,
+            slots.coefficient,
+            len(member),
+            start=first,
+            iterations=settings.iterations,
+            push=push,
+        )
+        return stretch(flat).reshape(-1, *shape)
 
     return _Reconstruction(size, slots, second, pair, stage("gradient", descend))
 
 
-def _spectral_start(release: Release, public: UInt8, slots: Slots, pair: Int64, n_groups: int) -> Float32:
-    mean = pixel_values(public).astype(np.float64).sum(axis=0).sum(axis=0).sum(axis=0)
-    mean /= len(public) * public.shape[1] * public.shape[2]
+def _spectral_start(
+    release: Release, public: UInt8, size: Float32, slots: Slots, pair: Int64, n_groups: int
+) -> Float32:
+    """Images from the squares of the encryptions, float32 (groups, d), with the sign that fits public images."""
     known = np.where(slots.shared[:, None], -1, pair)
     grouped = replace(slots, start=np.array([0, n_groups], np.int64))
-    shape = release.encryption.shape[1:]
-    return spectral.retrieve(
-        release.encryption, grouped, known, np.broadcast_to(mean, shape).astype(np.float32)
-    )
-
-
-def _descend_from(image: Float32, size: Float32, pair: Int64, slots: Slots, iterations: int) -> Float32:
-    flat = free_sign_descent(
-        size,
-        pair,
-        slots.coefficient,
-        len(image),
-        start=image.reshape(len(image), -1),
-        iterations=iterations,
-        push=0.0,
-    )
-    return stretch(flat).reshape(image.shape)
+    image = spectral.retrieve(release.encryption, grouped, known).reshape(n_groups, -1)
+    mean = pixel_values(public).astype(np.float64).sum(axis=0).sum(axis=0).sum(axis=0)
+    mean /= len(public) * public.shape[1] * public.shape[2]
+    flat_mean = np.broadcast_to(mean, release.encryption.shape[1:]).astype(np.float32).ravel()
+    missed = []
+    for sign in (np.float32(1), np.float32(-1)):
+        rest = size - np.abs(predict_encryptions(sign * image, pair, slots.coefficient, flat_mean))
+        missed.append(float((rest * rest).sum(axis=0, dtype=np.float64).sum()))
+    return image if missed[0] <= missed[1] else -image
 
 
 def _check(release: Release, public: UInt8, settings: Settings) -> None:
@@ -189,12 +190,11 @@ def _check(release: Release, public: UInt8, settings: Settings) -> None:
             f"public_source: carlini needs uint8 images of the shape {release.encryption.shape[1:]}, "
             f"not {public.dtype} {public.shape[1:]}"
         )
-    if settings.start not in ("spectral", "published"):
-        raise InputError(f'start: {settings.start!r} is not known; choose "spectral" or "published"')
-    if settings.iterations < 1 or settings.cleanings < 0:
-        raise InputError(
-            f"iterations, cleanings: {settings.iterations}, {settings.cleanings}; give 1, 0 or more"
-        )
+    if settings.start not in ("published", "spectral"):
+        raise InputError(f"start: {settings.start!r} is not known; choose published or spectral")
+    find_similarity(settings.similarity)
+    if settings.iterations < 1:
+        raise InputError(f"iterations: {settings.iterations} is too few; give 1 or more")
 
 
 def _decryption(recovered: Float32, pair: Int64, second: Float32) -> Float32:
@@ -237,8 +237,7 @@ def attack(
     """
     settings = settings or Settings()
     _check(release, public, settings)
-    total = 14 + max(0, 6 * settings.cleanings - 4)
-    with progress(total=total, desc=method, unit="stage") as bar:
+    with progress(total=16 if settings.cleaning else 14, desc=method, unit="stage") as bar:
         stage = _Stages(None if workdir is None else make_folder(workdir), bar)
         practice = stage.inside("simulation")
         simulation = simulate(release, public)
@@ -246,27 +245,21 @@ def attack(
         real = _reconstruct(release, public, settings, stage)
         group, place = match_groups(known.pair, simulation.pair, known.slots, len(known.image))
         truth = simulation.private[place]
-        steps = settings.iterations
 
-        runs = ((practice, known), (stage, real))
+        def curve() -> Float32:
+            learned.append(learn_colour_curve(known.image[group], truth))
+            return colour(known.image, learned[0])
 
-        def corrected(name: str, images: list[Float32]) -> list[Float32]:
-            """The simulated and the real images through one colour curve."""
-            curve = learn_colour_curve(images[0][group], truth)
-            return [do(name, partial(colour, m, curve)) for (do, _), m in zip(runs, images, strict=True)]
+        def cleaned() -> Float32:
+            learned.append(learn_cleaning(made[group], truth))
+            return clean(made, learned[1])
 
-        images = corrected("colour", [known.image, real.image])
-        for number in range(1, settings.cleanings + 1):
-            network = learn_cleaning(images[0][group], truth)
-            name = "cleaned" if number == settings.cleanings else f"cleaned_{number}"
-            images = [do(name, partial(clean, m, network)) for (do, _), m in zip(runs, images, strict=True)]
-            if number < settings.cleanings:
-                images = [
-                    do(f"gradient_{number + 1}", partial(_descend_from, m, r.size, r.pair, r.slots, steps))
-                    for (do, r), m in zip(runs, images, strict=True)
-                ]
-                images = corrected(f"colour_{number + 1}", images)
-    image = images[1]
+        learned: list[Perceptron] = []
+        made = practice("colour", curve)
+        image = stage("colour", lambda: colour(real.image, learned[0]))
+        if settings.cleaning:
+            practice("cleaned", cleaned)
+            image = stage("cleaned", partial(clean, image, learned[1]))
     missing = release.info.n_private - len(image)
     details = {
         "settings": {
@@ -275,7 +268,7 @@ def attack(
             "matching": settings.matching,
             "start": settings.start,
             "iterations": settings.iterations,
-            "cleanings": settings.cleanings,
+            "cleaning": settings.cleaning,
         },
         "groups": len(image),
         "groups_known_in_simulation": len(group),
@@ -302,7 +295,7 @@ def run_v2(
     similarity: str | Similarity = "energy",
     labels: str = "groups",
     matching: str = "optimal",
-    start: str = "spectral",
+    start: str = "published",
 ) -> AttackResult:
     """``carlini-v2``: the attack with the colour curve.
 
@@ -336,10 +329,10 @@ def run_v1(
     similarity: str | Similarity = "energy",
     labels: str = "groups",
     matching: str = "optimal",
-    start: str = "spectral",
+    start: str = "published",
 ) -> AttackResult:
     """``carlini-v1``: the attack with the final cleaning step. Parameters as for `run_v2`."""
-    settings = Settings(similarity, labels, matching, start, cleanings=2)
+    settings = Settings(similarity, labels, matching, start, cleaning=True)
     return attack(release, public, settings, method="carlini-v1", workdir=workdir)
 
 

@@ -2,8 +2,7 @@
 
 The challenge's leaderboard lists ver.1 with a final cleaning step that was never published. What is done here is our
 own: a network looks at a window of the image and says how far the pixel in the middle is off. It is learned, as the
-colour curve is, on a challenge made of public images. What remains wrong before it is mostly signs, and those the
-free-sign descent settles once it starts from a cleaned image; so cleaning and descent take turns.
+colour curve is, on a challenge made of public images.
 """
 
 from __future__ import annotations

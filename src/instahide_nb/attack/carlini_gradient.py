@@ -17,7 +17,7 @@ import numpy.typing as npt
 from instahide_nb.attack.threads import in_blocks
 from instahide_nb.errors import InputError
 
-__all__ = ["free_sign_descent", "free_sign_loss", "stretch"]
+__all__ = ["PUSH", "free_sign_descent", "free_sign_loss", "stretch"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -25,7 +25,8 @@ Int64 = npt.NDArray[np.int64]
 _BLOCK = 64  # pixels at a time: their 5,000 encryptions fit a processor core's own cache
 _ITERATIONS = 1000
 _RATE = 0.01  # step of Adam, as published
-_PUSH = 0.05  # weight of mean(1 - |P|), as in the published code
+PUSH = 0.05
+"""Weight of ``mean(1 - |P|)`` in the published code."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -98,7 +99,7 @@ def free_sign_descent(
     weight: Float32 | None = None,
     iterations: int = _ITERATIONS,
     rate: float = _RATE,
-    push: float = _PUSH,
+    push: float = PUSH,
 ) -> Float32:
     """Minimise ``mean((|x| - |l1 Pa + l2 Pb|)^2) + push mean(1 - |P|)`` over the private images.
 

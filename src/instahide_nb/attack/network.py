@@ -45,9 +45,9 @@ Int64 = npt.NDArray[np.int64]
 
 _EPOCHS = 12  # encryptions of each playing private image
 _IMAGES, _EACH = 32, 4  # a batch: so many private images, each in so many encryptions
-_STEPS = 1500
+_STEPS = 1000
 _RATE = 2e-3
-_WIDTH = 32  # channels of the first layers
+_WIDTH = 32  # channels of all layers but the last
 _FEATURES = 16  # channels of the map that is compared
 _CHUNK = 256
 
@@ -164,8 +164,13 @@ def require_torch() -> Any:
     return torch
 
 
-def build_network() -> Any:
-    """The residual network: channels first absolute values to maps of features of a quarter of the pixels.
+def build_network(width: int = _WIDTH) -> Any:
+    """The residual network: absolute values, channels first, to maps of features of half the height and width.
+
+    Parameters
+    ----------
+    width : int
+        Channels of the layers, a multiple of 8.
 
     Returns
     -------
@@ -175,28 +180,21 @@ def build_network() -> Any:
     nn = torch.nn
 
     class Block(nn.Module):  # type: ignore[name-defined]
-        """Two convolutions and a shortcut."""
+        """Two convolutions beside a shortcut."""
 
-        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        def __init__(self) -> None:
             super().__init__()
-            self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-            self.norm1 = nn.GroupNorm(8, outputs)
-            self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-            self.norm2 = nn.GroupNorm(8, outputs)
-            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.first = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+            self.norm1 = nn.GroupNorm(8, width)
+            self.second = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+            self.norm2 = nn.GroupNorm(8, width)
 
         def forward(self, x: Any) -> Any:
             y = torch.relu(self.norm1(self.first(x)))
-            return torch.relu(self.shortcut(x) + self.norm2(self.second(y)))
+            return torch.relu(x + self.norm2(self.second(y)))
 
-    return nn.Sequential(
-        nn.Conv2d(3, _WIDTH, 3, 1, 1),
-        nn.ReLU(),
-        Block(_WIDTH, _WIDTH, 1),
-        Block(_WIDTH, 2 * _WIDTH, 2),
-        Block(2 * _WIDTH, 2 * _WIDTH, 1),
-        nn.Conv2d(2 * _WIDTH, _FEATURES, 1),
-    )
+    stem = nn.Conv2d(3, width, 5, 2, 2)
+    return nn.Sequential(stem, nn.ReLU(), Block(), Block(), nn.Conv2d(width, _FEATURES, 1))
 
 
 def _embed(network: Any, size: Any) -> Any:
@@ -206,7 +204,9 @@ def _embed(network: Any, size: Any) -> Any:
     return feature / (feature.norm(dim=1, keepdim=True) + 1e-6)
 
 
-def train_network(data: TrainingSet, *, steps: int = _STEPS, seed: int = 0) -> tuple[Any, list[float]]:
+def train_network(
+    data: TrainingSet, *, steps: int = _STEPS, seed: int = 0, width: int = _WIDTH
+) -> tuple[Any, list[float]]:
     """Train the network to tell pairs that share a private image from those that do not.
 
     Parameters
@@ -215,6 +215,8 @@ def train_network(data: TrainingSet, *, steps: int = _STEPS, seed: int = 0) -> t
     steps : int
     seed : int
         Of the first weights and the batches.
+    width : int
+        See `build_network`.
 
     Returns
     -------
@@ -225,7 +227,7 @@ def train_network(data: TrainingSet, *, steps: int = _STEPS, seed: int = 0) -> t
     torch = require_torch()
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = build_network().to(device)
+    network = build_network(width).to(device)
     scale = torch.nn.Parameter(torch.tensor([10.0, -2.0], device=device))
     optimiser = torch.optim.Adam([*network.parameters(), scale], lr=_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps)
@@ -266,11 +268,11 @@ def load_weights(path: Path | str) -> Any:
         When the file is not such weights.
     """
     torch = require_torch()
-    network = build_network()
     try:
         with np.load(path, allow_pickle=False) as file:
+            network = build_network(len(file["0.bias"]))
             network.load_state_dict({name: torch.from_numpy(file[name]) for name in file.files})
-    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, zipfile.BadZipFile):
         raise InputError(f"{path}: holds no weights of this network; delete it to train anew") from None
     return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
