@@ -1,0 +1,110 @@
+"""How time and memory grow with the number of encryptions: gen_data, unmask and evaluate at several sizes.
+
+Each size is a process of its own, so that its peak memory is its own. Private images are crops of photographs, as the
+package embeds no more than 100 squares.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measuring import peak_mib
+
+__all__ = ["SIZES", "make_challenge", "score_attack", "unmask"]
+
+SIZES = (1250, 2500, 5000, 10_000)
+_EPOCHS = 50
+
+
+def _sources(folder: Path, n_private: int) -> tuple[Path, Path]:
+    from instahide_nb.patches import public_patches
+
+    folder.mkdir(parents=True, exist_ok=True)
+    private, public = folder / f"private-{n_private}.npz", folder / "public.npz"
+    if not private.exists():
+        images = public_patches("embedded", n_private, draw=7)
+        np.savez(private, images=images, labels=np.arange(n_private) % 10)
+    if not public.exists():
+        np.savez(public, images=public_patches("embedded", 4000))
+    return private, public
+
+
+def make_challenge(folder: Path, n: int, runs: int) -> dict[str, Any]:
+    """Build and save a challenge of n encryptions, fifty a private image, without the search for public crops."""
+    from instahide_nb.challenge import build_challenge, save_challenge
+    from instahide_nb.params import GenDataParams
+
+    private, public = _sources(folder / "sources", n // _EPOCHS)
+    params = GenDataParams.from_mapping(
+        {
+            "n_private": n // _EPOCHS,
+            "encryptions_per_image": _EPOCHS,
+            "k": 6,
+            "n_public": 4000,
+            "private_source": str(private),
+            "public_source": str(public),
+        }
+    )
+    small = params.as_dict() | {"n_private": 5, "encryptions_per_image": 2}
+    build_challenge(GenDataParams.from_mapping(small))  # compiles
+    seconds = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        save_challenge(folder / str(n), build_challenge(params))
+        seconds.append(time.perf_counter() - start)
+    return {"seconds": {"total": seconds}, "peak_mib": peak_mib()}
+
+
+def unmask(folder: Path, n: int, runs: int, most_seconds: float = 120) -> dict[str, Any]:
+    """Attack a challenge that was made before; rounds stop once `most_seconds` are spent."""
+    from instahide_nb.attack.registry import run_attack
+    from instahide_nb.patches import public_patches
+    from instahide_nb.release import load_release
+    from instahide_nb.storage import save_array
+
+    public = public_patches("embedded:attacker", 2000)
+    _compile(folder, public)
+    release = load_release(folder / str(n) / "release")
+    seconds: dict[str, list[float]] = {"total": []}
+    begin = time.perf_counter()
+    while not seconds["total"] or (
+        len(seconds["total"]) < runs and time.perf_counter() - begin < most_seconds
+    ):
+        start = time.perf_counter()
+        result = run_attack("unmask", release, public)
+        seconds["total"].append(time.perf_counter() - start)
+        for stage, value in result.seconds.items():
+            seconds.setdefault(stage, []).append(value)
+    save_array(folder / str(n) / "decryption.npy", result.decryption)
+    return {"seconds": seconds, "peak_mib": peak_mib()}
+
+
+def _compile(folder: Path, public: Any) -> None:
+    """Run the attack once on a challenge of 400, so that no size pays for compiling."""
+    from instahide_nb.attack.registry import run_attack
+    from instahide_nb.challenge import build_challenge
+    from instahide_nb.params import GenDataParams
+
+    private, crops = _sources(folder / "sources", 20)
+    params = {"n_private": 20, "encryptions_per_image": 20, "n_public": 200, "k": 4}
+    params |= {"private_source": str(private), "public_source": str(crops)}
+    run_attack("unmask", build_challenge(GenDataParams.from_mapping(params)).release, public)
+
+
+def score_attack(folder: Path, n: int, runs: int) -> dict[str, Any]:
+    """Score what `unmask` left."""
+    from instahide_nb.challenge import load_secret
+    from instahide_nb.metrics import score
+    from instahide_nb.storage import load_array
+
+    secret = load_secret(folder / str(n) / "secret")
+    decryption = load_array(folder / str(n) / "decryption.npy", dtype=np.float32)
+    seconds, figures = [], {}
+    for _ in range(runs):
+        start = time.perf_counter()
+        figures = score(decryption, secret.private, secret.pair).metrics()
+        seconds.append(time.perf_counter() - start)
+    return {"seconds": {"total": seconds}, "peak_mib": peak_mib(), "max_ssim": figures["max_ssim"]}
