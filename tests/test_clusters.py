@@ -6,14 +6,14 @@ import numpy as np
 from scipy.cluster.hierarchy import linkage
 
 from instahide_nb.attack.assignment import read_slots
-from instahide_nb.attack.clusters import cut_to_size, seed_clusters, strong_slots, templates
+from instahide_nb.attack.clusters import cut_to_size, first_assignment, seed_clusters, strong_slots, templates
 
 
 def planted(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels, true images and features: coefficient times the image's own direction, plus noise."""
     rng = np.random.default_rng(seed)
     direction = rng.normal(size=(6, 200))
-    n = 300
+    n = 301  # not a multiple of six: no epochs
     pair = np.stack([rng.integers(0, 3, n), rng.integers(3, 6, n)], axis=1)
     lam = rng.uniform(0.1, 0.5, (n, 2))
     feature = (
@@ -66,3 +66,14 @@ def test_template_is_the_weighted_mean() -> None:
     weight = np.array([slots.coefficient[0, 0], slots.coefficient[5, 1]])
     expected = (weight[:, None] * feature[[0, 5]]).sum(axis=0) / weight.sum()
     assert np.allclose(templates(slots, assignment, feature)[2], expected, atol=1e-5)
+
+
+def test_every_slot_is_assigned_to_its_planted_image() -> None:
+    label, pair, feature = planted()
+    slots = read_slots(label, 6)
+    assignment, score = first_assignment(slots, feature)
+    true = np.take_along_axis(pair, slots.image_class, axis=1)
+    table = np.zeros((6, 6), int)
+    np.add.at(table, (true.ravel(), assignment.ravel()), 1)
+    assert table.max(axis=1).sum() / table.sum() > 0.9
+    assert score.shape == (len(label), 2, 6)

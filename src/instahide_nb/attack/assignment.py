@@ -69,7 +69,8 @@ def read_slots(label: npt.NDArray[np.floating], n_images: int) -> Slots:
     Raises
     ------
     InputError
-        When a label does not have one or two entries, or holds classes without coefficients.
+        When a label does not have one or two entries, when labels hold classes without coefficients, or when there
+        is one class only.
 
     Examples
     --------
@@ -91,6 +92,11 @@ def read_slots(label: npt.NDArray[np.floating], n_images: int) -> Slots:
         raise InputError(
             "label.npy: the labels name classes but not coefficients, and unmask needs the coefficients; "
             "publish label.npy as sums of coefficients per class"
+        )
+    if not (count == 2).any():
+        raise InputError(
+            "label.npy: no encryption has private images of two classes, so that no coefficient of a single image "
+            "is known; unmask needs private images of two classes or more"
         )
     order = np.argsort(-label, axis=1, kind="stable")[:, :2] if n_classes > 1 else np.zeros((n, 2), np.int64)
     shared = count == 1

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attack import clusters, energy, spectral
-from instahide_nb.attack.assignment import Slots, assign, read_slots
+from instahide_nb.attack.assignment import read_slots
 from instahide_nb.attack.result import AttackResult, on_the_grid
 from instahide_nb.attack.rounds import (
     State,
@@ -115,16 +115,6 @@ class UnmaskResult:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def _first_assignment(encryption: Float32, slots: Slots) -> tuple[Int64, Float32]:
-    feature = energy.features(encryption)
-    _, template = clusters.seed_clusters(slots, feature)
-    for _ in range(2):
-        score = energy.correlation(feature, template)[:, None, :] * slots.coefficient[:, :, None]
-        assignment = assign(slots, score)
-        template = clusters.templates(slots, assignment, feature)
-    return assignment, score
-
-
 def _check(release: Release, public: npt.NDArray[np.uint8]) -> None:
     info = release.info
     if info.scheme != "cross":
@@ -199,7 +189,7 @@ def solve(
     if not settings.epochs:
         slots = replace(slots, epoch=np.full_like(slots.epoch, -1))
     with stage("energy"):
-        assignment, score = _first_assignment(encryption, slots)
+        assignment, score = clusters.first_assignment(slots, energy.features(encryption))
     with stage("public model"):
         model = public_model(public)
     with stage("spectral"):
