@@ -413,6 +413,16 @@ def test_a_worker_that_cannot_serve_is_named(tmp_path: Path) -> None:
         sweep_run.run_task(task | {"version": sweep_run.__version__})
 
 
+def test_everything_listens_on_this_machine_only() -> None:
+    own = psutil.Process()
+    with sweep._cluster(None, 1, 1, lambda line: None) as (client, _):
+        assert client.submit(os.getpid).result() != own.pid
+        processes = [own, *own.children(recursive=True)]
+        listening = [c.laddr for p in processes for c in p.net_connections() if c.status == "LISTEN"]
+    assert len(listening) >= 3
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
 def test_options_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_sweep(tmp_path / "s.yaml", "preset: tiny\n")
     with pytest.raises(InputError, match="--workers: 0 is too few"):

@@ -7,6 +7,7 @@ only the stage it was at.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import time
@@ -141,7 +142,7 @@ def _cluster(
                 f"--scheduler: {scheduler} cannot be reached ({why}); start one with dask scheduler"
             ) from None
         with client:
-            say(f"scheduler {scheduler}, {len(client.nthreads())} workers; dashboard {client.dashboard_link}")
+            say(f"scheduler {scheduler}, {len(client.nthreads())} workers; dashboard {_dashboard(client)}")
             if not client.nthreads():
                 say(f"no worker yet; start some with: dask worker {scheduler}")
             yield client, None
@@ -161,8 +162,16 @@ def _cluster(
             memory_limit=0,
         )
     with cluster, distributed.Client(cluster, set_as_default=False) as client:
-        say(f"{count} workers on this machine; dashboard {client.dashboard_link}")
+        say(f"{count} workers on this machine; dashboard {_dashboard(client)}")
         yield client, max(1, processors // count)
+
+
+def _dashboard(client: Any) -> str:
+    """The address to look at; without bokeh, Dask serves plain tables at another one."""
+    found = str(client.dashboard_link)
+    if importlib.util.find_spec("bokeh") is None:
+        found = found.removesuffix("/status") + "/info/main/workers.html"
+    return found
 
 
 def _outcomes(
