@@ -86,6 +86,15 @@ def test_the_published_settings_run_and_differ(challenge, public):
     assert 0 < found.details["slots_assigned"] < 1  # the greedy step leaves some open
 
 
+def test_the_spectral_start_has_the_right_sign(challenge, public, tmp_path):
+    found = carlini.attack(challenge.release, public, replace(FAST, start="spectral"), workdir=tmp_path)
+    secret = challenge.secret
+    image = load_array(tmp_path / "gradient.npy")
+    mirrored = score(-image[found.assignment[:, 0]], secret.private, secret.pair).metrics()["max_ssim"]
+    upright = score(image[found.assignment[:, 0]], secret.private, secret.pair).metrics()["max_ssim"]
+    assert upright > mirrored + 0.3
+
+
 def test_simulation_has_the_shape_of_the_release_and_only_public_images(challenge, public):
     made = simulate(challenge.release, public)
     assert made.release.encryption.shape == challenge.release.encryption.shape
@@ -123,6 +132,15 @@ def test_the_attack_reads_the_release_and_not_its_source(challenge, public):
     assert left.decryption.tobytes() == right.decryption.tobytes()
 
 
+def test_more_private_images_than_groups_leaves_grey_ones(challenge, public):
+    """Six encryptions of ten images: at most a group for each class that occurs often enough."""
+    few = Release(challenge.release.encryption[:6], challenge.release.label[:6], challenge.release.info)
+    found = carlini.attack(few, public, replace(FAST, iterations=5))
+    assert found.recovered.shape == challenge.secret.private.shape
+    assert np.isfinite(found.decryption).all()
+    assert found.details["groups"] <= 10
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [
@@ -146,3 +164,9 @@ def test_input_that_does_not_serve_is_named(challenge, public):
         run_attack("carlini-v2", challenge.release, public[:19])
     with pytest.raises(InputError, match="public_source"):
         run_attack("carlini-v1", challenge.release, public[:, :16])
+    label = challenge.release.label.sum(axis=1, keepdims=True)
+    alone = replace(
+        challenge.release, label=label, info=replace(challenge.release.info, class_names=("all",))
+    )
+    with pytest.raises(InputError, match="two classes"):
+        run_attack("carlini-v2", alone, public)

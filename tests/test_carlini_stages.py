@@ -124,6 +124,16 @@ def test_dense_groups_find_every_image(labels):
     assert len(found) >= (12 if labels == "groups" else 10)
 
 
+def test_a_class_that_occurs_only_with_itself_has_groups_too():
+    pair = np.array([[0, 1], [1, 0]] * 15 + [[2, 4], [3, 4], [2, 5], [3, 5]] * 5)
+    label = np.zeros((50, 3), np.float32)
+    coefficient = np.random.default_rng(0).uniform(0.1, 0.4, (50, 2)).astype(np.float32)
+    for s in range(2):
+        np.add.at(label, (np.arange(50), pair[:, s] // 2), coefficient[:, s])
+    groups = dense_groups(ideal_similarity(pair, coefficient), label, read_slots(label, 6))
+    assert 0 in groups.image_class
+
+
 def test_second_similarity_does_not_count_an_encryption_itself():
     label = np.ones((4, 1), np.float32)
     similarity = np.full((4, 4), 0.25, np.float32)

@@ -105,7 +105,7 @@ def grow_groups(similarity: Float32, seed: Int64, size: int, generator: np.rando
     --------
     >>> similarity = np.kron(np.eye(2, dtype=np.float32), np.ones((20, 20), np.float32))
     >>> group = grow_groups(similarity, np.array([0, 25]), 15, np.random.default_rng(0))
-    >>> (group[0] < 20).all(), (group[1] >= 20).all()
+    >>> bool((group[0] < 20).all()), bool((group[1] >= 20).all())
     (True, True)
     """
     out = np.full((len(seed), min(size, len(similarity))), -1, np.int64)
@@ -195,6 +195,8 @@ def dense_groups(similarity: Float32, label: Float32, slots: Slots, labels: str 
     for c in range(len(slots.start) - 1):
         count = int(slots.start[c + 1] - slots.start[c])
         row = np.unique(strong_slots(slots, c)[:, 0])
+        if len(row) == 0:  # a class that occurs only with itself
+            row = np.flatnonzero((slots.image_class == c).any(axis=1))
         if count == 0 or len(row) == 0:
             continue
         size = max(2, min(_STRONG, len(row) // count))
