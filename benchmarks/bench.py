@@ -2,7 +2,7 @@
 
 Writes ``runs/bench/bench.json`` and ``runs/bench/bench.md``. Every case runs in a process of its own; within it each
 candidate runs once a round, five rounds, and medians and ratios of rounds are given. ``--docs`` also writes the tables
-into ``docs/benchmarks.md``, between its markers.
+into ``docs/benchmarks.md``, between its markers. ``--only`` measures some cases anew and keeps the others' figures.
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ def main() -> int:
         _measure_here(options)
         return 0
     result: dict[str, Any] = {"machine": machine(), "quick": options.quick, "cases": {}, "growth": {}}
+    known = out / "bench.json"
+    if options.only and known.exists():
+        earlier = json.loads(known.read_text())
+        if earlier["quick"] == options.quick:
+            result = earlier | {"machine": result["machine"]}
     chosen = options.only or [*CASES, "growth"]
     for name in (name for name in CASES if name in chosen):
         result["cases"][name] = _in_a_process(options, name)
@@ -46,7 +51,8 @@ def main() -> int:
         for n in sizes:
             found = {stage: _in_a_process(options, f"{stage}:{n}") for stage in STAGES}
             result["growth"][str(n)] = found
-    (out / "bench.json").write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+        result["growth"] = dict(sorted(result["growth"].items(), key=lambda item: int(item[0])))
+    known.write_text(json.dumps(result, indent=2, sort_keys=False) + "\n")
     text = markdown(result)
     (out / "bench.md").write_text(text)
     print(text)
