@@ -15,6 +15,7 @@ from instahide_nb.attack.unmask import Settings, UnmaskResult, decrypt, run, sol
 from instahide_nb.challenge import Challenge, build_challenge
 from instahide_nb.errors import InputError
 from instahide_nb.params import GenDataParams
+from instahide_nb.patches import public_patches
 from instahide_nb.release import Release
 
 N_PRIVATE = 16
@@ -167,3 +168,14 @@ def test_labels_of_more_than_two_images_are_refused(case: Case) -> None:
 def test_unsuitable_public_images_are_refused(case: Case, public: npt.NDArray[np.uint8]) -> None:
     with pytest.raises(InputError, match="public"):
         solve(case.challenge.release, public)
+
+
+@pytest.mark.slow
+def test_published_scale_on_embedded_photographs(tmp_path: Path) -> None:
+    parameters = {"out_dir": str(tmp_path), "n_private": 100, "k": 6, "n_public": 4000, "seed": 2020}
+    challenge = build_challenge(GenDataParams.from_mapping(parameters))
+    result = solve(challenge.release, public_patches("embedded:attacker", 2000))
+    ssim = similarity(result.recovered, challenge.secret.private)
+    assert ssim.mean() > 0.96
+    assert ssim.min() > 0.7
+    assert result.details["estimated_slot_accuracy"] > 0.95

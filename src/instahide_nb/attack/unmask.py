@@ -308,7 +308,9 @@ def run(
     AttackResult
     """
     settings = Settings()
-    with progress_bar(total=6 + 4 * settings.rounds, desc="unmask", unit="stage") as bar:
+    with progress_bar(
+        total=5 + 4 * (settings.rounds + settings.companion_rounds), desc="unmask", unit="stage"
+    ) as bar:
 
         def show(name: str) -> None:
             bar.set_postfix_str(name)
