@@ -61,7 +61,7 @@ _LOW_BIT_OF_TEMPER = _low_bit_of_temper()
 
 
 @nb.njit(cache=True)  # pragma: no cover - compiled
-def _seeded(seed: Any, window: Any) -> None:
+def seed_window(seed: Any, window: Any) -> None:
     """init_genrand of the reference implementation of 2002."""
     word = np.uint32(seed)
     window[0] = word
@@ -79,7 +79,7 @@ def _twist(first: Any, second: Any) -> Any:
 
 
 @nb.njit(cache=True)  # pragma: no cover - compiled
-def _temper(x: Any) -> Any:
+def temper(x: Any) -> Any:
     x = np.uint32(x ^ np.uint32(x >> np.uint32(11)))
     x = np.uint32(x ^ np.uint32(np.uint32(x << np.uint32(7)) & np.uint32(0x9D2C5680)))
     x = np.uint32(x ^ np.uint32(np.uint32(x << np.uint32(15)) & np.uint32(0xEFC60000)))
@@ -87,7 +87,7 @@ def _temper(x: Any) -> Any:
 
 
 @nb.njit(cache=True)  # pragma: no cover - compiled
-def _advance(window: Any) -> None:
+def advance(window: Any) -> None:
     """The window 624 words later, in place."""
     for i in range(WINDOW):
         new = _twist(window[i], window[(i + 1) % WINDOW])
@@ -99,8 +99,8 @@ def _draw(window: Any, out: Any) -> None:
     window = window.copy()
     for j in range(len(out)):
         if j % WINDOW == 0:
-            _advance(window)
-        out[j] = _temper(window[j % WINDOW])
+            advance(window)
+        out[j] = temper(window[j % WINDOW])
 
 
 @nb.njit(cache=True)  # pragma: no cover - compiled
@@ -109,9 +109,9 @@ def _draw_low_bits(window: Any, start: Any, out: Any) -> None:
     stop = start + len(out)
     for j in range(stop):
         if j % WINDOW == 0:
-            _advance(window)
+            advance(window)
         if j >= start:
-            out[j - start] = np.uint8(_temper(window[j % WINDOW]) & np.uint32(1))
+            out[j - start] = np.uint8(temper(window[j % WINDOW]) & np.uint32(1))
 
 
 def seeded_window(seed: int) -> Words:
@@ -132,7 +132,7 @@ def seeded_window(seed: int) -> Words:
     array([      5489, 1301868182, 2938499221], dtype=uint32)
     """
     window = np.empty(WINDOW, np.uint32)
-    _seeded(np.uint32(seed), window)
+    seed_window(np.uint32(seed), window)
     return window
 
 

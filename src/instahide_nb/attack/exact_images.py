@@ -1,0 +1,310 @@
+"""The last step of both generator attacks: from a replay to images, exact wherever the equations allow.
+
+What was recovered is tried against the encryptions: images and coefficients that reproduce an encryption bit for bit
+are proved right, and the share of encryptions that are so reproduced is reported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from instahide_nb.attack.joint import joint_images
+from instahide_nb.attack.known_signs import (
+    generalised_images,
+    integer_shares,
+    lift,
+    reproduced,
+    row_coefficients,
+    solve_weighted,
+    weighted_images,
+)
+from instahide_nb.attack.replay import Replay, image_classes
+from instahide_nb.encryption import WEIGHT_ONE, pixel_values
+from instahide_nb.progress import progress
+from instahide_nb.release import Release
+
+__all__ = ["RecoveredImages", "private_places", "recover_images"]
+
+Float64 = npt.NDArray[np.float64]
+Images8 = npt.NDArray[np.uint8]
+
+_OWN_PUBLIC = (
+    0.5  # share of the public parts' variance that the challenge's own public images explain, at least
+)
+_REFINEMENTS = 90
+
+
+@dataclass(frozen=True)
+class RecoveredImages:
+    """Private images, and how sure they are.
+
+    Attributes
+    ----------
+    private : (N, d) float64 array
+        In [-1, 1].
+    coefficient : (n, p) float64 array
+        The private coefficients of each encryption, as far as known.
+    proved : (N,) bool array
+        Images that are in an encryption which images and coefficients reproduce bit for bit.
+    reproduced : float
+        Share of encryptions that are so reproduced.
+    how : str
+        What the images follow from, in words.
+    public_images : int
+        Public images that were recovered on the way.
+    """
+
+    private: Float64
+    coefficient: Float64
+    proved: npt.NDArray[np.bool_]
+    reproduced: float
+    how: str
+    public_images: int = 0
+
+    @property
+    def exact(self) -> bool:
+        """Whether all images are proved right."""
+        return bool(self.proved.all())
+
+
+def _proved(
+    rows: npt.NDArray[np.bool_], pair: npt.NDArray[np.int32], n_private: int
+) -> npt.NDArray[np.bool_]:
+    """The images of encryptions that are reproduced."""
+    proved = np.zeros(n_private, np.bool_)
+    proved[pair[rows]] = True
+    return proved
+
+
+def private_places(scheme: str, k: int) -> int:
+    """How many of an encryption's k images are private.
+
+    Examples
+    --------
+    >>> private_places("cross", 6), private_places("inside", 6)
+    (2, 6)
+    """
+    return 2 if scheme == "cross" else k
+
+
+def _to_grid(values: Float64) -> Images8:
+    return np.clip(np.rint((values * 255 + 255) / 2), 0, 255).astype(np.uint8)
+
+
+def _values(images: Images8) -> Float64:
+    return (2.0 * images.reshape(len(images), -1) - 255) / 255
+
+
+def _mean_image(public: Images8, size: int) -> Float64:
+    """The attacker's mean public image; the middle grey where there are none of this size."""
+    if len(public) == 0 or public[0].size != size:
+        return np.zeros(size)
+    return _values(public).sum(axis=0) / len(public)
+
+
+def recover_images(release: Release, replay: Replay, public: Images8) -> RecoveredImages:
+    """Private images from everything that was drawn.
+
+    Parameters
+    ----------
+    release : Release
+    replay : Replay
+        With or without coefficients.
+    public : (m, h, w, 3) uint8 array
+        The attacker's public images: their mean serves where public parts are not known, and where they turn out to be
+        the challenge's own, the images become exact without C's coefficients too.
+
+    Returns
+    -------
+    RecoveredImages
+    """
+    if replay.weight is None:
+        return _without_coefficients(release, replay, public)
+    return _with_coefficients(release, replay, replay.weight, public)
+
+
+def _with_coefficients(
+    release: Release, replay: Replay, weight: npt.NDArray[np.uint32], public: Images8
+) -> RecoveredImages:
+    info = release.info
+    places = private_places(info.scheme, info.k)
+    lifted = lift(release.encryption, replay.positive)
+    coefficient = weight / WEIGHT_ONE
+    flat = release.encryption.reshape(len(lifted), -1)
+    mean = _mean_image(public, lifted.shape[1])
+    no_public = np.zeros((0, lifted.shape[1]), np.uint8)
+    if places == info.k:
+        images = generalised_images(lifted, replay.index, coefficient, places, info.n_private, mean)
+        rows = reproduced(flat, replay.index, weight, _to_grid(images), no_public, places)
+        proved = _proved(rows, replay.index, info.n_private)
+        return RecoveredImages(
+            images, coefficient, proved, float(rows.mean()), "pairs, masks and all coefficients"
+        )
+    joint = joint_images(lifted, replay.index, coefficient, info.n_private, mean)
+    if joint is None:
+        images = generalised_images(lifted, replay.index, coefficient, places, info.n_private, mean)
+        how = "pairs, masks and all coefficients, the public images being noise"
+        return RecoveredImages(images, coefficient[:, :2], np.zeros(info.n_private, np.bool_), 0.0, how)
+    images, used, found = joint
+    grid = np.zeros((int(used.max()) + 1, lifted.shape[1]), np.uint8)
+    grid[used] = _to_grid(found)
+    rows = reproduced(flat, replay.index, weight, _to_grid(images), grid, places)
+    proved = _proved(rows, replay.index[:, :2], info.n_private)
+    how = "pairs, masks and all coefficients, solved together with the public images"
+    return RecoveredImages(images, coefficient[:, :2], proved, float(rows.mean()), how, len(used))
+
+
+def _coefficients_of_label(
+    label: npt.NDArray[np.floating], index: npt.NDArray[np.int32]
+) -> tuple[Float64, npt.NDArray[np.bool_]]:
+    """Private coefficients as the labels show them, and where each is shown alone; others get an equal share."""
+    classes, _ = image_classes(label, index)
+    own = classes[index]
+    shown = np.asarray(label, np.float64)[np.arange(len(label))[:, None], own]
+    sharing = (own[:, :, None] == own[:, None, :]).sum(axis=2)
+    return shown / sharing, (sharing == 1).all(axis=1)
+
+
+def _without_coefficients(release: Release, replay: Replay, public: Images8) -> RecoveredImages:
+    info = release.info
+    places = private_places(info.scheme, info.k)
+    lifted = lift(release.encryption, replay.positive)
+    mean = _mean_image(public, lifted.shape[1])
+    pair = np.ascontiguousarray(replay.index[:, :places])
+    coefficient, alone = _coefficients_of_label(release.label, pair)
+    if not _all_seen(pair, alone, info.n_private):
+        alone[:] = True
+    images, variance = weighted_images(lifted, pair, coefficient, alone, info.n_private, mean)
+    if places == 2:
+        _split_shared(lifted, pair, coefficient, alone, images, mean)
+        images, variance = weighted_images(
+            lifted, pair, coefficient, np.ones(len(pair), np.bool_), info.n_private, mean
+        )
+    nothing = np.zeros(info.n_private, np.bool_)
+    first = RecoveredImages(images, coefficient, nothing, 0.0, "pairs, masks and the labels' coefficients")
+    own = _values(public) if places < info.k and len(public) == info.n_public else np.zeros((0, len(mean)))
+    if places < info.k:
+        if own.shape[1] != lifted.shape[1] or len(own) == 0:
+            return first
+        if not _are_the_own(lifted, replay.index, images, own, places, variance):
+            return first
+    refined = _refine(release, lifted, replay.index, coefficient, alone, images, own, places)
+    return refined if refined.proved.any() else first
+
+
+def _refine(
+    release: Release,
+    lifted: Float64,
+    index: npt.NDArray[np.int32],
+    coefficient: Float64,
+    alone: npt.NDArray[np.bool_],
+    images: Float64,
+    own: Float64,
+    places: int,
+) -> RecoveredImages:
+    """Public coefficients and private images in turn; images that are proved by a round are kept as they are."""
+    rows = np.flatnonzero(alone)
+    part, public_index = lifted[rows], np.ascontiguousarray(index[rows, places:])
+    pair, shares = np.ascontiguousarray(index[rows, :places]), coefficient[rows]
+    flat = release.encryption.reshape(len(lifted), -1)
+    own_grid = _to_grid(own)
+    proved, share, full = np.zeros(len(images), np.bool_), 0.0, coefficient
+    for round_ in progress(range(_REFINEMENTS), desc="refining", unit="round"):
+        public_part, left = _public_part(part, pair, shares, public_index, images, own)
+        variance = np.add.accumulate(left * left, axis=1)[:, -1] / left.shape[1]
+        weight = 1 / np.maximum(variance, 1e-12)
+        solved = solve_weighted(part - public_part, pair, shares, weight, len(images))
+        values = _values(_to_grid(solved))
+        images = np.where(proved[:, None], images, solved)
+        if round_ % 3 == 2:
+            values = np.where(proved[:, None], images, values)
+            full = row_coefficients(lifted, index, values, own, places)
+            right = reproduced(flat, index, integer_shares(full), _to_grid(values), own_grid, places)
+            proved, share = _proved(right, index[:, :places], len(images)), float(right.mean())
+            images = np.where(proved[:, None], values, images)
+            if proved.all():
+                break
+    how = "pairs, masks and the challenge's own public images" if len(own) else "pairs and masks"
+    return RecoveredImages(images, full[:, :places], proved, share, how)
+
+
+def _public_part(
+    part: Float64,
+    pair: npt.NDArray[np.int32],
+    shares: Float64,
+    public_index: npt.NDArray[np.int32],
+    images: Float64,
+    own: Float64,
+) -> tuple[Float64, Float64]:
+    """The public part of encryptions by least squares, and what neither part explains."""
+    left = part.copy()
+    for j in range(pair.shape[1]):
+        left -= shares[:, j, None] * images[pair[:, j]]
+    public_part = np.zeros_like(part)
+    if public_index.shape[1]:
+        found = row_coefficients(left, public_index, own, own, 0)
+        for j in range(public_index.shape[1]):
+            public_part += found[:, j, None] * own[public_index[:, j]]
+    return public_part, left - public_part
+
+
+def _all_seen(pair: npt.NDArray[np.int32], alone: npt.NDArray[np.bool_], n_private: int) -> bool:
+    """Whether every image is in enough encryptions whose coefficients are known one by one."""
+    seen = np.bincount(pair[alone].ravel(), minlength=n_private)
+    return bool(seen.min() >= 2 * pair.shape[1])
+
+
+def _split_shared(
+    lifted: Float64,
+    pair: npt.NDArray[np.int32],
+    coefficient: Float64,
+    alone: npt.NDArray[np.bool_],
+    images: Float64,
+    mean: Float64,
+) -> None:
+    """Where both images share a class, split their known sum as least squares has it; in place."""
+    for r in np.flatnonzero(~alone & (pair[:, 0] != pair[:, 1])):
+        total = float(coefficient[r, 0] + coefficient[r, 1])
+        difference = images[pair[r, 0]] - images[pair[r, 1]]
+        left = lifted[r] - (1 - total) * mean - total * images[pair[r, 1]]
+        # np.add.accumulate adds in a fixed order, which sum does not promise
+        across = float(np.add.accumulate(left * difference)[-1])
+        along = float(np.add.accumulate(difference * difference)[-1])
+        first = min(max(across / max(along, 1e-12), 0.0), total)
+        coefficient[r] = first, total - first
+
+
+def _are_the_own(
+    lifted: Float64,
+    index: npt.NDArray[np.int32],
+    images: Float64,
+    own: Float64,
+    places: int,
+    variance: Float64,
+) -> bool:
+    """Whether the public images at the replayed places explain what the private ones leave; a few rows decide."""
+    rows = np.arange(0, len(lifted), max(1, len(lifted) // 64))
+    shares = row_coefficients(lifted[rows], index[rows], images, own, places)
+    left = lifted[rows].copy()
+    for j in range(index.shape[1]):
+        source = images if j < places else own
+        left -= shares[:, j, None] * source[index[rows, j]]
+    after = np.add.accumulate(left * left, axis=1)[:, -1] / left.shape[1]
+    return bool(np.median(after / variance[rows]) < 1 - _OWN_PUBLIC)
+
+
+def stronger_image(images: RecoveredImages, index: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """The private image of each encryption that has the larger coefficient: (n,) indices."""
+    places = images.coefficient.shape[1]
+    largest = images.coefficient.argmax(axis=1)
+    return index[np.arange(len(index)), np.minimum(largest, places - 1)].astype(np.int64)
+
+
+def recovered_pixels(images: RecoveredImages, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """The private images as (N, h, w, 3) float32, on the 8-bit grid where they are exact."""
+    if images.exact:
+        return pixel_values(_to_grid(images.private)).reshape(-1, *shape)
+    return np.clip(images.private, -1, 1).astype(np.float32).reshape(-1, *shape)

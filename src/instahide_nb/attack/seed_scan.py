@@ -1,0 +1,375 @@
+"""All 2**32 seeds of numpy's generator against the first labels, many seeds at a time.
+
+Generator C draws coefficients and nothing else, so its first words decide the first labels. Of a seed only what these
+words need is computed: about 500 steps of the seeding (each a multiplication, so that they bound the speed) and the
+top bits of two words for each point of the polar method. A seed *survives* when enough of the ratios of the first rows
+agree (:mod:`.label_ratios`); several rows are compared since each may have been redrawn. A survivor *fits* when it
+reproduces the labels of the whole first epoch, redraws included; this is done without any approximation.
+
+The inner loops run over 128 seeds at a time, one array to the next, so that the compiler makes vector instructions
+of them; it would not if one array were read and written, if a 32-bit operation were widened to 64 bits, or if a
+division could raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+
+from instahide_nb.attack.first_epoch import FirstEpoch, epoch_fits
+from instahide_nb.attack.label_ratios import RatioTargets
+from instahide_nb.progress import progress
+
+__all__ = ["CHUNK", "ScanOutcome", "ScanPlan", "plan_scan", "scan"]
+
+CHUNK = 1 << 24
+"""Seeds between two steps of the progress bar; a scan stops behind the chunk in which a seed was verified."""
+
+LANES = 128  # seeds at a time: with their first words they fill half of a second-level cache
+_PIECE = 1 << 20  # seeds whose survivors are noted before they are checked
+_MOST_ATTEMPTS = 56  # points whose words depend on the seeding alone, not on other words
+_UNIT = 1 << 24  # ratios are compared as integers, with the number of accepted points above them
+_NEVER = 0x7F000000  # an interval that no ratio meets
+_TOGETHER = 3  # targets compared in one go
+_ACCEPTED = np.pi / 4  # share of the square's points that lie in the disc
+_ROUNDING = (
+    2.0**-21
+)  # of a ratio: two words cut to 32 bits, single precision, over a radius that is seldom small
+
+_compiled: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+
+@dataclass(frozen=True)
+class ScanPlan:
+    """What is compared for each seed; see :func:`plan_scan`.
+
+    Attributes
+    ----------
+    rows : (r,) int64 array
+        Rows of the label that are compared.
+    needed : int
+        How many ratios must agree.
+    low, width : (attempts, t) uint32 arrays
+        For each point of the polar method, the intervals of (accepted points so far) * 2**24 + ratio * 2**24.
+    count : (attempts,) int64 array
+        How many of them there are.
+    overlooked : float
+        Chance that the right seed does not survive: that too many of the rows were redrawn.
+    survivors : float
+        Share of wrong seeds that are expected to survive.
+    """
+
+    rows: npt.NDArray[np.int64]
+    needed: int
+    low: npt.NDArray[np.uint32]
+    width: npt.NDArray[np.uint32]
+    count: npt.NDArray[np.int64]
+    overlooked: float
+    survivors: float
+
+    @property
+    def vector_operations(self) -> int:
+        """Vector operations for each group of seeds that the recurrence alone needs: four a step."""
+        return 4 * (396 + 4 * len(self.count))
+
+
+@dataclass(frozen=True)
+class ScanOutcome:
+    """How a scan went: the funnel from seeds to the one that is verified.
+
+    Attributes
+    ----------
+    seed : int or None
+        The lowest verified seed.
+    start, stop : int
+        The range that was looked at; a scan that is to go on starts at `stop`.
+    survivors, fitting, verified : int
+        Seeds of which enough ratios agree, those that reproduce the first epoch, those that reproduce everything.
+    """
+
+    seed: int | None
+    start: int
+    stop: int
+    survivors: int
+    fitting: int
+    verified: int
+    plan: ScanPlan = field(repr=False)
+
+
+def _binomial_below(n: int, chance: float, needed: int) -> float:
+    """P(fewer than `needed` of n)."""
+    total, term = 0.0, (1 - chance) ** n
+    for i in range(needed):
+        total += term
+        term *= (n - i) / (i + 1) * chance / (1 - chance)
+    return min(total, 1.0)
+
+
+def _last_attempt(accepted: int) -> int:
+    """Behind which attempt the point number `accepted` (from 0) seldom comes: 2.5 standard deviations."""
+    mean = (accepted + 1) / _ACCEPTED
+    spread = (accepted + 1) * (1 - _ACCEPTED)
+    return int(np.ceil(mean + 2.5 * np.sqrt(spread) / _ACCEPTED)) + 1
+
+
+def plan_scan(
+    targets: RatioTargets,
+    k: int,
+    kept: float,
+    *,
+    fewest_rows: int = 7,
+    most_survivors: float = 2e-3,
+    most_overlooked: float = 0.01,
+) -> ScanPlan | None:
+    """Choose the rows to compare: as few as let hardly a wrong seed survive and hardly the right one fail.
+
+    Parameters
+    ----------
+    targets : RatioTargets
+        Of the first epoch's rows.
+    k : int
+        Coefficients a row.
+    kept : float
+        Share of rows that are not redrawn.
+    fewest_rows : int
+        Rows to compare at least.
+    most_survivors : float
+        Share of wrong seeds that may survive.
+    most_overlooked : float
+        Chance to overlook the right one that may be left.
+
+    Returns
+    -------
+    ScanPlan or None
+        None when no row can be compared.
+    """
+    usable = np.unique(targets.row)
+    usable = usable[[_last_attempt(int(r) * k // 2) <= _MOST_ATTEMPTS for r in usable]]
+    best: tuple[float, npt.NDArray[np.int64], int, float] | None = None
+    for size in range(min(fewest_rows, len(usable)), len(usable) + 1):
+        rows = usable[:size]
+        chance = targets.until(rows).chance() / max(size, 1)
+        for needed in range(1, size + 1):
+            survivors = 1 - _binomial_below(size, min(chance, 0.99), needed)
+            overlooked = _binomial_below(size, kept, needed)
+            if survivors <= most_survivors:
+                if best is None or overlooked < best[0]:
+                    best = (overlooked, rows, needed, survivors)
+                break
+        if best is not None and best[0] <= most_overlooked:
+            break
+    if best is None or len(best[1]) == 0:
+        return None
+    overlooked, rows, needed, survivors = best
+    low, width, count = _intervals(targets.until(rows), k)
+    return ScanPlan(rows, needed, low, width, count, overlooked, survivors)
+
+
+def _intervals(
+    targets: RatioTargets, k: int
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    """For each attempt the intervals of those targets whose pair may be that attempt's point."""
+    accepted = targets.row * k // 2  # points before the row's first pair
+    last = np.array([_last_attempt(int(c)) for c in accepted])
+    attempts = int(last.max())
+    possible = [np.flatnonzero((accepted <= a) & (a < last)) for a in range(attempts)]
+    most = -(-max(len(p) for p in possible) // _TOGETHER) * _TOGETHER
+    low = np.full((attempts, most), _NEVER, np.uint32)
+    width = np.zeros((attempts, most), np.uint32)
+    for a, chosen in enumerate(possible):
+        for i, t in enumerate(chosen):
+            below = max(int(np.floor((targets.low[t] - _ROUNDING) * _UNIT)), 0)
+            above = min(int(np.ceil((targets.high[t] + _ROUNDING) * _UNIT)), _UNIT - 1)
+            low[a, i] = int(accepted[t]) * _UNIT + min(below, _UNIT - 1)
+            width[a, i] = max(above - below, 0)
+    return low, width, np.array([len(p) for p in possible], np.int64)
+
+
+@nb.njit(inline="always")  # pragma: no cover - compiled
+def _step(word: Any, i: Any) -> Any:
+    """One step of the seeding; every operation is cast, or numba widens it to 64 bits."""
+    mixed = np.uint32(word ^ np.uint32(word >> np.uint32(30)))
+    return np.uint32(np.uint32(mixed * np.uint32(1812433253)) + np.uint32(i))
+
+
+@nb.njit(inline="always")  # pragma: no cover - compiled
+def _signed_word(first: Any, second: Any, middle: Any) -> Any:
+    """The tempered word that x(j), x(j+1), x(j+397) make, as a signed number: the point's coordinate * 2**31."""
+    joined = np.uint32((first & np.uint32(0x80000000)) | (second & np.uint32(0x7FFFFFFF)))
+    odd = np.uint32(np.uint32(0) - np.uint32(joined & np.uint32(1)))
+    y = np.uint32(middle ^ np.uint32(joined >> np.uint32(1)) ^ np.uint32(odd & np.uint32(0x9908B0DF)))
+    y = np.uint32(y ^ np.uint32(y >> np.uint32(11)))
+    y = np.uint32(y ^ np.uint32(np.uint32(y << np.uint32(7)) & np.uint32(0x9D2C5680)))
+    y = np.uint32(y ^ np.uint32(np.uint32(y << np.uint32(15)) & np.uint32(0xEFC60000)))
+    y = np.uint32(y ^ np.uint32(y >> np.uint32(18)))
+    return np.int32(y ^ np.uint32(0x80000000))
+
+
+@nb.njit(**_compiled)  # pragma: no cover - compiled
+def _first_words(start: Any, attempts: Any, words: Any, last: Any) -> None:
+    """x(0) .. x(4 * attempts) of each seed; the last of them again in `last`."""
+    row = words[0]
+    for i in range(LANES):
+        row[i] = np.uint32(np.uint32(start) + np.uint32(i))
+    for j in range(1, 4 * attempts + 1, 4):
+        before, a, b, c, d = words[j - 1], words[j], words[j + 1], words[j + 2], words[j + 3]
+        for i in range(LANES):
+            v = _step(before[i], j)
+            a[i] = v
+            v = _step(v, j + 1)
+            b[i] = v
+            v = _step(v, j + 2)
+            c[i] = v
+            d[i] = _step(v, j + 3)
+    row = words[4 * attempts]
+    for i in range(LANES):
+        last[i] = row[i]
+
+
+@nb.njit(**_compiled)  # pragma: no cover - compiled
+def _four_steps(word: Any, j: Any, out: Any) -> None:
+    for i in range(LANES):
+        out[i] = _step(_step(_step(_step(word[i], j), j + 1), j + 2), j + 3)
+
+
+@nb.njit(**_compiled)  # pragma: no cover - compiled
+def _point(words: Any, attempt: Any, word: Any, accepted: Any, out: Any, accepted_out: Any, key: Any) -> None:
+    """One point of the polar method: its ratio and the number of points accepted before, or no key if rejected."""
+    w0, w1 = words[4 * attempt], words[4 * attempt + 1]
+    w2, w3 = words[4 * attempt + 2], words[4 * attempt + 3]
+    j = 397 + 4 * attempt
+    for i in range(LANES):
+        v = _step(word[i], j)
+        x1 = abs(np.float32(_signed_word(w0[i], w1[i], v)))
+        v = _step(_step(v, j + 1), j + 2)
+        x2 = abs(np.float32(_signed_word(w2[i], w3[i], v)))
+        out[i] = _step(v, j + 3)
+        radius = np.float32(np.float32(x1 * x1) + np.float32(x2 * x2))
+        inside = radius < np.float32(4611686018427387904.0)  # 2**62
+        small = x1 if x1 < x2 else x2
+        large = x2 if x1 < x2 else x1
+        before = accepted[i]
+        scaled = before + np.int32(np.float32(small / large) * np.float32(_UNIT))
+        key[i] = np.uint32(scaled) if inside else np.uint32(0xFFFFFFFF)
+        accepted_out[i] = before + np.int32(_UNIT) if inside else before
+
+
+@nb.njit(**_compiled)  # pragma: no cover - compiled
+def _compare(key: Any, low: Any, width: Any, hits: Any, out: Any) -> None:
+    low0, low1, low2 = low[0], low[1], low[2]
+    width0, width1, width2 = width[0], width[1], width[2]
+    for i in range(LANES):
+        k = key[i]
+        out[i] = (
+            hits[i]
+            + np.int32(np.uint32(k - low0) <= width0)
+            + np.int32(np.uint32(k - low1) <= width1)
+            + np.int32(np.uint32(k - low2) <= width2)
+        )
+
+
+@nb.njit(**_compiled)  # pragma: no cover - compiled
+def _survivors(start: Any, groups: Any, low: Any, width: Any, count: Any, needed: Any, out: Any) -> Any:
+    """Seeds of `groups` groups that survive, ascending; how many."""
+    attempts = len(count)
+    words = np.empty((4 * attempts + 1, LANES), np.uint32)
+    word, next_word = np.empty(LANES, np.uint32), np.empty(LANES, np.uint32)
+    key = np.empty(LANES, np.uint32)
+    accepted, next_accepted = np.empty(LANES, np.int32), np.empty(LANES, np.int32)
+    hits, next_hits = np.empty(LANES, np.int32), np.empty(LANES, np.int32)
+    found = 0
+    for group in range(groups):
+        first = np.uint32(start + group * LANES)
+        _first_words(first, attempts, words, word)
+        for j in range(4 * attempts + 1, 397, 4):
+            _four_steps(word, j, next_word)
+            word, next_word = next_word, word
+        accepted[:] = 0
+        hits[:] = 0
+        for a in range(attempts):
+            _point(words, a, word, accepted, next_word, next_accepted, key)
+            word, next_word = next_word, word
+            accepted, next_accepted = next_accepted, accepted
+            for t in range(0, count[a], _TOGETHER):
+                _compare(key, low[a, t : t + _TOGETHER], width[a, t : t + _TOGETHER], hits, next_hits)
+                hits, next_hits = next_hits, hits
+        enough = np.int32(0)
+        for i in range(LANES):
+            enough = np.int32(enough + np.int32(hits[i] >= needed))
+        if enough > 0:
+            for i in range(LANES):
+                if hits[i] >= needed:
+                    out[found] = np.uint32(first + np.uint32(i))
+                    found += 1
+    return found
+
+
+def _look(plan: ScanPlan, epoch: FirstEpoch, start: int, stop: int) -> tuple[int, list[int]]:
+    """Survivors (how many) and fitting seeds of a range."""
+    survivors, fitting = 0, []
+    out = np.empty(_PIECE, np.uint32)
+    for first in range(start, stop, _PIECE):
+        size = min(_PIECE, stop - first)
+        groups = -(-size // LANES)
+        found = int(_survivors(first, groups, plan.low, plan.width, plan.count, plan.needed, out))
+        seeds = out[:found].astype(np.int64)
+        # The last group may go past the end of the range, and past 2**32.
+        seeds = seeds[(seeds >= first) & (seeds < first + size)]
+        survivors += len(seeds)
+        fitting += seeds[epoch_fits(epoch, seeds)].tolist()
+    return survivors, fitting
+
+
+def scan(
+    plan: ScanPlan,
+    epoch: FirstEpoch,
+    start: int,
+    stop: int,
+    verify: Callable[[int], bool],
+    *,
+    threads: int | None = None,
+) -> ScanOutcome:
+    """Scan the seeds start .. stop-1 and return the lowest that is verified.
+
+    Parameters
+    ----------
+    plan : ScanPlan
+        From :func:`plan_scan`.
+    epoch : FirstEpoch
+        The labels of the first epoch, which survivors must reproduce.
+    start, stop : int
+        0 .. 2**32.
+    verify : callable
+        Says of a seed that fits whether it reproduces everything.
+    threads : int, optional
+        As many as numba uses by default.
+
+    Returns
+    -------
+    ScanOutcome
+    """
+    threads = threads or nb.get_num_threads()
+    survivors = fitting = 0
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        progress(total=(stop - start) / 1e6, desc="scanning seeds", unit=" million seeds") as bar,
+    ):
+        for first in range(start, stop, CHUNK):
+            last = min(first + CHUNK, stop)
+            share = -(-(last - first) // (threads * LANES)) * LANES
+            parts = [(low, min(low + share, last)) for low in range(first, last, share)]
+            found = list(pool.map(lambda part: _look(plan, epoch, *part), parts))
+            survivors += sum(count for count, _ in found)
+            seeds = sorted(seed for _, more in found for seed in more)
+            fitting += len(seeds)
+            bar.update((last - first) / 1e6)
+            for seed in seeds:
+                if verify(seed):
+                    return ScanOutcome(seed, start, last, survivors, fitting, 1, plan)
+    return ScanOutcome(None, start, max(start, stop), survivors, fitting, 0, plan)
