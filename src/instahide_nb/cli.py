@@ -68,16 +68,21 @@ def reproduce(
         typer.Option("-p", help="name=value: change a parameter (notebook.name for one notebook)."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Print parameters and hashes too, as the log file has them."),
+    ] = False,
 ) -> None:
     """Run gen_data, attack and evaluate, verify the result and show the leaderboard.
 
-    A run that was interrupted goes on where it stopped.
+    A run that was interrupted goes on where it stopped. RUN/log/ keeps a file of each.
     """
-    from instahide_nb import manifest, pipeline
+    from instahide_nb import manifest, pipeline, run_log
 
     plan = pipeline.make_plan(preset, method or (), out, _assignments(parameter or []))
     say = (lambda line: None) if quiet else (lambda line: typer.echo(line))
-    run = pipeline.reproduce(plan, say)
+    watch = run_log.counting if sys.stdout.isatty() and not quiet and not verbose else run_log.unwatched
+    run = pipeline.reproduce(plan, say, watch=watch, verbose=sys.stderr if verbose else None)
     wrong, against = _check(run, manifest.read_manifest(run))
     if not quiet:
         typer.echo("\n" + pipeline.leaderboard_text(run) + f"\n\nleaderboard: {run / 'leaderboard.md'}")

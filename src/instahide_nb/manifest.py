@@ -16,6 +16,8 @@ from instahide_nb.storage import read_json, sha256_array, sha256_file, write_jso
 
 __all__ = [
     "artefact_digest",
+    "begin_stage",
+    "begun",
     "compare",
     "digests",
     "expected",
@@ -89,8 +91,22 @@ def _is_stage(entry: object) -> bool:
     return isinstance(found, dict) and all(isinstance(digest, str) for digest in found.values())
 
 
+def begin_stage(run: Path, stage: str) -> None:
+    """Note that a stage was begun, until :func:`record_stage` notes that it is whole."""
+    manifest = read_manifest(run)
+    write_json(run / MANIFEST, manifest | {"begun": stage})
+
+
+def begun(run: Path) -> str | None:
+    """The stage that :func:`begin_stage` noted and that never became whole: its run was killed."""
+    stage = read_manifest(run).get("begun")
+    return stage if isinstance(stage, str) else None
+
+
 def record_stage(run: Path, stage: str, parameters: dict[str, Any], preset: str | None) -> dict[str, str]:
     """Hash a finished stage and note it in the manifest.
+
+    Stages that were made of other files than those that are there now are noted no longer.
 
     Parameters
     ----------
@@ -101,9 +117,13 @@ def record_stage(run: Path, stage: str, parameters: dict[str, Any], preset: str 
     """
     manifest = read_manifest(run)
     found = digests(run, stage)
-    manifest["stages"][stage] = {"parameters": parameters, "files": found}
-    manifest["preset"] = preset
-    write_json(run / MANIFEST, manifest)
+    stages = manifest["stages"]
+    if stage in stages and stages[stage]["files"] != found:
+        kind, _, method = stage.partition("/")
+        above = {"gen_data": ("attack/", "evaluate/"), "attack": (f"evaluate/{method}",)}.get(kind, ())
+        stages = {name: entry for name, entry in stages.items() if not name.startswith(above)}
+    stages[stage] = {"parameters": parameters, "files": found}
+    write_json(run / MANIFEST, {"preset": preset, "stages": stages})
     return found
 
 

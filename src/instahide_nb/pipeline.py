@@ -1,43 +1,34 @@
 """Runs the notebooks through papermill: gen_data, then attack and evaluate for each method.
 
 Each notebook runs in the run's folder with relative paths, so that what it leaves names no path of the machine. A
-stage whose parameters, inputs and artefacts are as the manifest says is not run again.
+stage whose parameters, inputs and artefacts are as the manifest says is not run again; so a run that was killed
+goes on behind its last whole stage.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import sys
+import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from instahide_nb import __version__
 from instahide_nb.attack.registry import find_attack
 from instahide_nb.errors import InputError
 from instahide_nb.evaluation import write_method_grid
-from instahide_nb.manifest import compare, read_manifest, record_stage
+from instahide_nb.manifest import begin_stage, begun, compare, read_manifest, record_stage
+from instahide_nb.notebook_run import NotebookError, execute, home
 from instahide_nb.params import NOTEBOOKS, AttackParams, EvaluateParams, GenDataParams, read_yaml, source_kind
+from instahide_nb.run_lock import locked, remove_leftovers
+from instahide_nb.run_log import Messages, Watch, bar_width, logged, logger, unwatched
 from instahide_nb.storage import make_folder, read_json, write_bytes
 
 __all__ = ["NotebookError", "Plan", "execute", "home", "make_plan", "presets", "reproduce"]
 
 _PATHS = ("out_dir", "release_dir", "secret_dir", "decryption", "name", "method")
-
-
-class NotebookError(RuntimeError):
-    """A notebook's cell failed for a reason that is not the input's."""
-
-
-def home() -> Path:
-    """The folder with ``notebooks/`` and ``params/``: the checkout, or the installed package."""
-    package = Path(__file__).resolve().parent
-    checkout = package.parents[1]
-    return checkout if (checkout / "notebooks").is_dir() else package
 
 
 def presets() -> list[str]:
@@ -167,88 +158,42 @@ def method_slug(method: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in method).strip(".") or "attack"
 
 
-@contextmanager
-def _locked(run: Path) -> Iterator[None]:
-    """Hold the run's folder; a second run in it says so and stops."""
-    with open(run / ".lock", "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"{run}: another run is at work in this folder; wait for it or choose --out"
-            ) from None
-        yield
+@dataclass(frozen=True)
+class _Stage:
+    """One notebook of a run.
 
-
-def execute(notebook: str, parameters: Mapping[str, Any], output: Path, *, cwd: Path, log: Path) -> None:
-    """Run one notebook and keep it, without times and machine metadata.
-
-    Parameters
+    Attributes
     ----------
-    notebook : str
-        "gen_data", "attack" or "evaluate".
-    parameters : mapping
-        Injected behind its ``parameters`` cell.
-    output : Path
-        Where the executed notebook goes when it is whole.
-    cwd : Path
-        The folder that it runs in.
-    log : Path
-        A folder for the partial notebook; it stays there when a cell fails.
-
-    Raises
-    ------
-    InputError
-        When a cell raised one: its line.
-    NotebookError
-        When a cell failed otherwise: the cell, the error and the path of the partial notebook.
+    name : str
+        "gen_data", "attack/METHOD" or "evaluate/METHOD".
+    note : dict
+        What the manifest keeps of it: parameters that are no secret, and the hashes of what it is made of.
+    parameters : dict
+        What is injected into the notebook.
+    folder : str
+        Where the executed notebook goes, within the run.
+    unhashed : str
+        A file in the folder that it leaves too, with times or seeds in it.
     """
-    # For a format that notebooks do not use, jsonschema would build a grammar for three seconds.
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-    import papermill
 
-    partial = log / f"{output.parent.name}-{notebook}.ipynb"
-    try:
-        papermill.execute_notebook(
-            home() / "notebooks" / f"{notebook}.ipynb",
-            partial,
-            parameters=dict(parameters),
-            cwd=cwd,
-            kernel_name="python3",
-            progress_bar=False,
-            extra_arguments=["--Application.log_level=40"],  # ipykernel warns of its transport at each start
-        )
-    except papermill.PapermillExecutionError as error:
-        if error.ename == "InputError":
-            raise InputError(str(error.evalue)) from None
-        raise NotebookError(
-            f"{notebook}: cell {error.exec_count} failed with {error.ename}: {' '.join(str(error.evalue).split())} "
-            f"(partial notebook: {partial})"
-        ) from None
-    write_bytes(output, clean_notebook(partial), secret=notebook == "gen_data")
-    partial.unlink()
+    name: str
+    note: dict[str, Any]
+    parameters: dict[str, Any]
+    folder: str
+    unhashed: str
+
+    @property
+    def notebook(self) -> str:
+        return self.name.partition("/")[0]
 
 
-def clean_notebook(path: Path) -> bytes:
-    """A notebook's bytes without times, random cell ids and the metadata of papermill."""
-    import nbformat
-
-    book = nbformat.read(path, 4)
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    book.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
-    for number, cell in enumerate(book.cells):
-        cell["id"] = f"cell-{number}"
-        tags = cell.metadata.get("tags", [])
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
-        if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
-    return (nbformat.writes(book) + "\n").encode()
-
-
-def _finished(run: Path, stage: str, parameters: dict[str, Any]) -> bool:
+def _finished(run: Path, stage: _Stage) -> bool:
     """Whether the manifest has this stage with these parameters, and its files are as it says."""
-    known = read_manifest(run)["stages"].get(stage)
-    if known is None or known["parameters"] != parameters or not known["files"]:
+    known = read_manifest(run)["stages"].get(stage.name)
+    if known is None or known["parameters"] != stage.note or not known["files"]:
+        return False
+    folder = run / stage.folder
+    if not (folder / f"{stage.notebook}.ipynb").is_file() or not (folder / stage.unhashed).is_file():
         return False
     return not compare(run, known["files"])
 
@@ -264,7 +209,13 @@ def _same_secret(run: Path, params: GenDataParams) -> bool:
     return info.get("parameters") == wanted and same_key
 
 
-def reproduce(plan: Plan, say: Callable[[str], None] = print) -> Path:
+def reproduce(
+    plan: Plan,
+    say: Callable[[str], None] = print,
+    *,
+    watch: Watch = unwatched,
+    verbose: TextIO | None = None,
+) -> Path:
     """Run a plan, resuming where an earlier run of it stopped.
 
     Parameters
@@ -273,57 +224,91 @@ def reproduce(plan: Plan, say: Callable[[str], None] = print) -> Path:
         From :func:`make_plan`.
     say : callable
         Takes one line per stage.
+    watch : callable
+        Shows a stage while it runs: :func:`instahide_nb.run_log.counting` at a terminal.
+    verbose : text stream, optional
+        Takes what goes to the log file.
 
     Returns
     -------
     Path
-        The run's folder, with ``leaderboard.md``, ``leaderboard.json`` and ``manifest.json``.
+        The run's folder, with ``leaderboard.md``, ``leaderboard.json``, ``manifest.json`` and a file in ``log/``.
     """
     # Notebooks run in the run's folder; a module beside the caller is still found by --method module:function.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
     run = make_folder(plan.run)
-    log = make_folder(run / "log", secret=True)
-    with _locked(run):
-        public = {
-            name: value
-            for name, value in plan.gen_data.as_dict().items()
-            if name not in ("seed", "key", "private_source", "public_source")
-        }
-        _stage(plan, run, log, "gen_data", "gen_data", public, plan.gen_data.as_dict(), run / "secret", say)
-        release = read_manifest(run)["stages"]["gen_data"]["files"]
+    with locked(run) as lock, logged(run, verbose=verbose):
+        logger.debug(
+            "instahide_nb %s, Python %s, %s", __version__, platform.python_version(), platform.platform()
+        )
+        for name in remove_leftovers(run):
+            logger.info("removed: %s, left by a run that was killed", name)
+
+        def work(stage: _Stage) -> dict[str, str]:
+            if _finished(run, stage) and (stage.name != "gen_data" or _same_secret(run, plan.gen_data)):
+                line = f"{stage.name:<24} already there"
+            else:
+                start = time.perf_counter()
+                messages = Messages(stage.name)
+                with watch(stage.name, messages):
+                    _make(
+                        plan, run, stage, messages, bars=0 if watch is unwatched else bar_width(), lock=lock
+                    )
+                line = f"{stage.name:<24} {time.perf_counter() - start:6.1f} s"
+            logger.info(line)
+            say(line)
+            made: dict[str, str] = read_manifest(run)["stages"][stage.name]["files"]
+            for name, digest in made.items():
+                logger.debug("%s  %s", digest, name)
+            return made
+
+        release = work(_gen_data_stage(plan.gen_data))
         for attack, evaluate in plan.attacks:
-            stage = f"attack/{evaluate.name}"
-            made_from = {name: digest for name, digest in release.items() if name.startswith("release/")}
-            note = attack.as_dict() | {"release": made_from, "version": __version__}
-            _stage(plan, run, log, stage, "attack", note, attack.as_dict(), run / stage, say)
-            made = read_manifest(run)["stages"][stage]["files"]
-            stage = f"evaluate/{evaluate.name}"
-            note = evaluate.as_dict() | {"scored": made, "challenge": release, "version": __version__}
-            _stage(plan, run, log, stage, "evaluate", note, evaluate.as_dict(), run / stage, say)
+            made = work(_attack_stage(attack, evaluate.name, release))
+            work(_evaluate_stage(evaluate, release, made))
         _write_leaderboard(run)
         write_method_grid(run, [row.attack for row in _rows(run) if row.kind == "measured"])
     return run
 
 
-def _stage(
-    plan: Plan,
-    run: Path,
-    log: Path,
-    stage: str,
-    notebook: str,
-    note: dict[str, Any],
-    parameters: dict[str, Any],
-    folder: Path,
-    say: Callable[[str], None],
-) -> None:
-    if _finished(run, stage, note) and (notebook != "gen_data" or _same_secret(run, plan.gen_data)):
-        say(f"{stage:<24} already there")
-        return
-    start = time.perf_counter()
-    make_folder(folder, secret=notebook == "gen_data")
-    execute(notebook, parameters, folder / f"{notebook}.ipynb", cwd=run, log=log)
-    record_stage(run, stage, note, plan.preset)
-    say(f"{stage:<24} {time.perf_counter() - start:6.1f} s")
+def _gen_data_stage(params: GenDataParams) -> _Stage:
+    hidden = ("seed", "key", "private_source", "public_source")
+    note = {name: value for name, value in params.as_dict().items() if name not in hidden}
+    return _Stage("gen_data", note, params.as_dict(), "secret", "secret.json")
+
+
+def _attack_stage(params: AttackParams, name: str, challenge: dict[str, str]) -> _Stage:
+    made_from = {file: digest for file, digest in challenge.items() if file.startswith("release/")}
+    note = params.as_dict() | {"release": made_from, "version": __version__}
+    return _Stage(f"attack/{name}", note, params.as_dict(), f"attack/{name}", "attack.json")
+
+
+def _evaluate_stage(params: EvaluateParams, challenge: dict[str, str], scored: dict[str, str]) -> _Stage:
+    note = params.as_dict() | {"scored": scored, "challenge": challenge, "version": __version__}
+    stage = f"evaluate/{params.name}"
+    return _Stage(stage, note, params.as_dict(), stage, "row.json")
+
+
+def _make(plan: Plan, run: Path, stage: _Stage, messages: Messages, *, bars: int, lock: int) -> None:
+    secret = stage.name == "gen_data"
+    if secret and begun(run) == stage.name:
+        # A challenge of a killed run that nobody has seen: its drawn seed need not be kept.
+        (run / "release" / "release.json").unlink(missing_ok=True)
+    elif secret and not (run / "secret" / "secret.json").exists():
+        begin_stage(run, stage.name)
+    folder = make_folder(run / stage.folder, secret=secret)
+    logger.debug("%s: %s", stage.name, stage.note)
+    execute(
+        stage.notebook,
+        stage.parameters,
+        folder / f"{stage.notebook}.ipynb",
+        cwd=run,
+        log=run / "log",
+        messages=messages,
+        bars=bars,
+        lock=lock,
+    )
+    record_stage(run, stage.name, stage.note, plan.preset)
 
 
 def _rows(run: Path) -> list[Any]:

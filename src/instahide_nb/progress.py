@@ -27,7 +27,8 @@ def progress(
     """A tqdm bar over `iterable`, or a bar to be advanced by hand with ``.update(n)``.
 
     Nothing is printed when standard error is not a terminal, nor under papermill or nbval, so that logs and
-    recorded notebooks hold no times. ``INSTAHIDE_NB_PROGRESS=0`` or ``1`` decides by force.
+    recorded notebooks hold no times. ``INSTAHIDE_NB_PROGRESS=0`` or ``1`` decides by force; ``text`` draws bars of
+    characters in a notebook's process too, for ``instahide-nb`` to show at a terminal.
 
     Parameters
     ----------
@@ -48,7 +49,7 @@ def progress(
     >>> sum(progress([1, 2, 3], desc="adding"))
     6
     """
-    if "ipykernel" in sys.modules:
+    if "ipykernel" in sys.modules and os.environ.get("INSTAHIDE_NB_PROGRESS") != "text":
         from tqdm.auto import tqdm
     else:
         from tqdm import tqdm
