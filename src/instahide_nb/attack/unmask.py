@@ -325,4 +325,5 @@ def run(
         complexity="O(E)",
         seconds=result.seconds,
         details=result.details,
+        extras={"signed": result.signed, "history": result.history},
     )
