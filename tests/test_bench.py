@@ -1,0 +1,83 @@
+"""The benchmark's own arithmetic, and that it runs; nothing here depends on how fast anything is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def beside_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def test_ratios_are_of_rounds() -> None:
+    from measuring import median, ratio
+
+    # The second round met a busy machine: both candidates took ten times longer, and the ratio does not care.
+    seconds = {"a": [2.0, 20.0, 2.0], "b": [1.0, 10.0, 1.0]}
+    assert ratio(seconds, "a", "b") == 2
+    assert median(seconds["a"]) == 2
+
+
+def test_every_candidate_runs_once_a_round_after_a_first_call() -> None:
+    from measuring import rounds
+
+    called: list[str] = []
+    seconds = rounds({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, 3)
+    assert called == ["a", "b"] * 4
+    assert [len(seconds[name]) for name in ("a", "b")] == [3, 3]
+    assert len(rounds({"a": lambda: None}, 5, most_seconds=0)["a"]) == 1
+
+
+def test_plain_elimination_finds_the_rank() -> None:
+    from cases import numpy_rank
+
+    rows = np.array([[1, 0], [2, 0], [3, 0], [0, 1 << 63]], np.uint64)
+    assert numpy_rank(rows) == 3
+
+
+def test_the_plain_scheme_mixes_as_the_exact_one_does() -> None:
+    """White images stay white: the coefficients of each encryption sum to one, and the mask leaves sizes alone."""
+    from cases import floats_encrypt
+
+    white = np.full((5, 8, 8, 3), 255, np.uint8)
+    mixed = floats_encrypt(white, white, np.random.RandomState(0), 4, 3)
+    assert mixed.shape == (15, 8, 8, 3)
+    np.testing.assert_allclose(np.abs(mixed), 1, rtol=1e-6)
+    assert 0.45 < (mixed > 0).mean() < 0.55
+
+
+def test_tables_take_their_place_between_the_markers(tmp_path: Path) -> None:
+    from report import END, START, replace_between_markers
+
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{START}\nold\n{END}\nafter\n")
+    replace_between_markers(page, "new")
+    assert page.read_text() == f"before\n{START}\n\nnew\n{END}\nafter\n"
+    page.write_text("no markers")
+    with pytest.raises(SystemExit, match="has no"):
+        replace_between_markers(page, "new")
+
+
+def test_the_benchmark_runs(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "bench.py"), "--quick", "--out", str(tmp_path)]
+    for only in ("encryption", "gf2-solve"):
+        done = subprocess.run([*command, "--only", only], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert set(result["cases"]) == {"encryption", "gf2-solve"}
+    case = result["cases"]["encryption"]
+    assert set(case["seconds"]) == {"ours", "plain numpy", "copy of the result"}
+    assert all(len(values) == 2 and min(values) > 0 for values in case["seconds"].values())
+    assert 50 < case["peak_mib"] < 2000
+    table = (tmp_path / "bench.md").read_text()
+    assert "plain numpy" in table
+    assert result["machine"]["processor"] in table
