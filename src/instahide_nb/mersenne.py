@@ -28,6 +28,7 @@ __all__ = [
     "rewind",
     "seed_of",
     "seeded_window",
+    "step_back",
     "tempered_words",
 ]
 
@@ -203,6 +204,28 @@ def _step_back(window: Any, head: Any) -> Any:
     head = (head + WINDOW - 1) % WINDOW
     window[head] = np.uint32((here & np.uint32(_TOP)) | (before & np.uint32(_REST)))
     return head
+
+
+@nb.njit(cache=True)  # pragma: no cover - compiled
+def _steps_back(window: Any, count: Any) -> Any:
+    head = 0
+    for _ in range(count):
+        head = _step_back(window, head)
+    return head
+
+
+def step_back(window: Words, count: int) -> Words:
+    """The window `count` words earlier.
+
+    Examples
+    --------
+    >>> window = seeded_window(1)
+    >>> bool((tempered_words(step_back(window, 3), 5)[3:] == tempered_words(window, 2)).all())
+    True
+    """
+    ring = np.ascontiguousarray(window, np.uint32).copy()
+    head = int(_steps_back(ring, count))
+    return np.roll(ring, -head)
 
 
 @nb.njit(cache=True)  # pragma: no cover - compiled

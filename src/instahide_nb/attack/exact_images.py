@@ -26,7 +26,7 @@ from instahide_nb.encryption import WEIGHT_ONE, pixel_values
 from instahide_nb.progress import progress
 from instahide_nb.release import Release
 
-__all__ = ["RecoveredImages", "private_places", "recover_images"]
+__all__ = ["RecoveredImages", "private_places", "recover_images", "recovered_pixels", "stronger_image"]
 
 Float64 = npt.NDArray[np.float64]
 Images8 = npt.NDArray[np.uint8]
@@ -304,7 +304,7 @@ def stronger_image(images: RecoveredImages, index: npt.NDArray[np.int32]) -> npt
 
 
 def recovered_pixels(images: RecoveredImages, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """The private images as (N, h, w, 3) float32, on the 8-bit grid where they are exact."""
-    if images.exact:
-        return pixel_values(_to_grid(images.private)).reshape(-1, *shape)
-    return np.clip(images.private, -1, 1).astype(np.float32).reshape(-1, *shape)
+    """The private images as (N, h, w, 3) float32, those that are proved on the 8-bit grid."""
+    grid = pixel_values(_to_grid(images.private))
+    values = np.clip(images.private, -1, 1).astype(np.float32)
+    return np.where(images.proved[:, None], grid, values).reshape(-1, *shape)

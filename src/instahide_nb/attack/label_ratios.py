@@ -16,7 +16,7 @@ import numpy.typing as npt
 from instahide_nb.encryption import WEIGHT_ONE
 from instahide_nb.errors import InputError
 
-__all__ = ["RatioTargets", "label_tolerance", "ratio_targets"]
+__all__ = ["RatioTargets", "label_tolerance", "labels_agree", "ratio_targets"]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -131,3 +131,38 @@ def ratio_targets(
                 low.append((values[small] - tolerance) / (values[large] + tolerance))
                 high.append((values[small] + tolerance) / max(values[large] - tolerance, tolerance))
     return RatioTargets(np.array(rows, np.int64), np.array(low, np.float64), np.array(high, np.float64))
+
+
+def labels_agree(
+    label: npt.NDArray[np.floating], weight: npt.NDArray[np.uint32], scheme: str, tolerance: float
+) -> float:
+    """The share of labels that the coefficients can have made, whatever the classes are.
+
+    Parameters
+    ----------
+    label : (n, classes) float array
+    weight : (n, k) uint32 array
+        Coefficients times 2**24.
+    scheme : str
+        Cross: the first two are summed; otherwise all.
+    tolerance : float
+        See :func:`label_tolerance`.
+
+    Examples
+    --------
+    >>> weight = np.array([[4, 6, 6], [4, 6, 6]], np.uint32) * 2**20
+    >>> labels_agree(np.array([[0.375, 0.25], [0.625, 0]]), weight, "cross", 1e-6)
+    1.0
+    >>> labels_agree(np.array([[0.375, 0.2], [0.6, 0]]), weight, "cross", 1e-6)
+    0.0
+    """
+    places = 2 if scheme == "cross" else weight.shape[1]
+    coefficient = np.sort(weight[:, :places] / WEIGHT_ONE, axis=1)
+    value = np.sort(np.asarray(label, np.float64), axis=1)
+    total = np.add.accumulate(coefficient, axis=1)[:, -1]
+    agrees = np.abs(np.add.accumulate(value, axis=1)[:, -1] - total) <= places * tolerance
+    alone = (value > 0).sum(axis=1) == places
+    if value.shape[1] >= places:
+        distance = np.abs(value[:, value.shape[1] - places :] - coefficient).max(axis=1)
+        agrees &= ~alone | (distance <= tolerance)
+    return float(agrees.mean())

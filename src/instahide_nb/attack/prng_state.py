@@ -1,0 +1,233 @@
+"""The `prng-state` attack: signs that `unmask` is sure of are bits of the generator, and some 20,000 give its state.
+
+The Mersenne Twister is linear over GF(2), a mask bit is the lowest bit of one of its words, and where that word stands
+in the stream is public. So the surest signs (:mod:`.sign_confidence`) are linear equations in the 19,937 bits of the
+state (:mod:`.state_search`). With the state all masks and pairs are known (:mod:`.replay`), whether the generator was
+started from a 32-bit seed or from entropy; where there was a seed, rewinding finds it, and with it the coefficients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from instahide_nb.attack.generator_result import (
+    Stopwatch,
+    check_epochs,
+    coefficients_fit,
+    failure,
+    find_replay,
+    success,
+    with_pairs,
+)
+from instahide_nb.attack.label_ratios import label_tolerance
+from instahide_nb.attack.replay import Layout
+from instahide_nb.attack.result import AttackResult
+from instahide_nb.attack.sign_confidence import by_confidence, sign_confidence
+from instahide_nb.attack.state_search import EQUATIONS, FoundState, find_state
+from instahide_nb.errors import InputError
+from instahide_nb.mersenne import rewind, seeded_window, step_back
+from instahide_nb.release import Release
+
+if TYPE_CHECKING:
+    from instahide_nb.attack.unmask import UnmaskResult
+
+__all__ = ["recover_state", "run", "sign_errors"]
+
+_METHOD = "prng-state"
+_COMPLEXITY = "O(E + 19937^3)"
+_RANKED = 1_000_000  # signs that may serve as equations or checks
+_SINGLE_EPOCHS = 3  # epochs tried one by one where their distance is not the expected one
+_SLACK = 1 << 21  # words that may have been drawn beside the expected ones
+
+Int64 = npt.NDArray[np.int64]
+
+
+def _hypotheses(release: Release, ranked: Int64) -> Iterator[tuple[int, Int64, Int64]]:
+    """Where the ranked signs stand in the stream: (epoch that words are counted from, words, their ranks).
+
+    First all epochs at their expected distances; then the epochs with the surest signs, one at a time, since within an
+    epoch nothing can come between.
+    """
+    layout, count = Layout.of(release), release.info.n_private
+    encryption, value = ranked // layout.size, ranked % layout.size
+    words = layout.mask_word(encryption, value, count)
+    everything = np.arange(len(ranked))
+    if release.info.scheme != "cross" or release.info.n_public > 0 or layout.epochs == 1:
+        yield 0, words, everything
+    if layout.epochs == 1:
+        return
+    epoch = encryption // count
+    last = np.full(layout.epochs, len(ranked), np.int64)  # the rank of each epoch's EQUATIONS-th sign
+    for e in range(layout.epochs):
+        own = np.flatnonzero(epoch == e)
+        if len(own) > EQUATIONS:
+            last[e] = own[EQUATIONS]
+    for e in np.argsort(last, kind="stable")[:_SINGLE_EPOCHS].tolist():
+        own = np.flatnonzero(epoch == e)
+        if last[e] < len(ranked):
+            yield e, words[own] - e * layout.epoch, own
+
+
+def recover_state(
+    release: Release, signed: npt.NDArray[np.float32], confidence: npt.NDArray[np.float32]
+) -> tuple[FoundState, int] | None:
+    """The state of T from estimated signs.
+
+    Parameters
+    ----------
+    release : Release
+    signed : (n, h, w, 3) float32 array
+        Encryptions with their masks lifted, as far as estimated; only the signs are used.
+    confidence : (n, h, w, 3) float32 array
+        See :func:`.sign_confidence.sign_confidence`.
+
+    Returns
+    -------
+    (state, epoch) or None
+        The state before the first word of an epoch, and which epoch that is.
+    """
+    ranked = by_confidence(confidence, _RANKED)
+    bits = ((signed.ravel()[ranked] > 0) == (release.encryption.ravel()[ranked] > 0)).astype(np.uint8)
+    for epoch, words, ranks in _hypotheses(release, ranked):
+        state = find_state(words, bits[ranks], attempts=4 if epoch == 0 and len(ranks) == len(ranked) else 1)
+        if state is not None:
+            return state, epoch
+    return None
+
+
+def _start(release: Release, state: FoundState, epoch: int) -> tuple[npt.NDArray[np.uint32], int | None, int]:
+    """The window to replay from, the seed where there was one, and the words drawn before the first epoch."""
+    expected = epoch * Layout.of(release).epoch
+    found = rewind(state.window, limit=expected + _SLACK)
+    if found is not None:
+        seed, words = found
+        return seeded_window(seed), seed, words - expected
+    if epoch == 0:
+        return state.window, None, 0
+    return step_back(state.window, expected + _SLACK), None, _SLACK
+
+
+def sign_errors(
+    release: Release,
+    signed: npt.NDArray[np.float32],
+    confidence: npt.NDArray[np.float32],
+    positive: npt.NDArray[np.bool_],
+) -> list[list[int]]:
+    """How many of the surest signs were wrong, for growing numbers of them, once the masks are known.
+
+    Returns
+    -------
+    list of [signs, wrong]
+    """
+    order = by_confidence(confidence, confidence.size)
+    truth = positive.reshape(signed.shape)
+    wrong = ((signed > 0) == (release.encryption > 0)) != truth
+    running = np.add.accumulate(wrong.ravel()[order].astype(np.int64))
+    steps = [10**d * m for d in range(3, 9) for m in (1, 2, 5)]
+    curve = [[count, int(running[count - 1])] for count in steps if count <= len(order)]
+    return [*curve, [int(wrong.size), int(wrong.sum())]]
+
+
+def run(
+    release: Release,
+    public: npt.NDArray[np.uint8],
+    *,
+    seed_start: int = 0,
+    seed_stop: int = 2**32,
+    workdir: Path | None = None,
+) -> AttackResult:
+    """Recover the generator's state and decrypt everything.
+
+    Parameters
+    ----------
+    release : Release
+    public : (m, h, w, 3) uint8 array
+        The attacker's own public images.
+    seed_start, seed_stop, workdir
+        Not used by this attack.
+
+    Returns
+    -------
+    AttackResult
+        ``recovered_generator`` says whether the state was found; ``details["reason"]`` why not, and then the decryption
+        is that of `unmask` where it ran.
+    """
+    watch = Stopwatch()
+
+    def fail(reason: str, details: dict[str, Any], fallback: AttackResult | None = None) -> AttackResult:
+        return failure(_METHOD, _COMPLEXITY, release, reason, watch, details, fallback)
+
+    info = release.info
+    if info.scheme == "mixup":
+        return fail("Mixup has no mask, so no bits of the generator are seen", {})
+    if info.scheme != "cross":
+        return fail("unmask, which finds the signs, attacks cross-dataset encryptions only", {})
+    if (reason := check_epochs(release)) is not None:
+        return fail(reason, {})
+    from instahide_nb.attack import unmask
+
+    with watch.stage("unmask"):
+        solved = unmask.solve(release, public)
+    with watch.stage("ranking"):
+        confidence = sign_confidence(solved.signed, solved.predicted, solved.variance)
+    fallback = _of_unmask(solved)
+    with watch.stage("state"):
+        found = recover_state(release, solved.signed, confidence)
+    if found is None:
+        return fail(
+            "no state of the Mersenne Twister agrees with the surest signs: another generator, or too many of them "
+            "are wrong",
+            {"equations": EQUATIONS},
+            fallback,
+        )
+    state, epoch = found
+    details: dict[str, Any] = {
+        "bits_used": state.used,
+        "bits_corrected": state.corrected,
+        "bits_checked": state.checked,
+        "bits_agreeing": state.agreeing,
+        "bits_of_evidence": int(state.evidence),
+        "systems_solved": state.attempts,
+        "state_from": "all epochs" if epoch == 0 else f"epoch {epoch} alone",
+    }
+    with watch.stage("replay"):
+        window, seed, before = _start(release, state, epoch)
+        details |= {"seed": seed, "words_before": before}
+        own_seed = seed if seed is not None and _is_of_c(release, seed) else None
+        replay, pairs_fit, more = find_replay(release, window, own_seed, aligned=epoch > 0 or before != 0)
+    details |= more | {"coefficients_known": own_seed is not None}
+    if replay is None:
+        return fail("the state was found, but its masks fit no other epoch", details, fallback)
+    if not pairs_fit:
+        replay = with_pairs(replay, solved.assignment)
+        details["pairs_from"] = "unmask"
+    details["sign_errors"] = sign_errors(release, solved.signed, confidence, replay.positive)
+    return success(_METHOD, _COMPLEXITY, release, public, replay, watch, details, {"unmasked": solved.signed})
+
+
+def _is_of_c(release: Release, seed: int) -> bool:
+    """Whether the seed of T is also that of C, as far as the labels tell."""
+    try:
+        tolerance, _ = label_tolerance(release.label, release.info.k)
+    except InputError:  # rounded too far to find a seed, but enough to confirm one
+        tolerance = 0.006
+    return coefficients_fit(release, seed, tolerance)
+
+
+def _of_unmask(solved: UnmaskResult) -> AttackResult:
+    """What `unmask` alone decrypts."""
+    from instahide_nb.attack.unmask import decrypt
+
+    return AttackResult(
+        method="unmask",
+        recovered=solved.recovered,
+        assignment=solved.assignment,
+        decryption=decrypt(solved),
+        complexity="O(E)",
+        details=solved.details,
+    )
