@@ -71,7 +71,7 @@ def sift_filter(quick: bool, runs: int) -> Case:
     """Counting key points of random crops, against a plain loop over OpenCV's SIFT on the same crops."""
     import cv2
 
-    from instahide_nb.crops import KeyPointCounter, draw_crops
+    from instahide_nb.images.crops import KeyPointCounter, draw_crops
     from instahide_nb.sources import source_photographs
 
     photographs = source_photographs("embedded")

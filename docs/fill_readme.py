@@ -64,7 +64,9 @@ def filled(text: str) -> str:
     """README with each marked part made anew."""
     for name, make in SECTIONS.items():
         pattern = rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)"
-        text, count = re.subn(pattern, lambda m, make=make: m[1] + make() + "\n" + m[2], text, flags=re.DOTALL)
+        text, count = re.subn(
+            pattern, lambda m, make=make: m[1] + make() + "\n" + m[2], text, flags=re.DOTALL
+        )
         if count != 1:
             raise SystemExit(f"README.md: {count} parts are marked {name}; one is expected")
     return text

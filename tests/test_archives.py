@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from archive_makers import cifar_batch, cifar_meta, tar
 
-from instahide_nb import cifar10
-from instahide_nb.archives import fetch
-from instahide_nb.cache import cache_folder
 from instahide_nb.errors import InputError
+from instahide_nb.images import cifar10
+from instahide_nb.images.archives import fetch
+from instahide_nb.images.cache import cache_folder
 
 DATA = bytes(range(256)) * 1000
 MD5 = hashlib.md5(DATA).hexdigest()

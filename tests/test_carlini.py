@@ -39,7 +39,7 @@ def test_names_of_the_registry_lead_here():
 
 
 def test_colour_curve_and_cleaning_recover_the_images(challenge, public, tmp_path):
-    found = carlini.attack(challenge.release, public, replace(FAST, cleaning=True), workdir=tmp_path)
+    found = carlini.attack(challenge.release, public, replace(FAST, cleanings=2), workdir=tmp_path)
     secret = challenge.secret
     reached, raw, chance = (
         score(image, secret.private, secret.pair).metrics()["max_ssim"]
@@ -54,16 +54,8 @@ def test_colour_curve_and_cleaning_recover_the_images(challenge, public, tmp_pat
     u = (found.decryption.astype(np.float64) + 1) * 127.5
     assert np.abs(u - np.round(u)).max() < 1e-4  # on the 8-bit grid
     # every stage has left its file, and the last is what was returned
-    names = (
-        "similarity",
-        "groups",
-        "group_class",
-        "second_similarity",
-        "pairs",
-        "gradient",
-        "colour",
-        "cleaned",
-    )
+    names = ["similarity", "groups", "group_class", "second_similarity", "pairs", "gradient", "colour"]
+    names += ["cleaned_1", "gradient_2", "colour_2", "cleaned"]
     for folder in (tmp_path, tmp_path / "simulation"):
         assert sorted(p.stem for p in folder.glob("*.npy")) == sorted(names)
     assert (load_array(tmp_path / "cleaned.npy") == found.recovered).all()

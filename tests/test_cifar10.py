@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from archive_makers import array2, cifar_batch, cifar_meta, link, list2, number2, pickle2, tar, text2
 
-from instahide_nb.cifar10 import read_cifar10, unpickle_batch
 from instahide_nb.errors import InputError
+from instahide_nb.images.cifar10 import read_cifar10, unpickle_batch
 from instahide_nb.sources import private_images
 
 NAMES = (b"airplane", b"automobile", b"bird", b"cat")

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from instahide_nb import crops
-from instahide_nb.crops import LARGEST, SMALLEST, KeyPointCounter, draw_crops, key_points
-from instahide_nb.embedded import public_regions
 from instahide_nb.errors import InputError
-from instahide_nb.photographs import Photograph, open_photograph
+from instahide_nb.images import crops
+from instahide_nb.images.crops import LARGEST, SMALLEST, KeyPointCounter, draw_crops, key_points
+from instahide_nb.images.embedded import public_regions
+from instahide_nb.images.photographs import Photograph, open_photograph
 
 sizes = st.tuples(st.integers(64, 400), st.integers(64, 400))
 

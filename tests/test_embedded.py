@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instahide_nb import embedded
-from instahide_nb.embedded import (
+from instahide_nb.errors import InputError
+from instahide_nb.images import embedded
+from instahide_nb.images.embedded import (
     CLASS_NAMES,
     PHOTOGRAPHS,
     PRIVATE,
@@ -20,8 +21,7 @@ from instahide_nb.embedded import (
     private_crops,
     public_regions,
 )
-from instahide_nb.errors import InputError
-from instahide_nb.photographs import open_photograph
+from instahide_nb.images.photographs import open_photograph
 from instahide_nb.storage import sha256_array
 
 PRIVATE_REGIONS = [
@@ -154,7 +154,7 @@ def test_nothing_of_scikit_image_runs_or_downloads() -> None:
     code = (
         "import sys, socket\n"
         "socket.socket = None\n"
-        "from instahide_nb.embedded import private_crops, public_regions\n"
+        "from instahide_nb.images.embedded import private_crops, public_regions\n"
         "private_crops(); [photo.read() for photo in public_regions('attacker')]\n"
         "assert 'skimage.data' not in sys.modules and 'pooch' not in sys.modules\n"
     )

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instahide_nb import embedded_counts
-from instahide_nb.crop_table import table_key
-from instahide_nb.crops import KeyPointCounter, draw_crops
-from instahide_nb.embedded import public_regions
-from instahide_nb.embedded_counts import CROPS, carried_counts
+from instahide_nb.images import embedded_counts
+from instahide_nb.images.crop_table import table_key
+from instahide_nb.images.crops import KeyPointCounter, draw_crops
+from instahide_nb.images.embedded import public_regions
+from instahide_nb.images.embedded_counts import CROPS, carried_counts
 from instahide_nb.patches import public_crops, public_patches
 
 HOLDERS = ["challenge", "attacker"]

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
+from instahide_nb.drawing.grids import comparison_grid, contact_sheet, method_grid, overview, quantile_rows
+from instahide_nb.drawing.lettering import STYLES, draw_text, line_height, text_width
+from instahide_nb.drawing.pictures import absolute_pixels, enlarge, png_bytes, to_pixels, write_png
 from instahide_nb.errors import InputError
-from instahide_nb.grids import comparison_grid, contact_sheet, method_grid, overview, quantile_rows
-from instahide_nb.lettering import STYLES, draw_text, line_height, text_width
 from instahide_nb.metrics import score, signed_pixels
-from instahide_nb.pictures import absolute_pixels, enlarge, png_bytes, to_pixels, write_png
 from instahide_nb.storage import sha256_array
 
 
@@ -179,7 +179,7 @@ def test_a_grid_has_the_same_pixels_in_another_process(run):
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import test_figures as t\n"
-        "from instahide_nb.grids import comparison_grid\n"
+        "from instahide_nb.drawing.grids import comparison_grid\n"
         "private, pair, x, d, s = t.made()\n"
         "print(t.sha256_array(comparison_grid(x, d, private, pair, s)))\n"
     )

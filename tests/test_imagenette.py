@@ -12,7 +12,7 @@ from archive_makers import link, tar
 from PIL import Image
 
 from instahide_nb.errors import InputError
-from instahide_nb.imagenette import imagenette_folder
+from instahide_nb.images.imagenette import imagenette_folder
 from instahide_nb.patches import public_patches
 from instahide_nb.sources import private_images, source_photographs
 

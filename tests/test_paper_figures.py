@@ -16,11 +16,11 @@ import pytest
 from instahide_nb import figures
 from instahide_nb.attack.result import AttackResult, on_the_grid, save_result
 from instahide_nb.challenge import build_challenge, save_challenge
+from instahide_nb.drawing.paper_figures import make_figures, similarities
+from instahide_nb.drawing.paper_layout import WIDTHS, save_figure
 from instahide_nb.errors import InputError
 from instahide_nb.evaluation import about_attack, save_evaluation
 from instahide_nb.metrics import score, signed_pixels
-from instahide_nb.paper_figures import make_figures, similarities
-from instahide_nb.paper_layout import WIDTHS, save_figure
 from instahide_nb.params import GenDataParams
 from instahide_nb.sweep_series import sweep_series
 
@@ -141,7 +141,9 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
 @pytest.mark.slow
 def test_another_process_gives_the_same_bytes(made, run, tmp_path):
     folder, _, _ = made
-    code = "import sys; from instahide_nb.paper_figures import make_figures; make_figures(*sys.argv[1:])"
+    code = (
+        "import sys; from instahide_nb.drawing.paper_figures import make_figures; make_figures(*sys.argv[1:])"
+    )
     other = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "SOURCE_DATE_EPOCH": "1000000000"}
     subprocess.run([sys.executable, "-c", code, str(run), str(tmp_path)], env=other, check=True, cwd=tmp_path)
     files = sorted(tmp_path.iterdir())

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instahide_nb import crop_table
-from instahide_nb.crops import KeyPointCounter
 from instahide_nb.errors import InputError
+from instahide_nb.images import crop_table
+from instahide_nb.images.crops import KeyPointCounter
+from instahide_nb.images.photographs import reduce_area
 from instahide_nb.patches import public_crops, public_patches, recount
-from instahide_nb.photographs import reduce_area
 from instahide_nb.sources import source_photographs
 from instahide_nb.storage import sha256_array
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from instahide_nb.errors import InputError
-from instahide_nb.photographs import (
+from instahide_nb.images.photographs import (
     Photograph,
     centre_square,
     digest,

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from instahide_nb import figures
-from instahide_nb.crop_table import CropTable
+from instahide_nb.drawing.pictures import enlarge, write_png
 from instahide_nb.errors import InputError
+from instahide_nb.images.crop_table import CropTable
+from instahide_nb.images.photographs import Photograph
 from instahide_nb.leaderboard import load_published
-from instahide_nb.photographs import Photograph
-from instahide_nb.pictures import enlarge, write_png
 
 
 def _stairs(axis, label):

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from instahide_nb.embedded import CLASS_NAMES, private_crops
 from instahide_nb.errors import InputError
-from instahide_nb.photographs import centre_square, reduce_area
+from instahide_nb.images.embedded import CLASS_NAMES, private_crops
+from instahide_nb.images.photographs import centre_square, reduce_area
 from instahide_nb.sources import parse_source, private_images, select_balanced, source_photographs
 
 

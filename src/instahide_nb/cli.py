@@ -196,7 +196,7 @@ def figures(
     ] = None,
 ) -> None:
     """Make a paper's figures of a run: PNG and PDF at one and two columns' width, each with its caption."""
-    from instahide_nb.paper_figures import make_figures
+    from instahide_nb.drawing.paper_figures import make_figures
 
     for path in make_figures(run, out or run / "figures", sweep=sweep_table):
         typer.echo(path)

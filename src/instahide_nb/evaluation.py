@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.decryptions import load_attack_info
+from instahide_nb.drawing.grids import method_grid
+from instahide_nb.drawing.pictures import write_png
 from instahide_nb.errors import InputError
-from instahide_nb.grids import method_grid
 from instahide_nb.leaderboard_row import Row, measured_row, save_row
 from instahide_nb.metrics import Scores
-from instahide_nb.pictures import write_png
 from instahide_nb.release import Release
 from instahide_nb.storage import load_array, make_folder, save_array, sha256_array, write_json
 

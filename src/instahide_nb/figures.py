@@ -2,7 +2,7 @@
 
 Colours are those of Okabe and Ito ("Color universal design", 2008), which colour-blind readers tell apart; markers and
 line styles differ too, so that a grey print can be read. No figure holds a date. Matplotlib draws letters a little
-differently from version to version, so plots are never hashed; what is hashed comes from :mod:`instahide_nb.grids`.
+differently from version to version, so plots are never hashed; what is hashed is from :mod:`instahide_nb.drawing.grids`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from instahide_nb.crop_drawing import crop_picture
+from instahide_nb.drawing.crop_drawing import crop_picture
 from instahide_nb.errors import InputError
 from instahide_nb.leaderboard_row import Row
 

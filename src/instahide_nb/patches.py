@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.cache import cache_folder
-from instahide_nb.crop_table import CropTable, kept_crops
-from instahide_nb.crops import SMALLEST, KeyPointCounter, workers
 from instahide_nb.errors import InputError
-from instahide_nb.npz import read_npz
-from instahide_nb.photographs import reduce_area
+from instahide_nb.images.cache import cache_folder
+from instahide_nb.images.crop_table import CropTable, kept_crops
+from instahide_nb.images.crops import SMALLEST, KeyPointCounter, workers
+from instahide_nb.images.npz import read_npz
+from instahide_nb.images.photographs import reduce_area
 from instahide_nb.sources import parse_source, source_photographs
 
 __all__ = ["public_crops", "public_patches", "recount"]
@@ -51,7 +51,7 @@ def public_patches(
     draw : int
         0 .. 2^64-1: other draws are other crops of the same photographs.
     cache_dir : Path or str, optional
-        Where the table of crops is kept between runs; see `instahide_nb.cache.cache_folder`.
+        Where the table of crops is kept between runs; see `instahide_nb.images.cache.cache_folder`.
 
     Returns
     -------

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from instahide_nb.errors import InputError
 
 if TYPE_CHECKING:
-    from instahide_nb.photographs import Photograph
+    from instahide_nb.images.photographs import Photograph
 
 __all__ = [
     "PrivateSet",
@@ -201,24 +201,24 @@ def select_balanced(
 
 def _pool(source: Source) -> _Pool:
     if source.kind == "embedded":
-        from instahide_nb.embedded import CLASS_NAMES, private_crops
+        from instahide_nb.images.embedded import CLASS_NAMES, private_crops
 
         images, labels = private_crops()
         return _Pool(labels, CLASS_NAMES, lambda rows: images[rows])
     if source.kind == "attacker":
         raise InputError("private_source 'embedded:attacker': holds public images only; write embedded")
     if source.kind == "cifar10":
-        from instahide_nb.cifar10 import read_cifar10
+        from instahide_nb.images.cifar10 import read_cifar10
 
         images, labels, names = read_cifar10(source.path)
         return _Pool(labels, names, lambda rows: images[rows])
     if source.kind == "imagenette":
-        from instahide_nb.imagenette import imagenette_folder
+        from instahide_nb.images.imagenette import imagenette_folder
 
         return _folder_pool(imagenette_folder(source.path) / "val", source.text)
     assert source.path is not None
     if source.kind == "npz":
-        from instahide_nb.npz import read_npz
+        from instahide_nb.images.npz import read_npz
 
         content = read_npz(source.path, labelled=True)
         stored = content["images"]
@@ -227,7 +227,7 @@ def _pool(source: Source) -> _Pool:
 
 
 def _folder_pool(folder: Path, text: str) -> _Pool:
-    from instahide_nb.photographs import centre_square, image_files, open_photograph, reduce_area
+    from instahide_nb.images.photographs import centre_square, image_files, open_photograph, reduce_area
 
     files = image_files(folder)
     parts = [file.relative_to(folder).parts for file in files]
@@ -267,19 +267,19 @@ def source_photographs(source: str, *, cache_dir: Path | str | None = None) -> l
         ``embedded``, ``embedded:attacker``, ``imagenette[:ROOT]`` (its training half) or a folder, searched with
         all folders below it.
     cache_dir : Path or str, optional
-        Where archives are kept; see `instahide_nb.cache.cache_folder`.
+        Where archives are kept; see `instahide_nb.images.cache.cache_folder`.
 
     Raises
     ------
     InputError
         When the source has no photographs, or one cannot be read.
     """
-    from instahide_nb.photographs import image_files, open_photograph
+    from instahide_nb.images.photographs import image_files, open_photograph
     from instahide_nb.progress import progress
 
     spec = parse_source(source)
     if spec.kind in ("embedded", "attacker"):
-        from instahide_nb.embedded import public_regions
+        from instahide_nb.images.embedded import public_regions
 
         return public_regions("challenge" if spec.kind == "embedded" else "attacker")
     if spec.kind == "cifar10":
@@ -292,7 +292,7 @@ def source_photographs(source: str, *, cache_dir: Path | str | None = None) -> l
             f"public_source {source!r}: holds ready patches, so there are no photographs to show"
         )
     if spec.kind == "imagenette":
-        from instahide_nb.imagenette import imagenette_folder
+        from instahide_nb.images.imagenette import imagenette_folder
 
         folder = imagenette_folder(spec.path, cache_dir=cache_dir) / "train"
     else:

@@ -53,6 +53,9 @@ Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
 
 
+_AGAIN = 300  # iterations of a descent that starts from good images; the loss has settled by then
+
+
 @dataclass(frozen=True)
 class Settings:
     """How the stages are done.
@@ -69,8 +72,8 @@ class Settings:
         Where the descent starts: at zero and with a push away from it, or at the spectral solution (ours).
     iterations : int
         Of the gradient descent; 1000 as published.
-    cleaning : bool
-        Whether the final cleaning step is done (ver.1) or not (ver.2).
+    cleanings : int
+        Rounds of the final cleaning step, with a descent between each two; 0 for ver.2.
     """
 
     similarity: str | Similarity = "energy"
@@ -78,7 +81,7 @@ class Settings:
     matching: str = "optimal"
     start: str = "published"
     iterations: int = 1000
-    cleaning: bool = False
+    cleanings: int = 0
 
 
 PUBLISHED = Settings(labels="matching", matching="greedy")
@@ -162,6 +165,20 @@ def _reconstruct(release: Release, public: UInt8, settings: Settings, stage: _St
     return _Reconstruction(size, slots, second, pair, stage("gradient", descend))
 
 
+def _descend_again(image: Float32, known: _Reconstruction) -> Float32:
+    """Descend from images whose signs are mostly right: neither pushed away from zero nor stretched."""
+    flat = free_sign_descent(
+        known.size,
+        known.pair,
+        known.slots.coefficient,
+        len(image),
+        start=image.reshape(len(image), -1),
+        iterations=_AGAIN,
+        push=0.0,
+    )
+    return flat.reshape(image.shape)
+
+
 def _spectral_start(
     release: Release, public: UInt8, size: Float32, slots: Slots, pair: Int64, n_groups: int
 ) -> Float32:
@@ -193,8 +210,10 @@ def _check(release: Release, public: UInt8, settings: Settings) -> None:
     if settings.start not in ("published", "spectral"):
         raise InputError(f"start: {settings.start!r} is not known; choose published or spectral")
     find_similarity(settings.similarity)
-    if settings.iterations < 1:
-        raise InputError(f"iterations: {settings.iterations} is too few; give 1 or more")
+    if settings.iterations < 1 or settings.cleanings < 0:
+        raise InputError(
+            f"iterations, cleanings: {settings.iterations}, {settings.cleanings} are too few; give 1, 0 or more"
+        )
 
 
 def _decryption(recovered: Float32, pair: Int64, second: Float32) -> Float32:
@@ -237,7 +256,7 @@ def attack(
     """
     settings = settings or Settings()
     _check(release, public, settings)
-    with progress(total=16 if settings.cleaning else 14, desc=method, unit="stage") as bar:
+    with progress(total=14 + max(0, 6 * settings.cleanings - 4), desc=method, unit="stage") as bar:
         stage = _Stages(None if workdir is None else make_folder(workdir), bar)
         practice = stage.inside("simulation")
         simulation = simulate(release, public)
@@ -246,20 +265,32 @@ def attack(
         group, place = match_groups(known.pair, simulation.pair, known.slots, len(known.image))
         truth = simulation.private[place]
 
-        def curve() -> Float32:
-            learned.append(learn_colour_curve(known.image[group], truth))
-            return colour(known.image, learned[0])
+        def corrected(
+            name: str,
+            learn: Callable[[Float32, Float32], Perceptron],
+            use: Callable[[Float32, Perceptron], Float32],
+        ) -> None:
+            """Learn a correction on the simulated images, and make it there and on the real ones."""
+            learned: list[Perceptron] = []
 
-        def cleaned() -> Float32:
-            learned.append(learn_cleaning(made[group], truth))
-            return clean(made, learned[1])
+            def practised() -> Float32:
+                learned.append(learn(made[group], truth))
+                return use(made, learned[0])
 
-        learned: list[Perceptron] = []
-        made = practice("colour", curve)
-        image = stage("colour", lambda: colour(real.image, learned[0]))
-        if settings.cleaning:
-            practice("cleaned", cleaned)
-            image = stage("cleaned", partial(clean, image, learned[1]))
+            made, image = images
+            images[:] = [practice(name, practised), stage(name, lambda: use(image, learned[0]))]
+
+        images = [known.image, real.image]
+        corrected("colour", learn_colour_curve, colour)
+        for turn in range(1, settings.cleanings + 1):
+            corrected("cleaned" if turn == settings.cleanings else f"cleaned_{turn}", learn_cleaning, clean)
+            if turn < settings.cleanings:
+                images = [
+                    run(f"gradient_{turn + 1}", partial(_descend_again, m, r))
+                    for run, m, r in zip((practice, stage), images, (known, real), strict=True)
+                ]
+                corrected(f"colour_{turn + 1}", learn_colour_curve, colour)
+    image = images[1]
     missing = release.info.n_private - len(image)
     details = {
         "settings": {
@@ -268,7 +299,7 @@ def attack(
             "matching": settings.matching,
             "start": settings.start,
             "iterations": settings.iterations,
-            "cleaning": settings.cleaning,
+            "cleanings": settings.cleanings,
         },
         "groups": len(image),
         "groups_known_in_simulation": len(group),
@@ -332,7 +363,7 @@ def run_v1(
     start: str = "published",
 ) -> AttackResult:
     """``carlini-v1``: the attack with the final cleaning step. Parameters as for `run_v2`."""
-    settings = Settings(similarity, labels, matching, start, cleaning=True)
+    settings = Settings(similarity, labels, matching, start, cleanings=2)
     return attack(release, public, settings, method="carlini-v1", workdir=workdir)
 
 

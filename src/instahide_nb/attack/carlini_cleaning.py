@@ -2,7 +2,9 @@
 
 The challenge's leaderboard lists ver.1 with a final cleaning step that was never published. What is done here is our
 own: a network looks at a window of the image and says how far the pixel in the middle is off. It is learned, as the
-colour curve is, on a challenge made of public images.
+colour curve is, on a challenge made of public images. The published descent starts at zero and so never settles which
+pixels are bright and which are dark; from a cleaned image it does. So the cleaned images are the start of another
+descent, whose colours are corrected and which is cleaned once more.
 """
 
 from __future__ import annotations

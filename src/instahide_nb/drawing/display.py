@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.pictures import write_png
+from instahide_nb.drawing.pictures import write_png
 from instahide_nb.storage import make_folder, sha256_array, write_bytes
 
 if TYPE_CHECKING:

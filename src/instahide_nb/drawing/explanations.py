@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb import grids
 from instahide_nb.attack import energy
 from instahide_nb.attack.assignment import read_slots
 from instahide_nb.attack.result import AttackResult
 from instahide_nb.attack.spectral import pixel_matrix
-from instahide_nb.pictures import to_pixels
+from instahide_nb.drawing import grids
+from instahide_nb.drawing.pictures import to_pixels
 from instahide_nb.release import Release
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from instahide_nb.archives import fetch, find_place, tar_members
-from instahide_nb.cache import cache_folder
 from instahide_nb.errors import InputError
+from instahide_nb.images.archives import fetch, find_place, tar_members
+from instahide_nb.images.cache import cache_folder
 from instahide_nb.progress import progress
 from instahide_nb.storage import make_folder
 
@@ -33,7 +33,7 @@ def imagenette_folder(root: Path | None = None, *, cache_dir: Path | str | None 
         The folder that holds ``imagenette2-160`` or ``imagenette2-160.tgz``, or that folder or archive itself.
         Without it the archive (99 MB) is fetched once into the cache and its md5 is checked.
     cache_dir : Path or str, optional
-        Where an archive is unpacked; see `instahide_nb.cache.cache_folder`.
+        Where an archive is unpacked; see `instahide_nb.images.cache.cache_folder`.
 
     Raises
     ------

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.photographs import Photograph
+from instahide_nb.images.photographs import Photograph
 
 __all__ = ["LARGEST", "SMALLEST", "STREAM", "KeyPointCounter", "draw_crops", "key_points", "workers"]
 

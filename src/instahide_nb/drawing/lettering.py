@@ -46,7 +46,7 @@ def _styles() -> dict[str, _Style]:
     Each style is a band: a row of pixels whose value 255 marks the first column of a glyph, then the glyphs. A row of
     255 stands between bands.
     """
-    data = np.frombuffer((files("instahide_nb") / "lettering.png").read_bytes(), np.uint8)
+    data = np.frombuffer((files("instahide_nb.drawing") / "lettering.png").read_bytes(), np.uint8)
     picture = np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), np.uint8)
     edges = np.flatnonzero((picture == 255).all(axis=1))
     styles = {}
@@ -114,8 +114,8 @@ def draw_text(
 def draw_atlas() -> UInt8:
     """Draw ``lettering.png`` anew from the DejaVu fonts that Matplotlib ships.
 
-    Only for changing the letters: every hashed picture changes with them. ``python -m instahide_nb.lettering`` does
-    it.
+    Only for changing the letters: every hashed picture changes with them. It is done by
+    ``python -m instahide_nb.drawing.lettering``.
     """
     from matplotlib import get_data_path
     from PIL import Image, ImageDraw, ImageFont
@@ -143,6 +143,6 @@ def draw_atlas() -> UInt8:
 if __name__ == "__main__":
     from pathlib import Path
 
-    from instahide_nb.pictures import write_png
+    from instahide_nb.drawing.pictures import write_png
 
     write_png(Path(__file__).with_name("lettering.png"), draw_atlas())

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from instahide_nb.cache import cache_folder
 from instahide_nb.errors import InputError
+from instahide_nb.images.cache import cache_folder
 from instahide_nb.progress import progress
 from instahide_nb.storage import make_folder
 

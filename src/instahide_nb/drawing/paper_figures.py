@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 
 from instahide_nb import figures
 from instahide_nb.challenge import Secret, load_secret
+from instahide_nb.drawing.grids import quantile_rows
+from instahide_nb.drawing.paper_layout import Draw, image_table, save_figure
+from instahide_nb.drawing.pictures import absolute_pixels, to_pixels
 from instahide_nb.errors import InputError
-from instahide_nb.grids import quantile_rows
 from instahide_nb.leaderboard import load_published, load_rows
 from instahide_nb.metrics import match_images
-from instahide_nb.paper_layout import Draw, image_table, save_figure
-from instahide_nb.pictures import absolute_pixels, to_pixels
 from instahide_nb.progress import progress
 from instahide_nb.release import Release, load_release
 from instahide_nb.storage import load_array, make_folder, sha256_file

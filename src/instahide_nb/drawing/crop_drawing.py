@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.crop_table import CropTable
-from instahide_nb.crops import key_points
+from instahide_nb.drawing.lettering import MUTED, draw_text, line_height, text_width
+from instahide_nb.drawing.pictures import enlarge
 from instahide_nb.errors import InputError
-from instahide_nb.lettering import MUTED, draw_text, line_height, text_width
-from instahide_nb.photographs import Photograph
-from instahide_nb.pictures import enlarge
+from instahide_nb.images.crop_table import CropTable
+from instahide_nb.images.crops import key_points
+from instahide_nb.images.photographs import Photograph
 
 __all__ = ["crop_picture"]
 

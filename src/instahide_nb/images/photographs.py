@@ -82,7 +82,7 @@ def open_photograph(path: Path, name: str | None = None) -> Photograph:
 
     Examples
     --------
-    >>> from instahide_nb.embedded import photograph_path
+    >>> from instahide_nb.images.embedded import photograph_path
     >>> cat = open_photograph(photograph_path("chelsea.png"))
     >>> cat.width, cat.height, cat.read().shape
     (451, 300, (300, 451, 3))

@@ -3,9 +3,9 @@
 SIFT's count of a crop differs by up to three between processors with and without AVX2, and about one embedded crop in
 5,000 has a count on either side of the cut at 40. One such crop shifts every later patch, and so
 every number of the demo. The demo is to be the same on any machine, so its counts are files of the package,
-found under the key of `instahide_nb.crop_table`; other sources, draws and sizes are counted where they are used.
+found under the key of `instahide_nb.images.crop_table`; other sources, draws and sizes are counted where they are used.
 
-``python -m instahide_nb.embedded_counts`` counts again and writes the files (with other photographs or another
+``python -m instahide_nb.images.embedded_counts`` counts again and writes the files (with other photographs or another
 stream there are other keys); a test recounts and compares.
 """
 
@@ -42,9 +42,9 @@ def carried_counts(key: str) -> npt.NDArray[np.int64]:
 
 def main() -> None:
     """Count the key points of the first crops of both embedded sources, and write them."""
-    from instahide_nb.crop_table import table_key
-    from instahide_nb.crops import KeyPointCounter, draw_crops
-    from instahide_nb.embedded import public_regions
+    from instahide_nb.images.crop_table import table_key
+    from instahide_nb.images.crops import KeyPointCounter, draw_crops
+    from instahide_nb.images.embedded import public_regions
 
     make_folder(_FOLDER)
     for holder in ("challenge", "attacker"):

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.crops import LARGEST, SMALLEST, STREAM, KeyPointCounter, draw_crops
-from instahide_nb.embedded_counts import carried_counts
 from instahide_nb.errors import InputError
-from instahide_nb.photographs import Photograph, digest
+from instahide_nb.images.crops import LARGEST, SMALLEST, STREAM, KeyPointCounter, draw_crops
+from instahide_nb.images.embedded_counts import carried_counts
+from instahide_nb.images.photographs import Photograph, digest
 from instahide_nb.progress import progress
 from instahide_nb.storage import make_folder, write_bytes
 

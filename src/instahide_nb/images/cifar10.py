@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.archives import fetch, find_place, tar_members
 from instahide_nb.errors import InputError
+from instahide_nb.images.archives import fetch, find_place, tar_members
 
 __all__ = ["CIFAR10_URL", "read_cifar10", "unpickle_batch"]
 
@@ -38,7 +38,7 @@ def read_cifar10(
         The folder that holds ``cifar-10-batches-py`` or ``cifar-10-python.tar.gz``, or that folder or archive
         itself. Without it the archive (170 MB) is fetched once into the cache and its md5 is checked.
     cache_dir : Path or str, optional
-        See `instahide_nb.cache.cache_folder`.
+        See `instahide_nb.images.cache.cache_folder`.
 
     Returns
     -------

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.errors import InputError
-from instahide_nb.photographs import Photograph, open_photograph, reduce_area
+from instahide_nb.images.photographs import Photograph, open_photograph, reduce_area
 from instahide_nb.storage import sha256_file
 
 __all__ = [

@@ -1,6 +1,6 @@
 """Grids of images: comparison_grid.png, overview.png and the attacks side by side.
 
-Composed in uint8, with letters from :mod:`instahide_nb.lettering`: the pixels of a grid are the same on every machine,
+Composed in uint8, with letters from :mod:`instahide_nb.drawing.lettering`: the pixels are the same on every machine,
 so that a run's manifest can hold their hashes. Images are enlarged by whole factors and every grid shows values on one
 scale: an image and an encryption from -1 (black) to 1 (white), an absolute value from 0 to 1.
 """
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from instahide_nb.drawing.lettering import INK, MUTED, draw_text, line_height, text_width
+from instahide_nb.drawing.pictures import absolute_pixels, enlarge, to_pixels
 from instahide_nb.errors import InputError
-from instahide_nb.lettering import INK, MUTED, draw_text, line_height, text_width
 from instahide_nb.metrics import Scores, match_images
-from instahide_nb.pictures import absolute_pixels, enlarge, to_pixels
 
 __all__ = ["comparison_grid", "contact_sheet", "method_grid", "overview", "quantile_rows"]
 
