@@ -2,7 +2,7 @@
 
 Colours are those of Okabe and Ito ("Color universal design", 2008), which colour-blind readers tell apart; markers and
 line styles differ too, so that a grey print can be read. No figure holds a date. Matplotlib draws letters a little
-differently from version to version, so plots are never hashed; what is hashed is from :mod:`instahide_nb.drawing.grids`.
+differently from version to version, so they are never hashed; what is hashed is from :mod:`instahide_nb.drawing.grids`.
 """
 
 from __future__ import annotations
