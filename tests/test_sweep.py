@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from conftest import Sources
 
-from instahide_nb import sweep, sweep_figure, sweep_run, sweep_table
+from instahide_nb import dask_cluster, sweep, sweep_figure, sweep_run, sweep_table
 from instahide_nb.errors import InputError
 from instahide_nb.metrics import METRICS
 from instahide_nb.sweep_file import SweepFigure, load_sweep
@@ -415,7 +415,7 @@ def test_a_worker_that_cannot_serve_is_named(tmp_path: Path) -> None:
 
 def test_everything_listens_on_this_machine_only() -> None:
     own = psutil.Process()
-    with sweep._cluster(None, 1, 1, lambda line: None) as (client, _):
+    with dask_cluster.open_cluster(None, 1, 1, lambda line: None) as (client, _):
         assert client.submit(os.getpid).result() != own.pid
         processes = [own, *own.children(recursive=True)]
         listening = [c.laddr for p in processes for c in p.net_connections() if c.status == "LISTEN"]
@@ -429,7 +429,7 @@ def test_options_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.
         sweep.run_sweep(path, tmp_path / "out", workers=0)
     with pytest.raises(InputError, match="a scheduler has its own workers"):
         sweep.run_sweep(path, tmp_path / "out", workers=1, scheduler="tcp://127.0.0.1:1")
-    monkeypatch.setattr(sweep, "_PATIENCE", 1)
+    monkeypatch.setattr(dask_cluster, "_PATIENCE", 1)
     for address in ("tcp://127.0.0.1:1", "nowhere://x"):
         with pytest.raises(InputError, match="cannot be reached") as caught:
             sweep.run_sweep(path, tmp_path / "out", scheduler=address, say=lambda line: None)

@@ -227,6 +227,29 @@ def sweep(
         raise typer.Exit(1)
 
 
+@app.command()
+def scan(
+    release: Annotated[Path, typer.Argument(help="The release/ folder.")],
+    seed_start: Annotated[int, typer.Option(help="First seed.")] = 0,
+    seed_stop: Annotated[int, typer.Option(help="End of the range (not scanned itself).")] = 2**32,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler, such as tcp://127.0.0.1:8786.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes on this machine; one for each processor by default.")
+    ] = None,
+) -> None:
+    """Find the seed behind a release's labels, the range shared out among Dask workers."""
+    from instahide_nb.seed_cluster import scan_release
+
+    seed = scan_release(release, seed_start, seed_stop, scheduler=scheduler, workers=workers, say=typer.echo)
+    if seed is None:
+        typer.echo(f"no seed in {seed_start} .. {seed_stop - 1} makes these labels")
+        return
+    typer.echo(f"seed: {seed}")
+    typer.echo(f"for the images: --method prng-seed -p seed_start={seed} -p seed_stop={seed + 1}")
+
+
 def main() -> None:
     """Run the command line; a wrong input becomes one line and exit code 2."""
     try:

@@ -7,19 +7,15 @@ only the stage it was at.
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from instahide_nb import __version__
-from instahide_nb.attack.threads import thread_count
+from instahide_nb.dask_cluster import about, check_options, open_cluster
 from instahide_nb.errors import InputError
 from instahide_nb.progress import progress
 from instahide_nb.storage import make_folder, write_bytes
@@ -30,7 +26,6 @@ from instahide_nb.sweep_table import result_rows, time_rows, write_table
 __all__ = ["SweepResult", "run_sweep"]
 
 _TOKEN = ".sweep-token"
-_PATIENCE = 15  # seconds to reach a scheduler
 
 
 @dataclass(frozen=True)
@@ -80,7 +75,7 @@ def run_sweep(
     InputError
         When the file, the folder, the scheduler or one of its workers will not do.
     """
-    _check_options(scheduler, workers)
+    check_options(scheduler, workers)
     sweep = load_sweep(path)
     folder = make_folder(Path(out) if out is not None else Path("runs") / "sweeps" / sweep.path.stem)
     places = {run.identity: folder.resolve() / "runs" / run.identity[:12] for run in sweep.runs}
@@ -93,23 +88,11 @@ def run_sweep(
     say(f"{len(sweep.runs)} runs, {len(outcomes)} finished before")
     if waiting:
         write_bytes(folder / _TOKEN, b"workers of this sweep must see this file\n")
-        with _cluster(scheduler, workers, len(waiting), say) as (client, threads):
+        with open_cluster(scheduler, workers, len(waiting), say) as (client, threads):
             tasks = [_task(run, places[run.identity], folder.resolve() / _TOKEN, threads) for run in waiting]
             for run, outcome in _outcomes(client, waiting, tasks, say):
                 outcomes[run.identity] = outcome
     return _write(sweep, folder, [outcomes[run.identity] for run in sweep.runs])
-
-
-def _check_options(scheduler: str | None, workers: int | None) -> None:
-    try:
-        import distributed  # noqa: F401
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"sweep: {error.name} is not installed; pip install 'instahide-nb[sweep]'") from None
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers: {workers} is too few; give 1 or more")
-    if scheduler is not None and workers is not None:
-        raise InputError("--workers: a scheduler has its own workers; leave it out, or leave out --scheduler")
 
 
 def _task(run: SweepRun, folder: Path, token: Path, threads: int | None) -> dict[str, Any]:
@@ -124,54 +107,6 @@ def _task(run: SweepRun, folder: Path, token: Path, threads: int | None) -> dict
         "version": __version__,
         "threads": threads,
     }
-
-
-@contextmanager
-def _cluster(
-    scheduler: str | None, workers: int | None, waiting: int, say: Callable[[str], None]
-) -> Iterator[tuple[Any, int | None]]:
-    """A client, and how many threads each run may use (None: the worker knows)."""
-    import distributed
-
-    if scheduler is not None:
-        try:
-            client = distributed.Client(scheduler, timeout=_PATIENCE, set_as_default=False)
-        except (OSError, ValueError) as error:
-            why = str(error).splitlines()[0]
-            raise InputError(
-                f"--scheduler: {scheduler} cannot be reached ({why}); start one with dask scheduler"
-            ) from None
-        with client:
-            say(f"scheduler {scheduler}, {len(client.nthreads())} workers; dashboard {_dashboard(client)}")
-            if not client.nthreads():
-                say(f"no worker yet; start some with: dask worker {scheduler}")
-            yield client, None
-        return
-    processors = thread_count()
-    count = workers or min(processors, waiting)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the dashboard's port may be taken; then another one is
-        cluster = distributed.LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:8787",
-            silence_logs=logging.CRITICAL,
-            # Runs are processes beside the workers, whose own memory says nothing about them.
-            memory_limit=0,
-        )
-    with cluster, distributed.Client(cluster, set_as_default=False) as client:
-        say(f"{count} workers on this machine; dashboard {_dashboard(client)}")
-        yield client, max(1, processors // count)
-
-
-def _dashboard(client: Any) -> str:
-    """The address to look at; without bokeh, Dask serves plain tables at another one."""
-    found = str(client.dashboard_link)
-    if importlib.util.find_spec("bokeh") is None:
-        found = found.removesuffix("/status") + "/info/main/workers.html"
-    return found
 
 
 def _outcomes(
@@ -190,7 +125,7 @@ def _outcomes(
         halves = min(sum(client.nthreads().values()), len(runs) - done) / 2
         left = (time.monotonic() - start) / (done + halves) * (len(runs) - done - halves)
         text = f"failed: {outcome['error']}" if "error" in outcome else _score(outcome)
-        say(f"[{done}/{len(runs)}] {run.label}: {text}; {_about(left) if done < len(runs) else 'done'}")
+        say(f"[{done}/{len(runs)}] {run.label}: {text}; {about(left) if done < len(runs) else 'done'}")
         yield run, outcome
 
 
@@ -222,19 +157,6 @@ def _outcome(future: Any) -> dict[str, Any]:
 
 def _score(outcome: dict[str, Any]) -> str:
     return f"max_ssim {outcome['metrics']['max_ssim']:.3f}"
-
-
-def _about(seconds: float) -> str:
-    """Time left, in words.
-
-    Examples
-    --------
-    >>> _about(42), _about(400), _about(9000)
-    ('about 42 s left', 'about 7 min left', 'about 2.5 h left')
-    """
-    if seconds < 100:
-        return f"about {seconds:.0f} s left"
-    return f"about {seconds / 60:.0f} min left" if seconds < 6000 else f"about {seconds / 3600:.1f} h left"
 
 
 def _write(sweep: SweepFile, folder: Path, outcomes: Sequence[dict[str, Any]]) -> SweepResult:
