@@ -62,16 +62,19 @@ def _growth(found: dict[str, Any]) -> str:
     sizes = [int(n) for n in found]
     head = " | ".join(f"{n:,}" for n in sizes)
     lines = [f"| stage | {head} | grows as n^ |", "| --- " * (len(sizes) + 2) + "|"]
-    for stage in next(iter(found.values())):
-        for what, pick in (("seconds", _total), ("peak MiB", _peak)):
-            values = [pick(found[str(n)][stage]) for n in sizes]
-            cells = " | ".join(
-                "not measured" if v is None else f"{v:.3g}" if v < 1000 else f"{v:.0f}" for v in values
-            )
+    for stage in dict.fromkeys(stage for stages in found.values() for stage in stages):
+        for what, pick in (("seconds", _total), ("processor seconds", _processor), ("peak MiB", _peak)):
+            values = [pick(found[str(n)].get(stage, {})) for n in sizes]
+            cells = " | ".join("" if v is None else f"{v:.3g}" if v < 1000 else f"{v:.0f}" for v in values)
             known = [(n, v) for n, v in zip(sizes, values, strict=True) if v is not None]
             power = f"{fitted_exponent(*map(list, zip(*known, strict=True))):.2f}" if len(known) > 1 else ""
             lines.append(f"| {stage}, {what} | {cells} | {power} |")
-    return "\n".join(lines) + "\n"
+    quality = ", ".join(
+        f"{stages['evaluate']['max_ssim']:.3f} at {int(n):,}"
+        for n, stages in found.items()
+        if "max_ssim" in stages["evaluate"]
+    )
+    return "\n".join(lines) + f"\n\nMax_SSIM of unmask: {quality}.\n"
 
 
 def _stages(found: dict[str, Any]) -> str:
@@ -90,6 +93,10 @@ def _stages(found: dict[str, Any]) -> str:
 
 def _total(stage: dict[str, Any]) -> float | None:
     return median(stage["seconds"]["total"]) if "seconds" in stage else None
+
+
+def _processor(stage: dict[str, Any]) -> float | None:
+    return median(stage["processor_seconds"]) if "processor_seconds" in stage else None
 
 
 def _peak(stage: dict[str, Any]) -> float | None:
