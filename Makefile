@@ -59,7 +59,7 @@ lab: .venv/ready  ## Open the notebooks in JupyterLab, on this machine only
 	$(BIN)/jupyter lab --ip=localhost notebooks/gen_data.ipynb notebooks/attack.ipynb notebooks/evaluate.ipynb
 
 figures: .venv/ready  ## A paper's figures of a run (OUT=runs/demo), as PNG and PDF with captions
-	$(BIN)/instahide-nb figures $(OUT) --sweep docs/sweeps/quality.csv
+	$(BIN)/instahide-nb figures $(OUT)
 
 bench: .venv/ready  ## Time and memory, as ratios measured in one run
 	$(BIN)/python benchmarks/bench.py
