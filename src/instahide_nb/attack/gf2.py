@@ -1,6 +1,6 @@
 """Linear equations over GF(2), 64 to a machine word, some of whose right-hand sides may be wrong.
 
-The matrix is factorised once, in place, as the "method of the four Russians" does it (Albrecht, Bard and Hart,
+The matrix is factorised once, as the "method of the four Russians" does it (Albrecht, Bard and Hart,
 "Algorithm 898: Efficient multiplication of dense matrices over GF(2)", ACM TOMS 37(1), 2010): 64 columns at a time,
 the rows below taking their combination of 64 pivot rows from eight tables of 256 sums. As in an LU factorisation the
 places that become zero keep the multipliers, so right-hand sides are reduced afterwards, and the rows that depend on
@@ -36,17 +36,21 @@ class Factorisation:
 
     Attributes
     ----------
-    rows : (m, words) uint64 array
-        Factors: row i belongs to equation ``order[i]``; the first `rank` rows are the pivot rows.
+    tiles : (words / 16, m, 16) uint64 array
+        Factors, 16 words of all rows together, so that a pass over some columns reads memory in order. Row i belongs
+        to equation ``order[i]``; the first `rank` rows are the pivot rows.
     order : (m,) int64 array
         Which equation each row belongs to.
     pivot : (rank,) int64 array
         The column of each pivot row's pivot, ascending.
+    words : int
+        Words of a row.
     """
 
-    rows: Packed
+    tiles: Packed
     order: npt.NDArray[np.int64]
     pivot: npt.NDArray[np.int64]
+    words: int
 
     @property
     def rank(self) -> int:
@@ -62,14 +66,14 @@ class Factorisation:
             Right-hand sides, in the order of the equations that were factorised.
         """
         reduced = right[self.order].astype(np.uint8)
-        _reduce(self.rows, self.pivot, reduced)
+        _reduce(self.tiles, self.pivot, reduced)
         return reduced[: self.rank], reduced[self.rank :]
 
     def solve(self, right: Bits) -> Packed:
         """The solution of the pivot equations, columns without a pivot being zero; (words,) uint64."""
-        solution = np.zeros(self.rows.shape[1], np.uint64)
-        _substitute(self.rows, self.pivot, self.reduce(right)[0], solution)
-        return solution
+        solution = np.zeros((len(self.tiles), _TILE), np.uint64)
+        _substitute(self.tiles, self.pivot, self.reduce(right)[0], solution)
+        return solution.ravel()[: self.words]
 
     def syndrome(self, right: Bits) -> Packed:
         """Which checks fail, see :meth:`check_columns`; (2,) uint64."""
@@ -87,34 +91,36 @@ class Factorisation:
         (m, 2) uint64 array
             The syndrome that the equation has when it alone is wrong.
         """
-        columns = np.zeros((len(self.rows), CHECKS // 64), np.uint64)
+        columns = np.zeros((len(self.order), CHECKS // 64), np.uint64)
         columns[self.rank :] = self._marks()
-        _check_columns(self.rows, self.pivot, columns)
+        _check_columns(self.tiles, self.pivot, columns)
         placed = np.empty_like(columns)
         placed[self.order] = columns
         return placed
 
     def _marks(self) -> Packed:
         """The checks that each redundant row is added to, as bits."""
-        shape = (len(self.rows) - self.rank, CHECKS // 64)
+        shape = (len(self.order) - self.rank, CHECKS // 64)
         return np.random.default_rng(0).integers(0, 2**64, size=shape, dtype=np.uint64)
 
 
 @nb.njit(cache=True, nogil=True)  # pragma: no cover - compiled
-def _swap_rows(rows: Any, i: int, j: int) -> None:
-    for c in range(rows.shape[1]):
-        kept = rows[i, c]
-        rows[i, c] = rows[j, c]
-        rows[j, c] = kept
+def _swap_rows(tiles: Any, i: int, j: int) -> None:
+    for t in range(len(tiles)):
+        for c in range(_TILE):
+            kept = tiles[t, i, c]
+            tiles[t, i, c] = tiles[t, j, c]
+            tiles[t, j, c] = kept
 
 
 @nb.njit(cache=True, nogil=True)  # pragma: no cover - compiled
-def _panel(rows: Any, order: Any, pivot: Any, word: Any, rank: Any, panel: Any, multiplier: Any) -> Any:
+def _panel(tiles: Any, order: Any, pivot: Any, word: Any, rank: Any, panel: Any, multiplier: Any) -> Any:
     """Eliminate within one word of columns; returns the new rank. Multipliers are noted, to be applied later."""
-    m = len(rows)
+    m = len(order)
+    own, place = tiles[word // _TILE], word % _TILE
     first = rank
     for i in range(first, m):
-        panel[i] = rows[i, word]
+        panel[i] = own[i, place]
         multiplier[i] = np.uint64(0)
     for bit in range(64):
         shift = np.uint64(bit)
@@ -124,7 +130,7 @@ def _panel(rows: Any, order: Any, pivot: Any, word: Any, rank: Any, panel: Any, 
         if chosen == m:
             continue
         if chosen != rank:
-            _swap_rows(rows, chosen, rank)
+            _swap_rows(tiles, chosen, rank)
             order[chosen], order[rank] = order[rank], order[chosen]
             panel[chosen], panel[rank] = panel[rank], panel[chosen]
             multiplier[chosen], multiplier[rank] = multiplier[rank], multiplier[chosen]
@@ -139,48 +145,46 @@ def _panel(rows: Any, order: Any, pivot: Any, word: Any, rank: Any, panel: Any, 
         kept = panel[i]
         for p in range(first, rank):
             kept |= ((multiplier[i] >> np.uint64(p - first)) & np.uint64(1)) << np.uint64(pivot[p] & 63)
-        rows[i, word] = kept
+        own[i, place] = kept
     return rank
 
 
 @nb.njit(cache=True, nogil=True)  # pragma: no cover - compiled
-def _trailing(rows: Any, word: Any, first: Any, rank: Any, multiplier: Any, table: Any) -> None:
-    """Apply the multipliers of one panel to the words right of it."""
-    m, words = rows.shape
+def _trailing(tile: Any, low: Any, first: Any, rank: Any, multiplier: Any, table: Any) -> None:
+    """Apply the multipliers of one panel to a tile, from its word `low` on."""
+    m = len(tile)
     tables = (rank - first + 7) // 8
-    for low in range(word + 1, words, _TILE):
-        size = min(_TILE, words - low)
-        for a in range(first, rank):
-            for b in range(first, a):
-                if (multiplier[a] >> np.uint64(b - first)) & np.uint64(1):
-                    for c in range(low, low + size):
-                        rows[a, c] ^= rows[b, c]
+    for a in range(first, rank):
+        for b in range(first, a):
+            if (multiplier[a] >> np.uint64(b - first)) & np.uint64(1):
+                for c in range(low, _TILE):
+                    tile[a, c] ^= tile[b, c]
+    for t in range(tables):
+        for c in range(_TILE):
+            table[t, 0, c] = np.uint64(0)
+        for bit in range(8):
+            p = first + 8 * t + bit
+            half = 1 << bit
+            for v in range(half):
+                for c in range(_TILE):
+                    more = tile[p, c] if p < rank and c >= low else np.uint64(0)
+                    table[t, half + v, c] = table[t, v, c] ^ more
+    for i in range(rank, m):
+        target = tile[i]
+        combination = multiplier[i]
         for t in range(tables):
-            for c in range(size):
-                table[t, 0, c] = np.uint64(0)
-            for bit in range(8):
-                p = first + 8 * t + bit
-                half = 1 << bit
-                for v in range(half):
-                    for c in range(size):
-                        more = rows[p, low + c] if p < rank else np.uint64(0)
-                        table[t, half + v, c] = table[t, v, c] ^ more
-        for i in range(rank, m):
-            target = rows[i, low : low + size]
-            combination = multiplier[i]
-            for t in range(tables):
-                added = table[t, (combination >> np.uint64(8 * t)) & np.uint64(255), :size]
-                for c in range(size):
-                    target[c] ^= added[c]
+            added = table[t, (combination >> np.uint64(8 * t)) & np.uint64(255)]
+            for c in range(_TILE):
+                target[c] ^= added[c]
 
 
 def factorise(rows: Packed) -> Factorisation:
-    """Factorise a system over GF(2), in place.
+    """Factorise a system over GF(2).
 
     Parameters
     ----------
     rows : (m, words) uint64 array
-        One equation a row, column c at bit ``c % 64`` of word ``c // 64``. It is overwritten.
+        One equation a row, column c at bit ``c % 64`` of word ``c // 64``.
 
     Returns
     -------
@@ -198,6 +202,10 @@ def factorise(rows: Packed) -> Factorisation:
     (array([1], dtype=uint64), array([0], dtype=uint8))
     """
     m, words = rows.shape
+    tiles = np.zeros((-(-words // _TILE), m, _TILE), np.uint64)
+    for t in range(len(tiles)):
+        tiles[t, :, : min(_TILE, words - t * _TILE)] = rows[:, t * _TILE : (t + 1) * _TILE]
+    del rows  # a caller that does not keep it frees it here
     order = np.arange(m)
     pivot = np.empty(min(m, 64 * words), np.int64)
     panel, multiplier = np.empty(m, np.uint64), np.empty(m, np.uint64)
@@ -205,28 +213,42 @@ def factorise(rows: Packed) -> Factorisation:
     rank = 0
     for word in progress(range(words), desc="solving over GF(2)", unit="word"):
         first = rank
-        rank = int(_panel(rows, order, pivot, word, rank, panel, multiplier))
-        if rank > first:
-            _trailing(rows, word, first, rank, multiplier, table)
+        rank = int(_panel(tiles, order, pivot, word, rank, panel, multiplier))
+        own = word // _TILE
+        for t in range(own, len(tiles) if rank > first else own):
+            low = word % _TILE + 1 if t == own else 0
+            if low < _TILE:
+                _trailing(tiles[t], low, first, rank, multiplier, table)
         if rank == m:
             break
-    return Factorisation(rows, order, pivot[:rank].copy())
+    return Factorisation(tiles, order, pivot[:rank].copy(), words)
 
 
 @nb.njit(cache=True, nogil=True)  # pragma: no cover - compiled
-def _parity(a: Any, b: Any) -> Any:
-    total = np.uint64(0)
-    for c in range(len(a)):
-        total ^= a[c] & b[c]
+def _folded(total: Any) -> Any:
+    """The parity of a word's bits."""
     for shift in (32, 16, 8, 4, 2, 1):
         total ^= total >> np.uint64(shift)
     return np.uint8(total & np.uint64(1))
 
 
 @nb.njit(cache=True, nogil=True)  # pragma: no cover - compiled
+def _parity(tiles: Any, i: Any, other: Any) -> Any:
+    """The parity of row i and `other`, which is tiled likewise."""
+    total = np.uint64(0)
+    for t in range(len(tiles)):
+        for c in range(_TILE):
+            total ^= tiles[t, i, c] & other[t, c]
+    return _folded(total)
+
+
+@nb.njit(cache=True, nogil=True)  # pragma: no cover - compiled
 def _parities(rows: Any, solution: Any, out: Any) -> None:
     for i in range(len(rows)):
-        out[i] = _parity(rows[i], solution)
+        total = np.uint64(0)
+        for c in range(len(solution)):
+            total ^= rows[i, c] & solution[c]
+        out[i] = _folded(total)
 
 
 def parities(rows: Packed, solution: Packed) -> Bits:
@@ -243,39 +265,48 @@ def parities(rows: Packed, solution: Packed) -> Bits:
 
 
 @nb.njit(cache=True, nogil=True)  # pragma: no cover - compiled
-def _reduce(rows: Any, pivot: Any, right: Any) -> None:
-    """Forward substitution; `known` holds reduced pivots only, so of a row just its multipliers count."""
-    known = np.zeros(rows.shape[1], np.uint64)
-    for i in range(len(rows)):
-        right[i] ^= _parity(rows[i], known)
-        if i < len(pivot) and right[i]:
-            known[pivot[i] >> 6] |= np.uint64(1) << np.uint64(pivot[i] & 63)
+def _set(solution: Any, column: Any) -> None:
+    word = column >> 6
+    solution[word // _TILE, word % _TILE] |= np.uint64(1) << np.uint64(column & 63)
 
 
 @nb.njit(cache=True, nogil=True)  # pragma: no cover - compiled
-def _substitute(rows: Any, pivot: Any, right: Any, solution: Any) -> None:
+def _reduce(tiles: Any, pivot: Any, right: Any) -> None:
+    """Forward substitution; `known` holds reduced pivots only, so of a row just its multipliers count."""
+    known = np.zeros((len(tiles), _TILE), np.uint64)
+    for i in range(len(right)):
+        right[i] ^= _parity(tiles, i, known)
+        if i < len(pivot) and right[i]:
+            _set(known, pivot[i])
+
+
+@nb.njit(cache=True, nogil=True)  # pragma: no cover - compiled
+def _substitute(tiles: Any, pivot: Any, right: Any, solution: Any) -> None:
     """Back substitution; `solution` holds later unknowns only, so of a row just those right of its pivot count."""
     for i in range(len(pivot) - 1, -1, -1):
-        if right[i] ^ _parity(rows[i], solution):
-            solution[pivot[i] >> 6] |= np.uint64(1) << np.uint64(pivot[i] & 63)
+        if right[i] ^ _parity(tiles, i, solution):
+            _set(solution, pivot[i])
 
 
 @nb.njit(cache=True, nogil=True)  # pragma: no cover - compiled
-def _check_columns(rows: Any, pivot: Any, columns: Any) -> None:
+def _add_row(tiles: Any, i: Any, pivot: Any, stop: Any, columns: Any) -> None:
+    """Add row i of `columns` to the rows of those pivots before `stop` that row i has multipliers of."""
+    for p in range(stop):
+        word = pivot[p] >> 6
+        odd = (tiles[word // _TILE, i, word % _TILE] >> np.uint64(pivot[p] & 63)) & np.uint64(1)
+        keep = np.uint64(0) - odd
+        for c in range(columns.shape[1]):
+            columns[p, c] ^= columns[i, c] & keep
+
+
+@nb.njit(cache=True, nogil=True)  # pragma: no cover - compiled
+def _check_columns(tiles: Any, pivot: Any, columns: Any) -> None:
     """Solve (combination of pivot rows) * (their multipliers) = (multipliers of the checks), last pivot first."""
     rank = len(pivot)
-    for i in range(rank, len(rows)):
-        for p in range(rank):
-            odd = (rows[i, pivot[p] >> 6] >> np.uint64(pivot[p] & 63)) & np.uint64(1)
-            keep = np.uint64(0) - odd
-            for c in range(columns.shape[1]):
-                columns[p, c] ^= columns[i, c] & keep
+    for i in range(rank, len(columns)):
+        _add_row(tiles, i, pivot, rank, columns)
     for i in range(rank - 1, -1, -1):
-        for p in range(i):
-            odd = (rows[i, pivot[p] >> 6] >> np.uint64(pivot[p] & 63)) & np.uint64(1)
-            keep = np.uint64(0) - odd
-            for c in range(columns.shape[1]):
-                columns[p, c] ^= columns[i, c] & keep
+        _add_row(tiles, i, pivot, i, columns)
 
 
 @nb.njit(cache=True, nogil=True)  # pragma: no cover - compiled

@@ -9,6 +9,7 @@ started from a 32-bit seed or from entropy; where there was a seed, rewinding fi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,41 +42,56 @@ __all__ = ["recover_state", "run", "sign_errors"]
 _METHOD = "prng-state"
 _COMPLEXITY = "O(E + 19937^3)"
 _RANKED = 1_000_000  # signs that may serve as equations or checks
+_SYSTEMS = 4  # of all epochs, each of other signs
 _SINGLE_EPOCHS = 3  # epochs tried one by one where their distance is not the expected one
 _SLACK = 1 << 21  # words that may have been drawn beside the expected ones
 
 Int64 = npt.NDArray[np.int64]
 
 
-def _hypotheses(release: Release, ranked: Int64) -> Iterator[tuple[int, Int64, Int64]]:
-    """Where the ranked signs stand in the stream: (epoch that words are counted from, words, their ranks).
+@dataclass(frozen=True)
+class _Hypothesis:
+    """Where ranked signs stand in the stream: words are counted from the first word of an epoch."""
+
+    epoch: int
+    words: Int64
+    ranks: Int64
+    attempts: range
+    told: str
+
+
+def _hypotheses(release: Release, ranked: Int64) -> Iterator[_Hypothesis]:
+    """What to try in turn.
 
     First all epochs at their expected distances; then the epochs with the surest signs, one at a time, since within an
-    epoch nothing can come between.
+    epoch nothing can come between; then all epochs again, with other signs.
     """
-    layout, count = Layout.of(release), release.info.n_private
+    info, layout = release.info, Layout.of(release)
     encryption, value = ranked // layout.size, ranked % layout.size
-    words = layout.mask_word(encryption, value, count)
+    words = layout.mask_word(encryption, value, info.n_private)
     everything = np.arange(len(ranked))
-    if release.info.scheme != "cross" or release.info.n_public > 0 or layout.epochs == 1:
-        yield 0, words, everything
-    if layout.epochs == 1:
-        return
-    epoch = encryption // count
+    known = info.scheme != "cross" or info.n_public > 0 or layout.epochs == 1
+    if known:
+        yield _Hypothesis(0, words, everything, range(1), "all epochs")
+    if info.rng != "mt19937":
+        return  # the release says itself that there is no such state; one system has shown it
+    epoch = encryption // info.n_private
     last = np.full(layout.epochs, len(ranked), np.int64)  # the rank of each epoch's EQUATIONS-th sign
-    for e in range(layout.epochs):
+    for e in range(layout.epochs if layout.epochs > 1 else 0):
         own = np.flatnonzero(epoch == e)
         if len(own) > EQUATIONS:
             last[e] = own[EQUATIONS]
     for e in np.argsort(last, kind="stable")[:_SINGLE_EPOCHS].tolist():
         own = np.flatnonzero(epoch == e)
         if last[e] < len(ranked):
-            yield e, words[own] - e * layout.epoch, own
+            yield _Hypothesis(e, words[own] - e * layout.epoch, own, range(1), f"epoch {e} alone")
+    if known:
+        yield _Hypothesis(0, words, everything, range(1, _SYSTEMS), "all epochs")
 
 
 def recover_state(
     release: Release, signed: npt.NDArray[np.float32], confidence: npt.NDArray[np.float32]
-) -> tuple[FoundState, int] | None:
+) -> tuple[FoundState, int, str] | None:
     """The state of T from estimated signs.
 
     Parameters
@@ -88,15 +104,15 @@ def recover_state(
 
     Returns
     -------
-    (state, epoch) or None
-        The state before the first word of an epoch, and which epoch that is.
+    (state, epoch, told) or None
+        The state before the first word of an epoch, which epoch that is, and in words where the signs came from.
     """
     ranked = by_confidence(confidence, _RANKED)
     bits = ((signed.ravel()[ranked] > 0) == (release.encryption.ravel()[ranked] > 0)).astype(np.uint8)
-    for epoch, words, ranks in _hypotheses(release, ranked):
-        state = find_state(words, bits[ranks], attempts=4 if epoch == 0 and len(ranks) == len(ranked) else 1)
+    for tried in _hypotheses(release, ranked):
+        state = find_state(tried.words, bits[tried.ranks], attempts=tried.attempts)
         if state is not None:
-            return state, epoch
+            return state, tried.epoch, tried.told
     return None
 
 
@@ -185,15 +201,15 @@ def run(
             {"equations": EQUATIONS},
             fallback,
         )
-    state, epoch = found
+    state, epoch, told = found
     details: dict[str, Any] = {
         "bits_used": state.used,
         "bits_corrected": state.corrected,
         "bits_checked": state.checked,
         "bits_agreeing": state.agreeing,
         "bits_of_evidence": int(state.evidence),
-        "systems_solved": state.attempts,
-        "state_from": "all epochs" if epoch == 0 else f"epoch {epoch} alone",
+        "redraws_of_the_system": state.attempt,
+        "state_from": told,
     }
     with watch.stage("replay"):
         window, seed, before = _start(release, state, epoch)

@@ -35,8 +35,8 @@ class FoundState:
         Bits of the system that was solved, and how many of them were found wrong.
     checked, agreeing : int
         Bits that were not used, and how many of them the state predicts.
-    attempts : int
-        Systems that were tried.
+    attempt : int
+        The number of the system that gave it, see :func:`find_state`.
     """
 
     window: npt.NDArray[np.uint32]
@@ -44,7 +44,7 @@ class FoundState:
     corrected: int
     checked: int
     agreeing: int
-    attempts: int
+    attempt: int
 
     @property
     def evidence(self) -> float:
@@ -56,7 +56,7 @@ class FoundState:
         return 2 * self.checked * (share - 0.5) ** 2 / 0.6931471805599453
 
 
-def find_state(words: Int64, bits: Bits, *, attempts: int = 4) -> FoundState | None:
+def find_state(words: Int64, bits: Bits, *, attempts: range = range(4)) -> FoundState | None:
     """Solve for the state, correct up to three wrong bits, and prove the solution on bits that were not used.
 
     Parameters
@@ -65,9 +65,9 @@ def find_state(words: Int64, bits: Bits, *, attempts: int = 4) -> FoundState | N
         Which words the bits are the lowest bits of, the surest first.
     bits : (m,) uint8 array
         The estimated bits.
-    attempts : int
-        The first system is made of the surest bits; each further one is a random draw from a larger pool of them,
-        so that a few wrong bits among the surest do not spoil all.
+    attempts : range
+        Which systems to try. Number 0 is made of the surest bits; each further one is a random draw from a larger pool
+        of them, so that a few wrong bits among the surest do not spoil all.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def find_state(words: Int64, bits: Bits, *, attempts: int = 4) -> FoundState | N
     """
     if len(words) < EQUATIONS + _FEWEST_CHECKS:
         return None
-    for attempt in range(attempts):
+    for attempt in attempts:
         pool = min(EQUATIONS + attempt * EQUATIONS // 2, len(words) - _FEWEST_CHECKS)
         order = np.arange(pool) if attempt == 0 else np.random.default_rng(attempt).permutation(pool)
         chosen = order[:EQUATIONS]
@@ -90,7 +90,7 @@ def find_state(words: Int64, bits: Bits, *, attempts: int = 4) -> FoundState | N
         predicted = low_bits(window, 0, int(words[others].max()) + 1)[words[others]]
         agreeing = int((predicted == bits[others]).sum())
         if agreeing >= _AGREEING * len(others):
-            return FoundState(window, EQUATIONS, corrected, len(others), agreeing, attempt + 1)
+            return FoundState(window, EQUATIONS, corrected, len(others), agreeing, attempt)
     return None
 
 

@@ -1,0 +1,99 @@
+"""Small challenges of smooth synthetic images for the tests of the generator attacks, and estimates of their signs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from instahide_nb.encryption import Mixtures, class_coefficients, encrypt
+from instahide_nb.release import Release, ReleaseInfo
+from instahide_nb.streams import Mt19937Stream, Stream, open_stream
+
+CLASSES = 5
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """A release, and what it was made of."""
+
+    release: Release
+    private: np.ndarray
+    public: np.ndarray
+    mixtures: Mixtures
+
+
+def smooth_images(count: int, size: int, seed: int) -> np.ndarray:
+    """Images whose neighbouring pixels mostly have the same sign, as those of photographs have."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(size=(count, 4, 4, 3)) + rng.normal(size=(count, 1, 1, 3))
+    at = np.linspace(0, 3, size)
+    low = np.minimum(at.astype(int), 2)
+    share = (at - low)[None, :, None, None]
+    rows = coarse[:, low] * (1 - share) + coarse[:, low + 1] * share
+    share = (at - low)[None, None, :, None]
+    fine = rows[:, :, low] * (1 - share) + rows[:, :, low + 1] * share
+    return np.clip(np.rint(128 + 60 * fine + rng.normal(size=fine.shape) * 4), 0, 255).astype(np.uint8)
+
+
+def make(
+    *,
+    seed: int | str = 0,
+    rng: str = "mt19937",
+    scheme: str = "cross",
+    n_private: int = 20,
+    epochs: int = 20,
+    k: int = 4,
+    n_public: int = 60,
+    size: int = 16,
+    extra_words: tuple[int, ...] = (),
+    stream: Stream | None = None,
+    **info: Any,
+) -> Synthetic:
+    """Make a challenge; `extra_words` are drawn before the epochs, in turn."""
+    private, public = smooth_images(n_private, size, 1), smooth_images(n_public, size, 2)
+    stream = stream or open_stream(rng, seed=seed, key="00" * 32 if rng == "chacha20" else "", states=None)
+    parts = []
+    for e in range(epochs):
+        if extra_words:
+            assert isinstance(stream, Mt19937Stream)
+            stream.words(extra_words[e % len(extra_words)])
+        parts.append(encrypt(private, public, stream, scheme=scheme, k=k, encryptions_per_image=1))
+    mixtures = Mixtures(
+        *(
+            np.concatenate([getattr(p, name) for p in parts])
+            for name in ("encryption", "index", "weight", "mask")
+        )
+    )
+    places = 2 if scheme == "cross" else k
+    classes = np.arange(n_private) % CLASSES
+    label = class_coefficients(mixtures.weight[:, :places], mixtures.index[:, :places], classes, CLASSES)
+    about = ReleaseInfo(
+        scheme=scheme,
+        rng=rng,
+        k=k,
+        n_private=n_private,
+        encryptions_per_image=epochs,
+        n_public=n_public if scheme == "cross" else 0,
+    )
+    return Synthetic(Release(mixtures.encryption, label, replace(about, **info)), private, public, mixtures)
+
+
+def positive(made: Synthetic) -> np.ndarray:
+    """The true masks as (n, h*w*3) bool."""
+    size = made.release.encryption[0].size
+    return np.unpackbits(made.mixtures.mask, axis=1)[:, :size].astype(bool)
+
+
+def estimated_signs(made: Synthetic, *, wrong: float = 0.1, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Encryptions with most of their mask lifted, a prediction and a variance: wrong where values are small.
+
+    `wrong` is the noise of the prediction; the larger a value, the surer its sign.
+    """
+    shape = made.release.encryption.shape
+    lifted = np.where(positive(made).reshape(shape), made.release.encryption, -made.release.encryption)
+    rng = np.random.default_rng(seed)
+    predicted = (lifted + rng.normal(size=shape) * wrong).astype(np.float32)
+    signed = (np.abs(lifted) * np.clip(predicted / 0.2, -1, 1)).astype(np.float32)
+    return signed, predicted, np.full(len(lifted), 0.05, np.float32)
