@@ -26,7 +26,7 @@ from instahide_nb.encryption import WEIGHT_ONE, pixel_values
 from instahide_nb.progress import progress
 from instahide_nb.release import Release
 
-__all__ = ["RecoveredImages", "private_places", "recover_images", "recovered_pixels", "stronger_image"]
+__all__ = ["RecoveredImages", "ordered_pairs", "private_places", "recover_images", "recovered_pixels"]
 
 Float64 = npt.NDArray[np.float64]
 Images8 = npt.NDArray[np.uint8]
@@ -296,11 +296,11 @@ def _are_the_own(
     return bool(np.median(after / variance[rows]) < 1 - _OWN_PUBLIC)
 
 
-def stronger_image(images: RecoveredImages, index: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """The private image of each encryption that has the larger coefficient: (n,) indices."""
-    places = images.coefficient.shape[1]
-    largest = images.coefficient.argmax(axis=1)
-    return index[np.arange(len(index)), np.minimum(largest, places - 1)].astype(np.int64)
+def ordered_pairs(images: RecoveredImages, index: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """The first two images of each encryption, which the challenge asks for, the larger coefficient first; (n, 2)."""
+    pair = index[:, :2].astype(np.int64)
+    swap = images.coefficient[:, 1] > images.coefficient[:, 0]
+    return np.where(swap[:, None], pair[:, ::-1], pair)
 
 
 def recovered_pixels(images: RecoveredImages, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

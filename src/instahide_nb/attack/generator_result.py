@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack.exact_images import RecoveredImages, recover_images, recovered_pixels, stronger_image
+from instahide_nb.attack.exact_images import RecoveredImages, ordered_pairs, recover_images, recovered_pixels
 from instahide_nb.attack.label_ratios import labels_agree
 from instahide_nb.attack.replay import (
     SAME_SIGN,
@@ -148,7 +148,7 @@ def success(
     shape = release.encryption.shape[1:]
     with watch.stage("images"):
         images: RecoveredImages = recover_images(release, replay, public)
-    pixels = recovered_pixels(images, shape)
+    pixels, pair = recovered_pixels(images, shape), ordered_pairs(images, replay.index)
     details = details | {
         "recovered": True,
         "images_from": images.how,
@@ -161,13 +161,13 @@ def success(
     return AttackResult(
         method=method,
         recovered=pixels,
-        assignment=replay.index[:, :2].astype(np.int64),
-        decryption=on_the_grid(pixels)[stronger_image(images, replay.index)],
+        assignment=pair,
+        decryption=on_the_grid(pixels)[pair[:, 0]],
         complexity=complexity,
         seconds=watch.seconds,
         details=details,
         recovered_generator=True,
-        extras={"lifted": lifted} | (extras or {}),
+        extras={"signed": lifted.astype(np.float32, copy=False)} | (extras or {}),
     )
 
 

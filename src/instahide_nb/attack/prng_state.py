@@ -246,4 +246,5 @@ def _of_unmask(solved: UnmaskResult) -> AttackResult:
         decryption=decrypt(solved),
         complexity="O(E)",
         details=solved.details,
+        extras={"signed": solved.signed, "history": solved.history},
     )
