@@ -215,7 +215,7 @@ def _large_neighbours(encryption: npt.NDArray[np.float32]) -> tuple[Int64, Int64
 @nb.njit(cache=True, nogil=True)  # pragma: no cover - compiled
 def _count_same(bits: Any, at: Any, first: Any, second: Any, differ: Any, low: Any, high: Any) -> Any:
     """How many neighbours have the same sign once the mask that starts at `at` is lifted."""
-    same = 0
+    same: Any = 0
     for i in range(low, high):
         lifted = (bits[at + first[i]] ^ bits[at + second[i]]) ^ np.uint8(differ[i])
         same += 1 - np.int64(lifted)
