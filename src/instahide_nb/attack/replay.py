@@ -334,8 +334,8 @@ def image_classes(
 
     Examples
     --------
-    >>> label = np.array([[0.5, 0.1], [0.6, 0.0], [0.3, 0.3]])
-    >>> image_classes(label, np.array([[0, 2], [1, 0], [2, 1]]))
+    >>> label = np.array([[0.5, 0.1], [0.6, 0.0], [0.0, 0.3]])
+    >>> image_classes(label, np.array([[0, 2], [1, 0], [2, 2]]))
     (array([0, 0, 1]), 1.0)
     """
     shown = label > 0
