@@ -16,12 +16,13 @@ from instahide_nb.attack.known_signs import (
     generalised_images,
     integer_shares,
     lift,
+    public_covariance,
     reproduced,
     row_coefficients,
     solve_weighted,
-    weighted_images,
 )
-from instahide_nb.attack.replay import Replay, image_classes
+from instahide_nb.attack.label_images import images_from_labels
+from instahide_nb.attack.replay import Replay
 from instahide_nb.encryption import WEIGHT_ONE, pixel_values
 from instahide_nb.progress import progress
 from instahide_nb.release import Release
@@ -34,7 +35,8 @@ Images8 = npt.NDArray[np.uint8]
 _OWN_PUBLIC = (
     0.5  # share of the public parts' variance that the challenge's own public images explain, at least
 )
-_REFINEMENTS = 90
+_REFINEMENTS = 40  # of three steps each
+_SLOWEST = 0.98  # factor by which a step is believed to shrink the distance, at most
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _with_coefficients(
     mean = _mean_image(public, lifted.shape[1])
     no_public = np.zeros((0, lifted.shape[1]), np.uint8)
     if places == info.k:
-        images = generalised_images(lifted, replay.index, coefficient, places, info.n_private, mean)
+        images = generalised_images(lifted, replay.index, coefficient, info.n_private)
         rows = reproduced(flat, replay.index, weight, _to_grid(images), no_public, places)
         proved = _proved(rows, replay.index, info.n_private)
         return RecoveredImages(
@@ -145,7 +147,14 @@ def _with_coefficients(
         )
     joint = joint_images(lifted, replay.index, coefficient, info.n_private, mean)
     if joint is None:
-        images = generalised_images(lifted, replay.index, coefficient, places, info.n_private, mean)
+        public_index = np.ascontiguousarray(replay.index[:, 2:])
+        images = generalised_images(
+            lifted - (1 - coefficient[:, 0] - coefficient[:, 1])[:, None] * mean,
+            replay.index[:, :2],
+            coefficient[:, :2],
+            info.n_private,
+            lambda rows: public_covariance(public_index[rows], coefficient[rows, 2:]),
+        )
         how = "pairs, masks and all coefficients, the public images being noise"
         return RecoveredImages(images, coefficient[:, :2], np.zeros(info.n_private, np.bool_), 0.0, how)
     images, used, found = joint
@@ -157,32 +166,21 @@ def _with_coefficients(
     return RecoveredImages(images, coefficient[:, :2], proved, float(rows.mean()), how, len(used))
 
 
-def _coefficients_of_label(
-    label: npt.NDArray[np.floating], index: npt.NDArray[np.int32]
-) -> tuple[Float64, npt.NDArray[np.bool_]]:
-    """Private coefficients as the labels show them, and where each is shown alone; others get an equal share."""
-    classes, _ = image_classes(label, index)
-    own = classes[index]
-    shown = np.asarray(label, np.float64)[np.arange(len(label))[:, None], own]
-    sharing = (own[:, :, None] == own[:, None, :]).sum(axis=2)
-    return shown / sharing, (sharing == 1).all(axis=1)
-
-
 def _without_coefficients(release: Release, replay: Replay, public: Images8) -> RecoveredImages:
     info = release.info
     places = private_places(info.scheme, info.k)
     lifted = lift(release.encryption, replay.positive)
     mean = _mean_image(public, lifted.shape[1])
-    pair = np.ascontiguousarray(replay.index[:, :places])
-    coefficient, alone = _coefficients_of_label(release.label, pair)
-    if not _all_seen(pair, alone, info.n_private):
-        alone[:] = True
-    images, variance = weighted_images(lifted, pair, coefficient, alone, info.n_private, mean)
-    if places == 2:
-        _split_shared(lifted, pair, coefficient, alone, images, mean)
-        images, variance = weighted_images(
-            lifted, pair, coefficient, np.ones(len(pair), np.bool_), info.n_private, mean
-        )
+    first_guess = images_from_labels(
+        lifted,
+        np.ascontiguousarray(replay.index[:, :places]),
+        release.label,
+        info.n_private,
+        mean,
+        info.scheme,
+    )
+    images, coefficient, alone = first_guess.private, first_guess.coefficient, first_guess.alone
+    variance = first_guess.variance
     nothing = np.zeros(info.n_private, np.bool_)
     first = RecoveredImages(images, coefficient, nothing, 0.0, "pairs, masks and the labels' coefficients")
     own = _values(public) if places < info.k and len(public) == info.n_public else np.zeros((0, len(mean)))
@@ -212,23 +210,32 @@ def _refine(
     flat = release.encryption.reshape(len(lifted), -1)
     own_grid = _to_grid(own)
     proved, share, full = np.zeros(len(images), np.bool_), 0.0, coefficient
-    for round_ in progress(range(_REFINEMENTS), desc="refining", unit="round"):
-        public_part, left = _public_part(part, pair, shares, public_index, images, own)
-        variance = np.add.accumulate(left * left, axis=1)[:, -1] / left.shape[1]
-        weight = 1 / np.maximum(variance, 1e-12)
-        solved = solve_weighted(part - public_part, pair, shares, weight, len(images))
-        values = _values(_to_grid(solved))
-        images = np.where(proved[:, None], images, solved)
-        if round_ % 3 == 2:
-            values = np.where(proved[:, None], images, values)
-            full = row_coefficients(lifted, index, values, own, places)
-            right = reproduced(flat, index, integer_shares(full), _to_grid(values), own_grid, places)
-            proved, share = _proved(right, index[:, :places], len(images)), float(right.mean())
-            images = np.where(proved[:, None], values, images)
-            if proved.all():
-                break
+    for _ in progress(range(_REFINEMENTS), desc="refining", unit="round"):
+        steps = [images]
+        for _ in range(3):
+            public_part = _public_part(part, pair, shares, public_index, steps[-1], own)
+            # All weigh the same: a row that happens to fit a wrong image must not keep it in place.
+            solved = solve_weighted(part - public_part, pair, shares, np.ones(len(rows)), len(images))
+            steps.append(np.where(proved[:, None], images, solved))
+        images = _extrapolated(*steps[1:])
+        values = np.where(proved[:, None], images, _values(_to_grid(images)))
+        full = row_coefficients(lifted, index, values, own, places)
+        right = reproduced(flat, index, integer_shares(full), _to_grid(values), own_grid, places)
+        proved, share = _proved(right, index[:, :places], len(images)), float(right.mean())
+        images = np.where(proved[:, None], values, images)
+        if proved.all():
+            break
     how = "pairs, masks and the challenge's own public images" if len(own) else "pairs and masks"
     return RecoveredImages(images, full[:, :places], proved, share, how)
+
+
+def _extrapolated(first: Float64, second: Float64, third: Float64) -> Float64:
+    """Where three steps of an iteration lead to, when each image's distance shrinks by the same factor a step."""
+    before, after = second - first, third - second
+    along = np.add.accumulate(before * after, axis=1)[:, -1]
+    size = np.add.accumulate(before * before, axis=1)[:, -1]
+    factor = np.clip(along / np.maximum(size, 1e-30), 0, _SLOWEST)
+    return third + after * (factor / (1 - factor))[:, None]
 
 
 def _public_part(
@@ -238,8 +245,8 @@ def _public_part(
     public_index: npt.NDArray[np.int32],
     images: Float64,
     own: Float64,
-) -> tuple[Float64, Float64]:
-    """The public part of encryptions by least squares, and what neither part explains."""
+) -> Float64:
+    """The public part of encryptions by least squares, given their private images."""
     left = part.copy()
     for j in range(pair.shape[1]):
         left -= shares[:, j, None] * images[pair[:, j]]
@@ -248,33 +255,7 @@ def _public_part(
         found = row_coefficients(left, public_index, own, own, 0)
         for j in range(public_index.shape[1]):
             public_part += found[:, j, None] * own[public_index[:, j]]
-    return public_part, left - public_part
-
-
-def _all_seen(pair: npt.NDArray[np.int32], alone: npt.NDArray[np.bool_], n_private: int) -> bool:
-    """Whether every image is in enough encryptions whose coefficients are known one by one."""
-    seen = np.bincount(pair[alone].ravel(), minlength=n_private)
-    return bool(seen.min() >= 2 * pair.shape[1])
-
-
-def _split_shared(
-    lifted: Float64,
-    pair: npt.NDArray[np.int32],
-    coefficient: Float64,
-    alone: npt.NDArray[np.bool_],
-    images: Float64,
-    mean: Float64,
-) -> None:
-    """Where both images share a class, split their known sum as least squares has it; in place."""
-    for r in np.flatnonzero(~alone & (pair[:, 0] != pair[:, 1])):
-        total = float(coefficient[r, 0] + coefficient[r, 1])
-        difference = images[pair[r, 0]] - images[pair[r, 1]]
-        left = lifted[r] - (1 - total) * mean - total * images[pair[r, 1]]
-        # np.add.accumulate adds in a fixed order, which sum does not promise
-        across = float(np.add.accumulate(left * difference)[-1])
-        along = float(np.add.accumulate(difference * difference)[-1])
-        first = min(max(across / max(along, 1e-12), 0.0), total)
-        coefficient[r] = first, total - first
+    return public_part
 
 
 def _are_the_own(

@@ -9,11 +9,12 @@ on what else is known:
   within a grey level although no public image is known.
 * Public images too: their part is subtracted; what is left is exact.
 * The two private coefficients only (the generator's state without a seed): weighted least squares with the public part
-  as noise.
+  as noise, or generalised least squares with its covariance as the residuals show it (:mod:`.label_images`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numba as nb
@@ -28,6 +29,7 @@ __all__ = [
     "generalised_images",
     "integer_shares",
     "lift",
+    "public_covariance",
     "reproduced",
     "row_coefficients",
     "weighted_images",
@@ -47,12 +49,12 @@ def lift(encryption: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_]) -
 
 
 @nb.njit(cache=True)  # pragma: no cover - compiled
-def _add_rows(total: Any, normal: Any, solved: Any, places: Any, index: Any, coefficient: Any) -> None:
+def _add_rows(total: Any, normal: Any, solved: Any, index: Any, coefficient: Any) -> None:
     """Add A^T Z to the right side and A^T W to the matrix; Z = C^-1 y and W = C^-1 A side by side in `solved`."""
     size = total.shape[1]
     images = normal.shape[0]
     for r in range(len(index)):
-        for j in range(places):
+        for j in range(index.shape[1]):
             image, c = index[r, j], coefficient[r, j]
             for p in range(size):
                 total[image, p] += c * solved[r, p]
@@ -61,15 +63,14 @@ def _add_rows(total: Any, normal: Any, solved: Any, places: Any, index: Any, coe
 
 
 @nb.njit(cache=True)  # pragma: no cover - compiled
-def _public_covariance(index: Any, coefficient: Any, places: Any, epsilon: Any) -> Any:
-    """Covariance of the public parts of an epoch's encryptions, a public pixel's variance being one."""
+def _shared_places(index: Any, coefficient: Any, epsilon: Any) -> Any:
     n, k = index.shape
     out = np.zeros((n, n))
     for r in range(n):
         for s in range(r, n):
             total = 0.0
-            for i in range(places, k):
-                for j in range(places, k):
+            for i in range(k):
+                for j in range(k):
                     if index[r, i] == index[s, j]:
                         total += coefficient[r, i] * coefficient[s, j]
             out[r, s] = total
@@ -78,49 +79,66 @@ def _public_covariance(index: Any, coefficient: Any, places: Any, epsilon: Any) 
     return out
 
 
-def generalised_images(
-    lifted: Float64,
-    index: npt.NDArray[np.int32],
-    coefficient: Float64,
-    places: int,
-    n_private: int,
-    mean: Float64,
-) -> Float64:
-    """Private images by generalised least squares, all coefficients being known.
+def public_covariance(index: npt.NDArray[np.int32], coefficient: Float64) -> Float64:
+    """Covariance of the public parts of encryptions, a public pixel's variance being one.
 
     Parameters
     ----------
-    lifted : (n, d) float64 array
-        See :func:`lift`.
-    index : (n, k) int32 array
-        The images of each encryption, the private ones first; rows in epochs of `n_private`.
-    coefficient : (n, k) float64 array
-    places : int
-        How many of the k images are private.
+    index : (n, k - 2) int32 array
+        The public images of each encryption.
+    coefficient : (n, k - 2) float64 array
+
+    Returns
+    -------
+    (n, n) float64 array
+
+    Examples
+    --------
+    >>> public_covariance(np.array([[0, 1], [1, 2]], np.int32), np.array([[0.5, 0.1], [0.3, 0.2]])).round(3)
+    array([[0.26, 0.03],
+           [0.03, 0.13]])
+    """
+    return np.asarray(_shared_places(index, coefficient, _EPSILON))
+
+
+def generalised_images(
+    target: Float64,
+    index: npt.NDArray[np.int32],
+    coefficient: Float64,
+    n_private: int,
+    covariance: Callable[[slice], Float64] | None = None,
+) -> Float64:
+    """Private images by generalised least squares, epoch by epoch.
+
+    Parameters
+    ----------
+    target : (n, d) float64 array
+        Encryptions with their masks lifted, less the mean of their public part; rows in epochs of `n_private`.
+    index : (n, p) int32 array
+        The private images of each encryption.
+    coefficient : (n, p) float64 array
+        Their coefficients.
     n_private : int
-    mean : (d,) float64 array
-        The mean public image.
+    covariance : callable, optional
+        The covariance of the public parts of an epoch, given its rows; up to a factor common to all epochs. Left
+        out, all encryptions are independent and equally sure.
 
     Returns
     -------
     (n_private, d) float64 array
     """
-    d = lifted.shape[1]
+    d = target.shape[1]
     normal, total = np.zeros((n_private, n_private)), np.zeros((n_private, d))
-    for first in progress(list(range(0, len(lifted), n_private)), desc="least squares", unit="epoch"):
+    for first in progress(list(range(0, len(target), n_private)), desc="least squares", unit="epoch"):
         rows = slice(first, first + n_private)
         own, shares = index[rows], coefficient[rows]
         right = np.zeros((len(own), d + n_private))
-        right[:, :d] = (
-            lifted[rows] - np.add.accumulate(shares[:, places:], axis=1)[:, -1:] * mean
-            if (places < shares.shape[1])
-            else lifted[rows]
-        )
-        for j in range(places):
+        right[:, :d] = target[rows]
+        for j in range(own.shape[1]):
             right[np.arange(len(own)), d + own[:, j]] += shares[:, j]
-        if places < shares.shape[1]:
-            right = solve(factor(_public_covariance(own, shares, places, _EPSILON)), right)
-        _add_rows(total, normal, right, places, own, shares)
+        if covariance is not None:
+            right = solve(factor(covariance(rows)), right)
+        _add_rows(total, normal, right, own, shares)
     # The matrix is symmetric but for rounding; factor reads its upper half.
     return solve(factor(normal), total)
 
