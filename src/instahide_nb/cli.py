@@ -6,6 +6,8 @@ Exit codes: 0 done; 2 the input was wrong, in one line; 1 anything else.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,6 +58,16 @@ def _assignments(pairs: list[str]) -> dict[str, Any]:
     return values
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turn Ctrl-C into a line; typer would end with a code that depends on its version, and say nothing."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("instahide-nb: interrupted; run again to go on", err=True)
+        raise typer.Exit(1) from None
+
+
 @app.command()
 def reproduce(
     preset: Annotated[str, typer.Option(help="Folder of params/: tiny, demo or challenge.")] = "demo",
@@ -82,7 +94,8 @@ def reproduce(
     plan = pipeline.make_plan(preset, method or (), out, _assignments(parameter or []))
     say = (lambda line: None) if quiet else (lambda line: typer.echo(line))
     watch = run_log.counting if sys.stdout.isatty() and not quiet and not verbose else run_log.unwatched
-    run = pipeline.reproduce(plan, say, watch=watch, verbose=sys.stderr if verbose else None)
+    with _interruptible():
+        run = pipeline.reproduce(plan, say, watch=watch, verbose=sys.stderr if verbose else None)
     wrong, against = _check(run, manifest.read_manifest(run))
     if not quiet:
         typer.echo("\n" + pipeline.leaderboard_text(run) + f"\n\nleaderboard: {run / 'leaderboard.md'}")
@@ -219,7 +232,8 @@ def sweep(
     """
     from instahide_nb.sweep import run_sweep
 
-    result = run_sweep(file, out, scheduler=scheduler, workers=workers, say=typer.echo)
+    with _interruptible():
+        result = run_sweep(file, out, scheduler=scheduler, workers=workers, say=typer.echo)
     typer.echo(f"table: {result.folder / 'table.csv'}")
     for line in result.failed:
         typer.echo(f"failed: {line}", err=True)
@@ -257,9 +271,6 @@ def main() -> None:
     except InputError as error:
         print(f"instahide-nb: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("instahide-nb: interrupted; run again to go on", file=sys.stderr)
-        sys.exit(1)
     except Exception as error:
         if type(error).__name__ == "NotebookError":
             print(f"instahide-nb: {error}", file=sys.stderr)

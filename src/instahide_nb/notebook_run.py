@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -123,6 +124,7 @@ def execute(
     import papermill
     from nbclient.exceptions import DeadKernelError
 
+    logging.getLogger("papermill").addHandler(logging.NullHandler())  # what it would print is raised too
     partial = log / f"{output.parent.name}-{notebook}.ipynb"
     kernel = _Kernel(lock, {"INSTAHIDE_NB_PROGRESS": "text", "TQDM_NCOLS": str(bars)} if bars else {})
     try:

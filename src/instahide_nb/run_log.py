@@ -6,6 +6,7 @@ log itself names no seed and no key.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -47,26 +48,26 @@ def logged(run: Path, *, verbose: TextIO | None = None) -> Iterator[Path]:
     """
     folder = make_folder(run / "log", secret=True)
     path = folder / time.strftime("%Y-%m-%dT%H%M%SZ.log", time.gmtime())
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    handlers: list[logging.Handler] = []
-    with os.fdopen(descriptor, "a", encoding="utf-8") as stream:
-        handlers.append(_QuietHandler(stream))
-        handlers[0].setFormatter(_UtcFormatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
-        if verbose is not None:
-            handlers.append(logging.StreamHandler(verbose))
-        level = logger.level
-        logger.setLevel(logging.DEBUG)
+    stream = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w", encoding="utf-8")
+    handlers: list[logging.Handler] = [_QuietHandler(stream)]
+    handlers[0].setFormatter(_UtcFormatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
+    if verbose is not None:
+        handlers.append(logging.StreamHandler(verbose))
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    for handler in handlers:
+        logger.addHandler(handler)
+    try:
+        yield path
+    except BaseException as error:
+        logger.error("stopped: %s: %s", type(error).__name__, error)
+        raise
+    finally:
         for handler in handlers:
-            logger.addHandler(handler)
-        try:
-            yield path
-        except BaseException as error:
-            logger.error("stopped: %s: %s", type(error).__name__, error)
-            raise
-        finally:
-            for handler in handlers:
-                logger.removeHandler(handler)
-            logger.setLevel(level)
+            logger.removeHandler(handler)
+        logger.setLevel(level)
+        with contextlib.suppress(OSError):
+            stream.close()
 
 
 class _QuietHandler(logging.StreamHandler[TextIO]):

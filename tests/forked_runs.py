@@ -1,0 +1,129 @@
+"""Runs to be killed: ``reproduce`` in processes that fork from one with everything loaded, without Jupyter.
+
+The pipeline, its lock and manifest, the notebooks' own code and every hashed file are as in a real run; papermill, the
+kernel and plots are left out, which would take most of the time. As a program it reads one JSON line a run from
+standard input: ``{"run": FOLDER, "limit": BYTES or null, "kill_after": SECONDS or null}``, and answers with the exit
+code when it has ended (negative: the signal).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+
+from instahide_nb import pipeline
+from instahide_nb.attack.result import AttackResult, on_the_grid
+from instahide_nb.errors import InputError
+from instahide_nb.storage import write_bytes
+
+
+def small(folder: Path) -> dict[str, Any]:
+    """Parameters of a challenge of 400 encryptions, of images of noise that are put into the folder."""
+    private, public = folder / "private.npz", folder / "public.npz"
+    if not public.exists():
+        generator = np.random.default_rng(7)
+        images = generator.integers(0, 256, (24, 16, 16, 3), np.uint8)
+        np.savez(private, images=images[:8], labels=np.arange(8) % 3)
+        np.savez(public, images=images[8:])
+    return {
+        "seed": 3141592653,
+        "n_private": 8,
+        "n_public": 16,
+        "private_source": str(private),
+        "public_source": str(public),
+    }
+
+
+def attack(release: Any, public: Any) -> AttackResult:
+    """Answers with the mean public image."""
+    image = on_the_grid(public.mean(axis=0) / 127.5 - 1)
+    n = len(release.encryption)
+    recovered = np.repeat(image[None], release.info.n_private, axis=0)
+    return AttackResult("mean", recovered, np.full((n, 2), -1), np.repeat(image[None], n, axis=0), "O(1)")
+
+
+def run_cells(
+    notebook: str, parameters: Mapping[str, Any], output: Path, *, cwd: Path, **others: object
+) -> None:
+    """What :func:`instahide_nb.notebook_run.execute` does, in this process."""
+    book = nbformat.read(pipeline.home() / "notebooks" / f"{notebook}.ipynb", 4)
+    names: dict[str, Any] = {}
+    output = output.resolve()
+    os.chdir(cwd)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
+            if "parameters" in cell.metadata.get("tags", []):
+                names.update(parameters)
+    write_bytes(output, nbformat.writes(book).encode(), secret=notebook == "gen_data")
+
+
+def small_plan(run: Path, **changes: object) -> pipeline.Plan:
+    """The run of :func:`small` and :func:`attack`."""
+    return pipeline.make_plan("tiny", ["forked_runs:attack"], run, small(run.parent) | changes)
+
+
+def _run(order: dict[str, Any]) -> int:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    plan = small_plan(Path(order["run"]))
+    if order["limit"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order["limit"], order["limit"]))
+    try:
+        pipeline.reproduce(plan)
+    except InputError as error:
+        print(error, file=sys.stderr, flush=True)
+        return 2
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _load() -> None:
+    """Import what runs import, and leave plots undrawn: no run's hashes hold one."""
+    from instahide_nb import challenge, evaluation, figures, patches
+    from instahide_nb.attack import registry, result
+    from instahide_nb.drawing import crop_drawing, display, explanations, grids
+
+    assert all((challenge, evaluation, patches, registry, result, crop_drawing, explanations, grids))
+    display.show_plot = lambda figure, path: write_bytes(path, b"a plot")
+    for name in figures.__all__:
+        setattr(figures, name, lambda *values, **options: None)
+
+
+def _serve() -> None:
+    _load()
+    pipeline.execute = run_cells
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                code = _run(order)
+            finally:
+                os._exit(code)
+        if order["kill_after"] is not None:
+            end = time.monotonic() + order["kill_after"]
+            while time.monotonic() < end and not os.waitid(
+                os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT
+            ):
+                time.sleep(0.005)
+            os.kill(child, signal.SIGKILL)  # nobody has waited for it yet, so the number is its own
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    sys.modules["forked_runs"] = sys.modules["__main__"]
+    _serve()
