@@ -16,8 +16,8 @@ def cache_folder(cache_dir: Path | str | None = None) -> Path:
 
     Examples
     --------
-    >>> str(cache_folder("/tmp/elsewhere"))
-    '/tmp/elsewhere'
+    >>> str(cache_folder("elsewhere"))
+    'elsewhere'
     """
     if cache_dir is not None:
         return Path(cache_dir)
