@@ -54,15 +54,15 @@ def test_inside_a_large_image_the_first_order_model_needs_its_neighbours_only() 
 
 
 def test_moments_are_those_of_numpy() -> None:
-    patches = dead_leaves(40, (12, 15), 4)
+    patches = dead_leaves(40, (17, 20), 4)
     model = public_model(patches)
     value = (2.0 * patches - 255) / 255
     assert np.allclose(model.mean, value.mean(axis=(0, 1, 2)), atol=1e-5)
     z = value - value.mean(axis=(0, 1, 2))
     reach = 2 * RADIUS
     for c, d, dy, dx in [(0, 0, 0, 0), (0, 2, 1, -2), (2, 0, -1, 2), (1, 1, 6, 6), (1, 0, -6, 5)]:
-        first = z[:, max(0, -dy) : 12 - max(0, dy), max(0, -dx) : 15 - max(0, dx), c]
-        second = z[:, max(0, dy) : 12 - max(0, -dy), max(0, dx) : 15 - max(0, -dx), d]
+        first = z[:, max(0, -dy) : 17 - max(0, dy), max(0, -dx) : 20 - max(0, dx), c]
+        second = z[:, max(0, dy) : 17 - max(0, -dy), max(0, dx) : 20 - max(0, -dx), d]
         assert np.isclose(model.covariance[c, d, dy + reach, dx + reach], (first * second).mean(), atol=1e-5)
 
 

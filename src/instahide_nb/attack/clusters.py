@@ -1,7 +1,9 @@
 """The first look at the private images: clusters of strong encryptions within each class.
 
 Encryptions in which one class has a large coefficient resemble each other when they hold the same image of that
-class. Average linkage on one minus the correlation finds these groups, one for each image of the class.
+class. Average linkage on one minus the similarity finds these groups, one for each image of the class. Their textures
+are then fitted and assigned in turn, and the clusters looked for once more with the other image taken off, which
+mends clusters that held two images and images that had two clusters.
 """
 
 from __future__ import annotations
@@ -11,24 +13,25 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack.assignment import Slots, assign
-from instahide_nb.attack.energy import correlation
+from instahide_nb.attack.assignment import Slots
+from instahide_nb.attack.smoothness import Smoothness
+from instahide_nb.attack.textures import (
+    assign_textures,
+    fit_textures,
+    similarity,
+    texture_filter,
+    without_partner,
+)
 
-__all__ = [
-    "STRONG_PER_IMAGE",
-    "cut_to_size",
-    "first_assignment",
-    "seed_clusters",
-    "strong_slots",
-    "templates",
-]
+__all__ = ["STRONG_PER_IMAGE", "cut_to_size", "first_assignment", "seed_clusters", "strong_slots"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
-STRONG_PER_IMAGE = (6, 9, 14, 20)
+STRONG_PER_IMAGE = (4, 6, 9, 14, 20)
 """Encryptions clustered for each image of a class, largest coefficients first; each number is tried."""
-_MOST_STRONG = 4000  # of one class at once: bounds the memory at 0.3 GB
+_MOST_STRONG = 4000  # of one class at once: bounds the memory at 0.5 GB
+_MENDING_ROUNDS = 2  # of clusters with the partner taken off; a third changes nothing
 
 
 def strong_slots(slots: Slots, image_class: int, per_image: int = 20) -> Int64:
@@ -84,23 +87,31 @@ def cut_to_size(tree: npt.NDArray[np.float64], n_members: int, n_clusters: int) 
     return np.arange(n_members, dtype=np.int64) % n_clusters
 
 
-def seed_clusters(slots: Slots, feature: Float32, per_image: int = 20) -> tuple[Int64, Float32]:
-    """Cluster the strong encryptions of every class by the correlation of their features.
+def seed_clusters(
+    slots: Slots,
+    feature: Float32,
+    local: Smoothness,
+    per_image: int = 20,
+    partner: tuple[Float32, Int64] | None = None,
+) -> Int64:
+    """Cluster the strong encryptions of every class by the similarity of their energies.
 
     Parameters
     ----------
     slots : Slots
-    feature : float32 (n, d)
-        Standardised rows.
+    feature : float32 (n, 4, h, w)
+        Standardised energies.
+    local : Smoothness
+        From `textures.texture_filter`.
     per_image : int
         Strong encryptions for each image of a class.
+    partner : textures and assignment, optional
+        What is believed of the images in the other slots, to be taken off first.
 
     Returns
     -------
-    seed : int64 (n, 2)
+    int64 (n, 2)
         Image of each slot that was clustered; -1 elsewhere.
-    template : float32 (images, d)
-        Mean feature of each image's encryptions, weighted by coefficient.
     """
     from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import squareform
@@ -114,61 +125,73 @@ def seed_clusters(slots: Slots, feature: Float32, per_image: int = 20) -> tuple[
         if size == 1 or len(strong) <= size:
             group = np.arange(len(strong)) % size
         else:
-            chosen = feature[strong[:, 0]]
-            distance = 1.0 - correlation(chosen, chosen).astype(np.float64)
-            tree = linkage(squareform(distance, checks=False), "average")
+            if partner is None:
+                chosen = feature[strong[:, 0]]
+            else:
+                chosen = without_partner(feature, partner[0], slots, partner[1], strong)
+            tree = linkage(squareform(1.0 - similarity(chosen, local), checks=False), "average")
             group = cut_to_size(tree, len(strong), size)
         seed[strong[:, 0], strong[:, 1]] = np.where(group >= 0, group + slots.start[c], -1)
-    return seed, templates(slots, seed, feature)
+    return seed
 
 
-def templates(slots: Slots, assignment: Int64, feature: Float32) -> Float32:
-    """Mean feature of the encryptions assigned to each image, weighted by coefficient."""
-    out = np.zeros((slots.n_images, feature.shape[1]), np.float32)
-    for image in range(slots.n_images):
-        row, slot = np.nonzero((assignment == image) & ~slots.shared[:, None])
-        if len(row) == 0:
-            continue
-        weight = slots.coefficient[row, slot][:, None]
-        out[image] = (feature[row] * weight).sum(axis=0) / weight.sum()
-    return out
+def _class_gains(slots: Slots, gain: Float32) -> list[float]:
+    """What the encryptions that hold an image of each class gain together."""
+    rows = ~slots.shared
+    return [
+        math.fsum(gain[(slots.image_class == c).any(axis=1) & rows].tolist())
+        for c in range(len(slots.start) - 1)
+    ]
 
 
 def first_assignment(slots: Slots, feature: Float32) -> tuple[Int64, Float32]:
-    """Assign every slot by its likeness to clusters, the clusters being those that explain their class best.
+    """Assign every slot by the textures of clusters, the clusters being those that explain their class best.
 
     Too few strong encryptions make noisy clusters, too many make clusters that hold two images and others that
-    share one. Each number in `STRONG_PER_IMAGE` is tried, and each class keeps the one under which
-    the sum of coefficient times correlation, over all slots of the class, is largest.
+    share one. Each number in `STRONG_PER_IMAGE` is tried, and each class keeps the one under which its
+    encryptions are explained best. Then the strong encryptions are clustered again, with the texture of the other image
+    taken off; what explains a class better is kept.
 
     Parameters
     ----------
     slots : Slots
-    feature : float32 (n, d)
-        Standardised rows.
+    feature : float32 (n, 4, h, w)
+        Standardised energies.
 
     Returns
     -------
     assignment : int64 (n, 2)
     score : float32 (n, 2, images)
-        Coefficient times correlation with each image's template.
+        How well each image explains each slot, beside the partner that was chosen.
     """
-    best = [-math.inf] * (len(slots.start) - 1)
-    kept = np.zeros((slots.n_images, feature.shape[1]), np.float32)
+    local = texture_filter(feature)
+
+    def refine(texture: Float32) -> tuple[Float32, Int64, Float32, Float32]:
+        assignment, _, _ = assign_textures(feature, texture, local, slots)
+        texture = fit_textures(feature, slots, assignment)
+        return texture, *assign_textures(feature, texture, local, slots)
+
+    def pick(texture: Float32, best: Float32, gains: list[float], better: list[float]) -> None:
+        for c in range(len(gains)):
+            if better[c] > gains[c]:
+                gains[c] = better[c]
+                best[slots.start[c] : slots.start[c + 1]] = texture[slots.start[c] : slots.start[c + 1]]
+
+    gains = [-math.inf] * (len(slots.start) - 1)
+    kept = np.zeros((slots.n_images, *feature.shape[1:]), np.float32)
     for per_image in STRONG_PER_IMAGE:
-        _, template = seed_clusters(slots, feature, per_image)
-        for _ in range(2):
-            assignment, score = _assign_by_template(slots, feature, template)
-            template = templates(slots, assignment, feature)
-        chosen = np.take_along_axis(score, assignment[:, :, None], axis=2)[:, :, 0]
-        for c in range(len(best)):
-            total = math.fsum(chosen[(slots.image_class == c) & ~slots.shared[:, None]].tolist())
-            if total > best[c]:
-                best[c] = total
-                kept[slots.start[c] : slots.start[c + 1]] = template[slots.start[c] : slots.start[c + 1]]
-    return _assign_by_template(slots, feature, kept)
-
-
-def _assign_by_template(slots: Slots, feature: Float32, template: Float32) -> tuple[Int64, Float32]:
-    score = correlation(feature, template)[:, None, :] * slots.coefficient[:, :, None]
-    return assign(slots, score), score
+        seed = seed_clusters(slots, feature, local, per_image)
+        texture, _, _, gain = refine(fit_textures(feature, slots, seed))
+        pick(texture, kept, gains, _class_gains(slots, gain))
+    kept, assignment, score, gain = refine(kept)
+    for _ in range(_MENDING_ROUNDS):
+        gains = _class_gains(slots, gain)
+        seed = seed_clusters(slots, feature, local, STRONG_PER_IMAGE[-1], (kept, assignment))
+        texture, _, _, other_gain = refine(fit_textures(feature, slots, seed))
+        mended = kept.copy()
+        pick(texture, mended, gains, _class_gains(slots, other_gain))
+        fresh = refine(mended)
+        if math.fsum(fresh[3].tolist()) <= math.fsum(gain.tolist()):
+            break
+        kept, assignment, score, gain = fresh
+    return assignment, score

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from instahide_nb.attack.threads import in_blocks
 
-__all__ = ["correlation", "difference_energy", "features", "quantise"]
+__all__ = ["correlation", "difference_energy", "features", "planes", "quantise"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -131,6 +131,24 @@ def features(encryption: Float32) -> Float32:
     in_blocks(_standardise_columns, table.shape[1], table, block=256)
     in_blocks(_standardise_rows, len(table), table)
     return table
+
+
+def planes(table: Float32, height: int, width: int) -> Float32:
+    """Features as pictures, one plane for each of the four directions.
+
+    Parameters
+    ----------
+    table : float32 (n, (h-1)*(w-1)*4)
+        From `features`.
+    height, width : int
+        Size of the encryptions, h and w.
+
+    Returns
+    -------
+    float32 (n, 4, h-1, w-1)
+    """
+    shaped = table.reshape(len(table), height - 1, width - 1, 4)
+    return np.ascontiguousarray(shaped.transpose(0, 3, 1, 2))
 
 
 def quantise(standardised: Float32) -> Float32:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from instahide_nb.attack.cholesky import factor, solve
 from instahide_nb.attack.threads import in_blocks
 
-__all__ = ["fit_images", "predict_encryptions"]
+__all__ = ["fit_images", "predict_encryptions", "solve_mixtures"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -99,6 +99,46 @@ def _normal_matrix(assignment: Int64, coefficient: Float32, weight: Float32, n_i
     return out
 
 
+def solve_mixtures(
+    signed: Float32,
+    assignment: Int64,
+    coefficient: Float32,
+    weight: Float32,
+    mean: Float32,
+    n_images: int,
+    ridge: float,
+) -> Float64:
+    """Weighted least squares for what the rows are mixed of, with a pull to the mean.
+
+    Parameters
+    ----------
+    signed : float32 (n, d)
+        Rows that are mixtures: encryptions with their mask lifted, or other features that add up.
+    assignment : int64 (n, 2)
+        Rows with -1 are left out.
+    coefficient : float32 (n, 2)
+    weight : float32 (n,)
+        One over the residual variance.
+    mean : float32 (d,)
+        What the rest of each mixture is on average.
+    n_images : int
+    ridge : float
+        Weight of the pull to `mean`, as a share of the mean diagonal of the normal matrix.
+
+    Returns
+    -------
+    float64 (images, d)
+    """
+    normal = _normal_matrix(assignment, coefficient, weight, n_images)
+    pull = ridge * float(np.mean(np.diag(normal))) + 1e-12
+    right = np.zeros((n_images, signed.shape[1]))
+    in_blocks(
+        _right_side, signed.shape[1], signed, assignment, coefficient, weight, mean, right, block=_BLOCK
+    )
+    right += pull * mean.astype(np.float64)
+    return solve(factor(normal + pull * np.eye(n_images)), right)
+
+
 def fit_images(
     signed: Float32,
     assignment: Int64,
@@ -130,12 +170,5 @@ def fit_images(
     float32 (images, d)
         Clipped to [-1, 1].
     """
-    normal = _normal_matrix(assignment, coefficient, weight, n_images)
-    pull = ridge * float(np.mean(np.diag(normal))) + 1e-12
-    right = np.zeros((n_images, signed.shape[1]))
-    in_blocks(
-        _right_side, signed.shape[1], signed, assignment, coefficient, weight, mean, right, block=_BLOCK
-    )
-    right += pull * mean.astype(np.float64)
-    image = solve(factor(normal + pull * np.eye(n_images)), right)
+    image = solve_mixtures(signed, assignment, coefficient, weight, mean, n_images, ridge)
     return np.clip(image, -1.0, 1.0).astype(np.float32)

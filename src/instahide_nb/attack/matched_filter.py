@@ -7,19 +7,28 @@ residual follows from three products: of the encryption with both images, and of
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack.assignment import Slots
+from instahide_nb.attack.assignment import Slots, assign
 from instahide_nb.attack.smoothness import Smoothness, whiten
 from instahide_nb.attack.threads import in_blocks
 
-__all__ = ["integer_product", "matched_filter", "pair_scores"]
+__all__ = ["Pairs", "best_pairs", "integer_product", "matched_filter", "pair_scores"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
+
+
+@numba.njit(cache=True, nogil=True)
+def _round(first: int, last: int, table: Float32, scale: float, out: Float64) -> None:
+    for i in range(first, last):
+        for p in range(table.shape[1]):
+            out[i, p] = np.rint(float(table[i, p]) * scale)
 
 
 def integer_product(a: Float32, b: Float32) -> Float64:
@@ -42,10 +51,12 @@ def integer_product(a: Float32, b: Float32) -> Float64:
     bits = min(20, (52 - int(a.shape[1]).bit_length()) // 2)
 
     def integers(table: Float32) -> tuple[Float64, float]:
-        largest = float(np.abs(table).max()) if table.size else 0.0
+        largest = max(float(table.max()), -float(table.min())) if table.size else 0.0
         _, exponent = np.frexp(largest)
         scale = 2.0 ** (bits - int(exponent))  # a power of two: scaling rounds nothing
-        return np.rint(table.astype(np.float64) * scale), scale
+        out = np.empty(table.shape)
+        in_blocks(_round, len(table), table, scale, out)
+        return out, scale
 
     qa, scale_a = integers(a)
     qb, scale_b = integers(b)
@@ -179,3 +190,46 @@ def pair_scores(
         split,
     )
     return score, split
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two images for each encryption.
+
+    Attributes
+    ----------
+    assignment : int64 (n, 2)
+    score : float32 (n, 2, images)
+        Of every image in each slot, beside the partner that was chosen.
+    coefficient : float32 (n, 2)
+        As published, or the likeliest split where the slots share a class.
+    """
+
+    assignment: Int64
+    score: Float32
+    coefficient: Float32
+
+
+def best_pairs(slots: Slots, product: Float64, gram: Float64, scale: Float32) -> Pairs:
+    """Assign images to encryptions: each slot beside its best partner first, then twice beside the chosen one.
+
+    Parameters
+    ----------
+    slots : Slots
+    product : float64 (n, images)
+    gram : float64 (images, images)
+        From `matched_filter`.
+    scale : float32 (n,)
+        Covariance of each residual in units of the public covariance.
+
+    Returns
+    -------
+    Pairs
+    """
+    assignment = None
+    for _ in range(3):
+        score, _ = pair_scores(slots, product, gram, scale, assignment)
+        assignment = assign(slots, score)
+    score, coefficient = pair_scores(slots, product, gram, scale, assignment)
+    assert assignment is not None
+    return Pairs(assignment, score, coefficient)

@@ -5,13 +5,15 @@ Each function changes one part of a `State` and leaves the rest as it is; `unmas
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attack import companions, least_squares, matched_filter, sign_repair, signs
-from instahide_nb.attack.assignment import Slots, assign
+from instahide_nb.attack.assignment import Slots
+from instahide_nb.attack.negatives import votes
 from instahide_nb.attack.smoothness import RADIUS, PublicModel, Smoothness, smoothness
 
 __all__ = [
@@ -133,20 +135,47 @@ def infer_signs(state: State, ridge: float, coupled: bool) -> None:
     state.signed = alone
 
 
-def choose_sign(state: State) -> None:
-    """A few rounds of signs and images from the first images and from their negatives; the likelier stays."""
-    found: list[tuple[float, Float32]] = []
-    n, start = len(state.size), state.image
-    for sign in (np.float32(1), np.float32(-1)):
-        state.image = sign * start
-        for _ in range(3):
-            infer_signs(state, 0.0, coupled=False)
-            fit_images(state)
-        likelihood = signs.log_likelihood(
-            state.size.reshape(n, -1), state.predict().reshape(n, -1), state.scale * state.pixel_variance
-        )
-        found.append((likelihood, state.image))
-    state.image = found[0][1] if found[0][0] >= found[1][0] else found[1][1]
+def choose_sign(state: State, axis: Float64) -> float:
+    """A few rounds of signs and images that favour neither, then the sign under which colours are a photograph's.
+
+    The mean public image is left out of these rounds, so that they would give the negatives from the negatives. The
+    likelihood of the encryptions cannot decide: it takes the mean of the attacker's photographs for
+    that of the challenge's, and is certain of the wrong sign where the two differ.
+
+    Parameters
+    ----------
+    state : State
+        Its `image` is changed.
+    axis : float64 (channels,)
+        From `negatives.colour_axis`.
+
+    Returns
+    -------
+    float
+        Share of private images that are, each by itself, rather a photograph than a negative under the chosen sign.
+    """
+    known = state.model
+    state.model = replace(known, mean=np.zeros_like(known.mean))
+    for _ in range(3):
+        infer_signs(state, 0.0, coupled=False)
+        fit_images(state)
+    used = (state.assignment >= 0).all(axis=1)
+    rest = 1.0 - state.coefficient[used].sum(axis=1, dtype=np.float64)
+    residual = _mean_colours(state.signed[used] - state.predict()[used])
+    public = np.array([math.fsum(column) for column in residual.T]) / max(math.fsum(rest), 1e-9)
+    vote = votes(_mean_colours(state.image), axis)
+    total = math.fsum(vote) / len(vote) + float(votes(public, axis))
+    sign = np.float32(1 if total >= 0 else -1)
+    state.model = known
+    state.image = sign * state.image
+    return float(np.count_nonzero(vote * sign > 0) / len(vote))
+
+
+def _mean_colours(image: Float32) -> Float64:
+    """Mean of each channel of planar images, float64 (n, channels)."""
+    pixels = np.ascontiguousarray(image.reshape(*image.shape[:2], -1).transpose(2, 0, 1), np.float64)
+    mean: Float64 = pixels.sum(axis=0) / len(pixels)
+    return mean
 
 
 def agreement(first: Float32, second: Float32) -> np.float32:
@@ -215,14 +244,8 @@ def assign_images(state: State, ridge: float) -> None:
     local = state.smoothness(ridge)
     signed = state.signed if state.expected is None else state.signed - state.expected
     product, gram = matched_filter.matched_filter(signed, state.image, state.model.mean, local)
-    score, _ = matched_filter.pair_scores(state.slots, product, gram, state.scale)
-    state.assignment = assign(state.slots, score)
-    for _ in range(2):
-        score, _ = matched_filter.pair_scores(state.slots, product, gram, state.scale, state.assignment)
-        state.assignment = assign(state.slots, score)
-    state.score, state.coefficient = matched_filter.pair_scores(
-        state.slots, product, gram, state.scale, state.assignment
-    )
+    found = matched_filter.best_pairs(state.slots, product, gram, state.scale)
+    state.assignment, state.score, state.coefficient = found.assignment, found.score, found.coefficient
 
 
 def margin(state: State) -> Float32:

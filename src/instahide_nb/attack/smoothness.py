@@ -17,13 +17,23 @@ import numpy.typing as npt
 from instahide_nb.attack.cholesky import solve_spd
 from instahide_nb.attack.threads import in_blocks
 
-__all__ = ["RADIUS", "PublicModel", "Smoothness", "predict", "public_model", "smoothness", "whiten"]
+__all__ = [
+    "RADIUS",
+    "PublicModel",
+    "Smoothness",
+    "autocovariance",
+    "predict",
+    "public_model",
+    "smoothness",
+    "whiten",
+]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 RADIUS = 3
 _TAPS = 2 * RADIUS + 1
+_SMALL = 16  # below this too few pairs are six pixels apart for an unbiased covariance
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,9 @@ class Smoothness:
 
 
 @numba.njit(cache=True, nogil=True)
-def _autocovariance(first_job: int, last_job: int, image: Float32, reach: int, out: Float64) -> None:
+def _autocovariance(
+    first_job: int, last_job: int, image: Float32, reach: int, tapered: bool, out: Float64
+) -> None:
     n, channels, h, w = image.shape
     size = 2 * reach + 1
     for job in range(first_job, last_job):
@@ -89,10 +101,32 @@ def _autocovariance(first_job: int, last_job: int, image: Float32, reach: int, o
                     total[k] += product[k, x]
         for dx in range(-reach, reach + 1):
             if abs(dx) < w:
-                mean = total[dx + reach] / (n * (h - dy) * (w - abs(dx)))
+                mean = total[dx + reach] / (n * (h * w if tapered else (h - dy) * (w - abs(dx))))
                 out[c, d, reach + dy, reach + dx] = mean
                 if dy > 0:  # the same pairs seen from their other end
                     out[d, c, reach - dy, reach - dx] = mean
+
+
+def autocovariance(image: Float32, tapered: bool) -> Float64:
+    """Mean product of any two pixels up to 6 rows and columns apart, over all images and places.
+
+    Parameters
+    ----------
+    image : float32 (n, channels, h, w)
+        Centred images.
+    tapered : bool
+        Divide by the number of pixels instead of the number of pairs: smaller at a distance, but positive definite
+        however small the images are.
+
+    Returns
+    -------
+    float64 (channels, channels, 4 r + 1, 4 r + 1)
+        As `PublicModel.covariance`.
+    """
+    channels, reach = image.shape[1], 2 * RADIUS
+    covariance = np.zeros((channels, channels, 2 * reach + 1, 2 * reach + 1))
+    in_blocks(_autocovariance, channels * channels * (reach + 1), image, reach, tapered, covariance, block=1)
+    return covariance
 
 
 def public_model(public: npt.NDArray[np.uint8]) -> PublicModel:
@@ -110,10 +144,7 @@ def public_model(public: npt.NDArray[np.uint8]) -> PublicModel:
     mean = ((2.0 * mean_level - 255.0) / 255.0).astype(np.float32)
     image = ((2.0 * public.astype(np.float32) - 255.0) / 255.0 - mean).astype(np.float32)
     planar = np.ascontiguousarray(image.transpose(0, 3, 1, 2))
-    channels, reach = planar.shape[1], 2 * RADIUS
-    covariance = np.zeros((channels, channels, 2 * reach + 1, 2 * reach + 1))
-    in_blocks(_autocovariance, channels * channels * (reach + 1), planar, reach, covariance, block=1)
-    return PublicModel(mean, covariance)
+    return PublicModel(mean, autocovariance(planar, tapered=min(planar.shape[2:]) < _SMALL))
 
 
 @numba.njit(cache=True, nogil=True)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from instahide_nb.attack import clusters, energy, spectral
 from instahide_nb.attack.assignment import read_slots
+from instahide_nb.attack.negatives import colour_axis
 from instahide_nb.attack.result import AttackResult, on_the_grid
 from instahide_nb.attack.rounds import (
     State,
@@ -189,7 +190,8 @@ def solve(
     if not settings.epochs:
         slots = replace(slots, epoch=np.full_like(slots.epoch, -1))
     with stage("energy"):
-        assignment, score = clusters.first_assignment(slots, energy.features(encryption))
+        feature = energy.planes(energy.features(encryption), *encryption.shape[1:3])
+        assignment, score = clusters.first_assignment(slots, feature)
     with stage("public model"):
         model = public_model(public)
     with stage("spectral"):
@@ -208,7 +210,7 @@ def solve(
     )
     remember("spectral")
     with stage("independent signs"):
-        choose_sign(state)
+        photographs = choose_sign(state, colour_axis(public))
     history[0] *= agreement(history[0], interleaved(state.image))
     remember("independent signs")
     if settings.repair:
@@ -243,7 +245,7 @@ def solve(
             fit_images(state)
         remember(f"companions {number + 1}")
     confidence = margin(state)
-    details = _details(state, confidence, stages)
+    details = _details(state, confidence, stages) | {"rather_photographs_than_negatives": photographs}
     return UnmaskResult(
         recovered=interleaved(state.image),
         image_class=np.repeat(np.arange(len(slots.start) - 1), np.diff(slots.start)),
