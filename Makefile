@@ -28,6 +28,12 @@ test-browser: .venv/ready  ## gen_data in JupyterLab, in a real browser (Debian'
 	PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 $(BIN)/python -m pip install -q --require-hashes -r requirements-browser.lock
 	$(BIN)/python -m pytest -m browser
 
+coverage: .venv/ready  ## The tests again, and which lines of the package (but compiled ones) none of them reached
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine -q
+	$(BIN)/python -m coverage report
+
 setup: .venv/ready  ## Only the environment, in .venv
 
 .venv/ready: requirements.lock pyproject.toml setup.sh
