@@ -83,6 +83,17 @@ def test_attacks_name_no_secret_file(module: str) -> None:
     assert [text for text in texts if names.search(text) and len(text) < 40] == []
 
 
+BY_NAME = re.compile(r"(importlib\.)?import_module|__import__|exec|eval|runpy\.\w+")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_registry_imports_by_name(module: str) -> None:
+    """Such imports are not among those that the other tests follow."""
+    calls = [node for node in ast.walk(ast.parse(MODULES[module].read_text())) if isinstance(node, ast.Call)]
+    found = {name for name in (ast.unparse(call.func) for call in calls) if BY_NAME.fullmatch(name)}
+    assert found == ({"importlib.import_module"} if module == "instahide_nb.attack.registry" else set())
+
+
 COMMANDS = ("cli", "pipeline", "recording", *(m.split(".")[1] for m in MODULES if ".sweep" in m))
 
 
@@ -149,7 +160,7 @@ def test_notebooks_define_nothing(path: Path) -> None:
     assert cells
     for cell in cells:
         nodes = ast.walk(ast.parse("".join(cell["source"])))
-        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.While)
         assert [node.lineno for node in nodes if isinstance(node, kinds)] == []
 
 
