@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,12 @@ SCRIPT = Path(__file__).with_name("case_digests.py")
 DISPATCHED = [name for name in umath.__cpu_dispatch__ if umath.__cpu_features__.get(name)]
 """The processor features, by numpy's own names, that it would use here beyond its baseline."""
 AVX512 = [name for name in DISPATCHED if name.startswith(("X86_V4", "AVX512"))]
+HAS = {
+    "x86-64": platform.machine() in ("x86_64", "AMD64"),
+    "AVX2": any(umath.__cpu_features__.get(name) for name in ("X86_V3", "AVX2")),
+    "AVX-512": bool(AVX512),
+}
+"""What cases need of a processor, and whether this one has it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Case:
     seen : dict
         What the process must then say of itself, as case_digests.py names it; ``openblas`` is the kernel's name.
     needs : str
-        The processor feature without which this machine cannot run it; empty when any can.
+        What a machine must have to run it, of `HAS`; empty when any can.
     """
 
     name: str
@@ -50,7 +57,7 @@ class Case:
 
     def impossible(self) -> str:
         """Why this machine cannot run the case; empty when it can."""
-        return f"this processor has no {self.needs}" if self.needs and not AVX512 else ""
+        return f"this processor has no {self.needs}" if self.needs and not HAS[self.needs] else ""
 
 
 CASES = (
@@ -77,6 +84,7 @@ CASES = (
             "time zone": "+0545",
             "opencv without": ["*AVX", "*AVX2", "*FP16", "*AVX512-SKX"],
         },
+        needs="x86-64",
     ),
     # More threads than cores, and what a processor without AVX-512 would take.
     Case(
@@ -98,6 +106,7 @@ CASES = (
             "encoding": "UTF-8",
             "opencv without": ["*AVX512-SKX"],
         },
+        needs="AVX2",
     ),
     Case(
         "skylakex",
