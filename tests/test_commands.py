@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from instahide_nb import pipeline
 from instahide_nb.cli import app
+from instahide_nb.evaluation import about_attack
 from instahide_nb.storage import load_array
 
 FOLDER = "forked_runs-attack"
@@ -74,6 +75,21 @@ def test_score_gives_the_rank(run: Path) -> None:
     result = call("score", run / "perfect.npy", *halves)
     assert "Max_SSIM   1.0000" in result.stdout
     assert "Rank       1 of 4" in result.stdout
+
+
+@pytest.mark.parametrize("damage", ["deleted", "damaged"])
+def test_a_decryption_is_known_by_what_lies_beside_it_and_may_come_alone(run: Path, damage: str) -> None:
+    folder = run / f"attack/{FOLDER}"
+    known = about_attack(folder / "decryption.npy")
+    assert known.details["method"] == "forked_runs:attack"
+    assert known.recovered is not None
+    for name in ("attack.json", "recovered.npy"):
+        if damage == "deleted":
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(b"{")
+    alone = about_attack(folder / "decryption.npy")
+    assert (alone.details, alone.recovered) == ({}, None)
 
 
 def test_submit_names_the_zip(run: Path) -> None:
