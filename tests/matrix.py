@@ -238,18 +238,31 @@ def main() -> int:
         about = {name: value for name, value in answer["surroundings"].items() if name != "hash"}
         print(f"{case.name}: {time.monotonic() - start:.0f} s, {json.dumps(about)}", flush=True)
     print(f"\n{table(found)}\n")
-    wrong += [f"{name}: differs between cases" for name in differing(found)]
-    known = expected(options.preset) or {}
-    for case, digests in found.items():
-        wrong += [
-            f"{name}: {case} has not the expected {known[name][:8]}"
-            for name, digest in digests.items()
-            if known.get(name, digest) != digest
-        ]
-    names = {name for digests in found.values() for name in digests}
-    print(f"{len(names & known.keys())} of {len(names)} files have an expected hash in the package.")
-    print("\n".join(wrong) if wrong else f"The same bits in all {len(found)} cases.")
-    return 1 if wrong else 0
+    lines, failed = verdict(found, expected(options.preset) or {})
+    print("\n".join(wrong + lines))
+    return 1 if wrong or failed else 0
+
+
+def verdict(found: Mapping[str, Mapping[str, str]], known: Mapping[str, str]) -> tuple[list[str], bool]:
+    """What a person wants to know at the end, and whether anything is wrong.
+
+    Parameters
+    ----------
+    found : mapping
+        By case, then by file, the hashes.
+    known : mapping
+        The expected hashes by file; files that are not in it are compared between cases only.
+    """
+    apart = differing(found)
+    lines = [f"{name}: differs between cases" for name in apart]
+    lines += [] if apart else [f"The same bits in all {len(found)} cases."]
+    names = sorted({name for digests in found.values() for name in digests} & known.keys())
+    other = [name for name in names if any(digests.get(name) != known[name] for digests in found.values())]
+    lines += [f"{name}: is not the expected {known[name][:8]}" for name in other]
+    lines.append(
+        f"Of {len(names)} files with an expected hash in the package, {len(names) - len(other)} have it."
+    )
+    return lines, bool(apart or other)
 
 
 if __name__ == "__main__":

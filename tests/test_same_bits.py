@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from matrix import AVX512, CASES, DISPATCHED, Case, Running, differing, not_seen, table
+from matrix import AVX512, CASES, DISPATCHED, Case, Running, differing, not_seen, table, verdict
 
 from instahide_nb.manifest import expected
 
@@ -87,6 +87,16 @@ def test_a_difference_is_seen() -> None:
     assert differing(found) == ["b"]
     assert differing({"one": found["one"]}) == []
     assert re.search(r"b +1234 +1235 +missing", table(found))
+    lines, failed = verdict(found, {"a": "00ff"})
+    assert lines == [
+        "b: differs between cases",
+        "Of 1 files with an expected hash in the package, 1 have it.",
+    ]
+    assert failed
+    lines, failed = verdict({"one": found["one"]}, {"a": "00fe", "c": "5"})
+    assert lines[:2] == ["The same bits in all 1 cases.", "a: is not the expected 00fe"]
+    assert failed
+    assert not verdict({"one": found["one"]}, found["two"] | {"b": "1234"})[1]
     case = Case("x", {}, {"threads": 4, "opencv without": ["*AVX2"]})
     assert len(not_seen(case, {"threads": 1, "opencv features": ["*AVX2"]})) == 2
     assert not_seen(case, {"threads": 4, "opencv features": ["*AVX2?"]}) == []
