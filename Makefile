@@ -5,9 +5,11 @@ PRESET ?= demo
 METHODS ?=
 OUT ?= runs/$(PRESET)
 BIN := .venv/bin
+ALL := unmask prng-seed prng-state carlini-v2 carlini-v1
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-slow test-browser setup lab bench figures lint notebooks readme expected lock docs clean
+.PHONY: help reproduce test test-slow test-browser test-oldest same-bits coverage setup lab bench figures lint notebooks \
+  readme expected lock docs clean
 
 help:  ## Show this text
 	@echo "Usage: make TARGET [PRESET=demo] [METHODS=\"unmask prng-seed\"] [OUT=runs/demo]"
@@ -28,6 +30,28 @@ test-browser: .venv/ready  ## gen_data in JupyterLab, in a real browser (Debian'
 	PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 $(BIN)/python -m pip install -q --require-hashes -r requirements-browser.lock
 	$(BIN)/python -m pytest -m browser
 
+same-bits: .venv/ready  ## A preset's bits under other processors' features, kernels and threads (METHODS: unmask)
+	$(BIN)/python tests/matrix.py --preset $(PRESET) $(foreach m,$(METHODS),--method $(m))
+
+test-oldest: .venv/ready build/oldest/ready  ## tiny with the oldest supported versions: the same bits as with the locked ones
+	rm -rf build/oldest/run
+	PYTHONPATH=$(CURDIR)/src build/oldest/bin/python -m instahide_nb.cli reproduce --preset tiny --out build/oldest/run
+	PYTHONPATH=$(CURDIR)/src $(BIN)/python tests/matrix.py --preset tiny --case "as it is" \
+	  --other-python build/oldest/bin/python $(foreach m,$(or $(METHODS),$(ALL)),--method $(m))
+
+build/oldest/ready: requirements-oldest.lock
+	$(PYTHON) -c 'import sys; sys.exit("the oldest versions need Python 3.11 or 3.12: make PYTHON=...") if sys.version_info >= (3, 13) else 0'
+	rm -rf build/oldest
+	$(PYTHON) -m venv build/oldest
+	build/oldest/bin/python -m pip install --quiet --require-hashes -r requirements-oldest.lock
+	touch build/oldest/ready
+
+coverage: .venv/ready  ## The tests again, and which lines of the package (but compiled ones) none of them reached
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine -q
+	$(BIN)/python -m coverage report
+
 setup: .venv/ready  ## Only the environment, in .venv
 
 .venv/ready: requirements.lock pyproject.toml setup.sh
@@ -45,7 +69,7 @@ expected: .venv/ready  ## Make tiny and demo (all attacks) anew and record their
 	rm -rf runs/tiny runs/demo
 	$(BIN)/instahide-nb reproduce --preset tiny
 	$(BIN)/instahide-nb verify runs/tiny --record
-	$(BIN)/instahide-nb reproduce --preset demo $(foreach m,unmask prng-seed prng-state carlini-v2 carlini-v1,--method $(m))
+	$(BIN)/instahide-nb reproduce --preset demo $(foreach m,$(ALL),--method $(m))
 	$(BIN)/instahide-nb verify runs/demo --record
 	$(BIN)/python docs/fill_readme.py --keep runs/demo
 
@@ -74,7 +98,9 @@ lock:  ## Resolve the lock file anew (needs uv)
 	    --output-file requirements-headless.lock
 	echo playwright | uv pip compile - --constraint requirements.lock --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --output-file requirements-browser.lock
+	uv pip compile pyproject.toml --resolution lowest-direct --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-annotate --output-file requirements-oldest.lock
 
 clean:  ## Remove runs, caches and the environment
-	rm -rf .venv runs notebooks/runs build dist .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv runs notebooks/runs build dist .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

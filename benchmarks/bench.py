@@ -19,7 +19,7 @@ from typing import Any
 import growth
 from cases import CASES
 from measuring import machine, peak_mib
-from report import markdown, replace_between_markers
+from report import markdown, over_bounds, replace_between_markers
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES: dict[str, Callable[..., dict[str, Any]]] = {
@@ -61,7 +61,9 @@ def main() -> int:
     if options.docs:
         replace_between_markers(ROOT / "docs" / "benchmarks.md", text)
     failed = [name for name, case in result["cases"].items() if "failed" in case]
-    return 1 if failed else 0
+    over = over_bounds(result["growth"])
+    print("".join(f"{name}: more memory than its bound\n" for name in over), end="", file=sys.stderr)
+    return 1 if failed or over else 0
 
 
 def _options() -> argparse.Namespace:

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 from measuring import peak_mib
 
-__all__ = ["PUBLISHED", "SIZES", "make_challenge", "prng_state", "score_attack", "unmask"]
+__all__ = ["BOUNDS", "PUBLISHED", "SIZES", "make_challenge", "prng_state", "score_attack", "unmask"]
 
 SIZES = (1250, 2500, 5000, 10_000)
 PUBLISHED = 5000
 """Encryptions of the challenge of 2020."""
+
+BOUNDS = {"gen_data": 1.0, "unmask": 3.0, "prng-state": 1.0, "evaluate": 1.0}
+"""GB (10^9 bytes) that the process of a stage may hold at the published scale."""
 
 _EPOCHS = 50
 

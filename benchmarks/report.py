@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from growth import BOUNDS, PUBLISHED
 from measuring import fitted_exponent, median, ratio
 
-__all__ = ["markdown", "replace_between_markers"]
+__all__ = ["markdown", "over_bounds", "replace_between_markers"]
 
 START, END = "<!-- bench: start -->", "<!-- bench: end -->"
 
 
 def markdown(result: dict[str, Any]) -> str:
     """All tables of a result, the machine first."""
-    parts = [_machine(result), _cases(result["cases"]), _growth(result["growth"]), _stages(result["growth"])]
+    parts = [_machine(result), _cases(result["cases"]), _growth(result["growth"])]
+    parts += [_memory(result["growth"]), _stages(result["growth"])]
     return "\n".join(part for part in parts if part)
 
 
@@ -75,6 +77,23 @@ def _growth(found: dict[str, Any]) -> str:
         if "max_ssim" in stages["evaluate"]
     )
     return "\n".join(lines) + f"\n\nMax_SSIM of unmask: {quality}.\n"
+
+
+def _memory(found: dict[str, Any]) -> str:
+    stages = {name: _peak(stage) for name, stage in found.get(str(PUBLISHED), {}).items() if name in BOUNDS}
+    lines = [f"| memory at {PUBLISHED:,} encryptions | peak GB | bound GB | |", "| --- " * 4 + "|"]
+    for name, peak in stages.items():
+        shown = "not measured" if peak is None else f"{peak * 2**20 / 1e9:.2f}"
+        verdict = "" if peak is None else "above the bound" if name in over_bounds(found) else "kept"
+        lines.append(f"| {name} | {shown} | {BOUNDS[name]:g} | {verdict} |")
+    return "\n".join(lines) + "\n" if stages else ""
+
+
+def over_bounds(found: dict[str, Any]) -> list[str]:
+    """The stages whose process held more memory at the published scale than it may."""
+    stages = found.get(str(PUBLISHED), {})
+    peaks = {name: _peak(stages.get(name, {})) for name in BOUNDS}
+    return [name for name, peak in peaks.items() if peak is not None and peak * 2**20 > BOUNDS[name] * 1e9]
 
 
 def _stages(found: dict[str, Any]) -> str:

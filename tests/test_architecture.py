@@ -83,6 +83,17 @@ def test_attacks_name_no_secret_file(module: str) -> None:
     assert [text for text in texts if names.search(text) and len(text) < 40] == []
 
 
+BY_NAME = re.compile(r"(importlib\.)?import_module|__import__|exec|eval|runpy\.\w+")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_registry_imports_by_name(module: str) -> None:
+    """Such imports are not among those that the other tests follow."""
+    calls = [node for node in ast.walk(ast.parse(MODULES[module].read_text())) if isinstance(node, ast.Call)]
+    found = {name for name in (ast.unparse(call.func) for call in calls) if BY_NAME.fullmatch(name)}
+    assert found == ({"importlib.import_module"} if module == "instahide_nb.attack.registry" else set())
+
+
 COMMANDS = ("cli", "pipeline", "recording", *(m.split(".")[1] for m in MODULES if ".sweep" in m))
 
 
@@ -149,7 +160,7 @@ def test_notebooks_define_nothing(path: Path) -> None:
     assert cells
     for cell in cells:
         nodes = ast.walk(ast.parse("".join(cell["source"])))
-        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.While)
         assert [node.lineno for node in nodes if isinstance(node, kinds)] == []
 
 
@@ -200,6 +211,16 @@ def test_the_lock_has_one_version_of_each_direct_dependency_and_it_is_new_enough
         assert version(pins[name][0]) >= least, name
 
 
+def test_the_oldest_lock_has_the_lower_bounds() -> None:
+    pins = locked("requirements-oldest.lock")
+    for line in PYPROJECT["dependencies"]:
+        name, _, least = line.partition(">=")
+        (number,) = set(pins[name])
+        found, wanted = version(number), version(least)
+        assert found[: len(wanted)] == wanted, name
+        assert not any(found[len(wanted) :]), f"{name}: {number} is newer than {least}"
+
+
 def test_the_conda_environment_has_the_locked_versions() -> None:
     _, pip = conda_and_pip()
     pins = locked("requirements.lock")
@@ -220,10 +241,11 @@ def test_the_headless_build_is_of_the_same_version() -> None:
     assert locked("requirements-headless.lock") == {"opencv-contrib-python-headless": [number]}
 
 
-def test_everything_in_the_lock_has_a_hash() -> None:
-    text = (ROOT / "requirements.lock").read_text()
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-oldest.lock"])
+def test_everything_in_a_lock_has_a_hash(name: str) -> None:
+    text = (ROOT / name).read_text()
     entries = re.split(r"^(?=[a-z0-9-]+==)", text, flags=re.MULTILINE)[1:]
-    assert len(entries) == sum(map(len, locked("requirements.lock").values()))
+    assert len(entries) == sum(map(len, locked(name).values()))
     assert all("--hash=sha256:" in entry for entry in entries)
 
 

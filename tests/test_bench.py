@@ -67,6 +67,21 @@ def test_tables_take_their_place_between_the_markers(tmp_path: Path) -> None:
         replace_between_markers(page, "new")
 
 
+def test_memory_is_held_against_its_bound() -> None:
+    from report import markdown, over_bounds
+
+    def process(peak: float) -> dict[str, object]:
+        return {"seconds": {"total": [1.0]}, "processor_seconds": [1.0], "peak_mib": peak}
+
+    # 1 GB is 953.7 MiB.
+    found = {"5000": {"gen_data": process(953), "unmask": process(954), "evaluate": process(954)}}
+    assert over_bounds(found) == ["evaluate"]
+    assert over_bounds({"10000": found["5000"]}) == []
+    table = markdown({"machine": {}, "quick": False, "cases": {}, "growth": found})
+    assert "| gen_data | 1.00 | 1 | kept |" in table
+    assert "| evaluate | 1.00 | 1 | above the bound |" in table
+
+
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "bench.py"), "--quick", "--out", str(tmp_path)]
     for only in ("encryption", "gf2-solve"):

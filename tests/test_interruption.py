@@ -243,7 +243,15 @@ def sleepy(reference: Path, tmp_path: Path) -> list[str]:
 def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": SEARCHED, "SLEEPY": str(folder / "asleep")}
     return subprocess.Popen(
-        words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        words,
+        cwd=folder,
+        env=environment,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a shell's background jobs ignore it
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

@@ -1,98 +1,102 @@
 """The tiny run is the same to the last bit whatever the processor's features, kernels, threads and surroundings.
 
-Each case varies several things at once, so that every value occurs in some case and a minute or two is enough.
+The cases are in matrix.py; ``make same-bits`` runs them on demo, and with all attacks. Here they run with the attacks
+that are cheap on tiny: prng-state begins with unmask and is integer arithmetic afterwards, and carlini-v1's steps are
+carlini-v2's, and least squares once more.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import re
+from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
-from numpy._core import _multiarray_umath as umath
+from matrix import AVX512, CASES, DISPATCHED, Case, Running, differing, not_seen, table, verdict
 
 from instahide_nb.manifest import expected
-from instahide_nb.storage import load_array, sha256_array
 
-SCRIPT = Path(__file__).with_name("tiny_digests.py")
-DISPATCHED = [name for name in umath.__cpu_dispatch__ if umath.__cpu_features__.get(name)]
-"""The processor features, by numpy's own names, that it would use here beyond its baseline."""
-
-PLAIN = {
-    "NPY_DISABLE_CPU_FEATURES": " ".join(DISPATCHED),
-    "NUMBA_CPU_NAME": "generic",
-    "NUMBA_NUM_THREADS": "1",
-    "OPENBLAS_CORETYPE": "Nehalem",
-    "OPENCV_CPU_DISABLE": "AVX,AVX2,FP16,AVX512-SKX",
-    "PYTHONHASHSEED": "1",
-    "LC_ALL": "C",
-    "TZ": "Asia/Kathmandu",
-}
-"""The least that a machine may be: no vector units beyond the baseline, one thread, another place."""
-
-OTHER = {
-    "NUMBA_NUM_THREADS": "4",
-    "OPENBLAS_CORETYPE": "Haswell",
-    "OPENBLAS_NUM_THREADS": "4",
-    "PYTHONHASHSEED": "2",
-    "LC_ALL": "C.UTF-8",
-    "TZ": "Pacific/Chatham",
-}
-"""More threads than cores, and another kernel of the linear algebra library."""
-
-
-@cache
-def run(case: str, folder: Path) -> dict[str, Any]:
-    """The digests of one case, from a process of its own in a folder of its own."""
-    changes = {"plain": PLAIN, "other": OTHER, "as it is": {}}[case]
-    place = folder / case.replace(" ", "-")
-    place.mkdir()
-    environment = os.environ | changes
-    if "NUMBA_CPU_NAME" in changes:
-        environment["NUMBA_CACHE_DIR"] = str(place / "numba")
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT)], cwd=place, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+METHODS = ("unmask", "carlini-v2", "prng-seed")
+Answers = Callable[[Case], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("bits")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
+    """What each case answers; all processes are started at once."""
+    running = {
+        case.name: Running(case, tmp_path_factory.mktemp("case"), "tiny", METHODS)
+        for case in CASES
+        if not case.impossible()
+    }
+
+    @cache
+    def answer(name: str) -> dict[str, Any]:
+        return running[name].answer()
+
+    def of(case: Case) -> dict[str, Any]:
+        if case.impossible():
+            pytest.skip(f"the case {case.name} is not possible here: {case.impossible()}")
+        return answer(case.name)
+
+    yield of
+    for process in running.values():
+        process.stop()
 
 
-def test_features_were_really_switched_off(folder: Path) -> None:
-    assert run("as it is", folder)["features"] == DISPATCHED
-    assert run("plain", folder)["features"] == []
+by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
 
 
-@pytest.mark.parametrize("case", ["plain", "other"])
-def test_bits_are_the_same(case: str, folder: Path) -> None:
-    assert run(case, folder)["digests"] == run("as it is", folder)["digests"]
+@by_case
+def test_what_a_case_changes_took_effect(case: Case, answers: Answers) -> None:
+    assert not_seen(case, answers(case)["surroundings"]) == []
 
 
-def test_bits_are_the_expected_ones(folder: Path, tmp_path: Path) -> None:
-    """The manifest hashes files, this script arrays; files are made of the arrays of a run kept by the notebooks."""
-    known = expected("tiny")
+def test_hash_seeds_took_effect(answers: Answers) -> None:
+    seeded = [case for case in CASES if "PYTHONHASHSEED" in case.changes and not case.impossible()]
+    if len(seeded) < 2:
+        pytest.skip("fewer than two cases with a seed of their own are possible here")
+    assert len({answers(case)["surroundings"]["hash"] for case in seeded}) == len(seeded)
+
+
+@by_case
+def test_bits_are_the_same(case: Case, answers: Answers) -> None:
+    assert differing({name.name: answers(name)["digests"] for name in (CASES[0], case)}) == []
+
+
+def test_bits_are_the_expected_ones(answers: Answers) -> None:
+    known, found = expected("tiny"), answers(CASES[0])["digests"]
     assert known is not None
-    from instahide_nb.attack.registry import run_attack
-    from instahide_nb.attack.result import save_result
-    from instahide_nb.challenge import build_challenge
-    from instahide_nb.manifest import artefact_digest
-    from instahide_nb.params import AttackParams, GenDataParams
-    from instahide_nb.patches import public_patches
+    assert {name: found.get(name) for name in known} == known
+    kinds = ("release/encryption", "release/label", "attack/unmask/decryption", "evaluate/unmask/comparison")
+    assert all(any(name.startswith(kind) for name in known) for kind in kinds)
 
-    release, wanted = build_challenge(GenDataParams()).release, AttackParams()
-    result = run_attack("unmask", release, public_patches(wanted.public_source, wanted.n_public))
-    save_result(tmp_path, result)
-    found = run("as it is", folder)["digests"]
-    for name in ("decryption", "recovered", "assignment"):
-        assert artefact_digest(tmp_path / f"{name}.npy") == known[f"attack/unmask/{name}.npy"]
-        assert sha256_array(load_array(tmp_path / f"{name}.npy")) == found[name]
+
+def test_every_value_occurs_in_some_case() -> None:
+    values = {name: {case.changes.get(name) for case in CASES} for case in CASES for name in case.changes}
+    assert values["OPENBLAS_CORETYPE"] == {None, "Nehalem", "Haswell", "SkylakeX"}
+    assert values["NUMBA_NUM_THREADS"] == {None, "1", "2", "4"}
+    assert values["NUMBA_CPU_NAME"] == {None, "generic"}
+    assert values["NPY_DISABLE_CPU_FEATURES"] == {None, " ".join(DISPATCHED), " ".join(AVX512)}
+    for name in ("OPENCV_CPU_DISABLE", "PYTHONHASHSEED", "LC_ALL", "TZ"):
+        assert len(values[name]) >= 3, name
+
+
+def test_a_difference_is_seen() -> None:
+    found = {"one": {"a": "00ff", "b": "1234"}, "two": {"a": "00ff", "b": "1235"}, "three": {"a": "00ff"}}
+    assert differing(found) == ["b"]
+    assert differing({"one": found["one"]}) == []
+    assert re.search(r"b +1234 +1235 +missing", table(found))
+    lines, failed = verdict(found, {"a": "00ff"})
+    assert lines == [
+        "b: differs between cases",
+        "Of 1 files with an expected hash in the package, 1 have it.",
+    ]
+    assert failed
+    lines, failed = verdict({"one": found["one"]}, {"a": "00fe", "c": "5"})
+    assert lines[:2] == ["The same bits in all 1 cases.", "a: is not the expected 00fe"]
+    assert failed
+    assert not verdict({"one": found["one"]}, found["two"] | {"b": "1234"})[1]
+    case = Case("x", {}, {"threads": 4, "opencv without": ["*AVX2"]})
+    assert len(not_seen(case, {"threads": 1, "opencv features": ["*AVX2"]})) == 2
+    assert not_seen(case, {"threads": 4, "opencv features": ["*AVX2?"]}) == []

@@ -7,6 +7,7 @@ log itself names no seed and no key.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import shutil
@@ -47,8 +48,8 @@ def logged(run: Path, *, verbose: TextIO | None = None) -> Iterator[Path]:
         The log file.
     """
     folder = make_folder(run / "log", secret=True)
-    path = folder / time.strftime("%Y-%m-%dT%H%M%SZ.log", time.gmtime())
-    stream = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w", encoding="utf-8")
+    path, descriptor = _new_file(folder)
+    stream = os.fdopen(descriptor, "w", encoding="utf-8")
     handlers: list[logging.Handler] = [_QuietHandler(stream)]
     handlers[0].setFormatter(_UtcFormatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
     if verbose is not None:
@@ -68,6 +69,16 @@ def logged(run: Path, *, verbose: TextIO | None = None) -> Iterator[Path]:
         logger.setLevel(level)
         with contextlib.suppress(OSError):
             stream.close()
+
+
+def _new_file(folder: Path) -> tuple[Path, int]:
+    """A file named after the time, with a number where another run began in the same second."""
+    start = time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime())
+    for number in itertools.count(1):
+        path = folder / (f"{start}.log" if number == 1 else f"{start}-{number}.log")
+        with contextlib.suppress(FileExistsError):
+            return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+    raise AssertionError  # numbers do not end
 
 
 class _QuietHandler(logging.StreamHandler[TextIO]):

@@ -1,0 +1,88 @@
+"""Makes a preset's challenge, attacks, scores and draws it in this process and this folder; prints sha256s as JSON.
+
+Run by matrix.py in processes that differ in processor features, libraries' kernels and versions, threads and
+surroundings: ``python case_digests.py PRESET METHOD ...``. The files are those of a run, so their hashes are those of
+the expected manifest. Beside them it prints what shows that what should differ does.
+"""
+
+from __future__ import annotations
+
+import json
+import locale
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numba
+import numpy as np
+import scipy
+import skimage
+from numba.core.registry import cpu_target
+from numpy._core import _multiarray_umath as umath
+
+from instahide_nb.attack.registry import run_attack
+from instahide_nb.attack.result import save_result
+from instahide_nb.attack.threads import thread_count
+from instahide_nb.challenge import build_challenge, save_challenge
+from instahide_nb.drawing import grids
+from instahide_nb.drawing.pictures import write_png
+from instahide_nb.evaluation import about_attack, save_evaluation
+from instahide_nb.manifest import digests
+from instahide_nb.metrics import score
+from instahide_nb.notebook_run import home
+from instahide_nb.params import AttackParams, GenDataParams, read_yaml
+from instahide_nb.patches import public_patches
+from instahide_nb.release import load_release
+
+
+def run_digests(preset: str, methods: Sequence[str]) -> dict[str, str]:
+    """The hashes of a run by path, made by the functions that the notebooks call."""
+    folder = home() / "params" / preset
+    run, wanted = Path.cwd(), AttackParams.from_mapping(read_yaml(folder / "attack.yaml"))
+    challenge = build_challenge(GenDataParams.from_mapping(read_yaml(folder / "gen_data.yaml")))
+    save_challenge(run, challenge)
+    release, secret = load_release(run / "release"), challenge.secret
+    public = public_patches(wanted.public_source, wanted.n_public, size=release.encryption.shape[1:3])
+    found = digests(run, "gen_data")
+    for method in methods:
+        attack, evaluate = run / "attack" / method, run / "evaluate" / method
+        result = run_attack(
+            method, release, public, seed_start=wanted.seed_start, seed_stop=wanted.seed_stop, workdir=attack
+        )
+        save_result(attack, result)
+        scores = score(result.decryption, secret.private, secret.pair)
+        decryption = attack / "decryption.npy"
+        save_evaluation(evaluate, method, scores, release, about_attack(decryption))
+        grid = grids.comparison_grid(
+            release.encryption, result.decryption, secret.private, secret.pair, scores
+        )
+        write_png(evaluate / "comparison_grid.png", grid)
+        if len(result.recovered) >= len(secret.private):
+            write_png(evaluate / "overview.png", grids.overview(secret.private, result.recovered))
+        found |= digests(run, f"attack/{method}") | digests(run, f"evaluate/{method}")
+    return found
+
+
+def surroundings() -> dict[str, Any]:
+    """What this process sees of what a case changes."""
+    locale.setlocale(locale.LC_ALL, "")
+    _, processor, _ = cpu_target.target_context.codegen().magic_tuple()
+    return {
+        "numpy features": [name for name in umath.__cpu_dispatch__ if umath.__cpu_features__.get(name)],
+        "numba processor": processor,
+        "opencv features": cv2.getCPUFeaturesLine().split(),
+        "threads": thread_count(),
+        "hash": hash("instahide"),
+        "encoding": locale.nl_langinfo(locale.CODESET),
+        "time zone": time.strftime("%z"),
+        "versions": {module.__name__: module.__version__ for module in (np, scipy, numba, skimage, cv2)},
+    }
+
+
+if __name__ == "__main__":
+    about = surroundings()
+    preset, *methods = sys.argv[1:]
+    json.dump({"surroundings": about, "digests": run_digests(preset, methods)}, sys.stdout)

@@ -1,0 +1,269 @@
+"""The cases in which a run is to give the same bits, and a table of them: ``make same-bits``, ``make test-oldest``.
+
+Each case varies several things at once, so that every value occurs in some case and few runs are enough. A case runs
+in a process and a folder of its own; what it changes is then looked for inside that process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy._core import _multiarray_umath as umath
+
+from instahide_nb.manifest import expected
+
+SCRIPT = Path(__file__).with_name("case_digests.py")
+DISPATCHED = [name for name in umath.__cpu_dispatch__ if umath.__cpu_features__.get(name)]
+"""The processor features, by numpy's own names, that it would use here beyond its baseline."""
+AVX512 = [name for name in DISPATCHED if name.startswith(("X86_V4", "AVX512"))]
+HAS = {
+    "x86-64": platform.machine() in ("x86_64", "AMD64"),
+    "AVX2": any(umath.__cpu_features__.get(name) for name in ("X86_V3", "AVX2")),
+    "AVX-512": bool(AVX512),
+}
+"""What cases need of a processor, and whether this one has it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to run.
+
+    Attributes
+    ----------
+    name : str
+    changes : dict
+        Environment variables.
+    seen : dict
+        What the process must then say of itself, as case_digests.py names it; ``openblas`` is the kernel's name.
+    needs : str
+        What a machine must have to run it, of `HAS`; empty when any can.
+    """
+
+    name: str
+    changes: dict[str, str] = field(default_factory=dict)
+    seen: dict[str, Any] = field(default_factory=dict)
+    needs: str = ""
+
+    def impossible(self) -> str:
+        """Why this machine cannot run the case; empty when it can."""
+        return f"this processor has no {self.needs}" if self.needs and not HAS[self.needs] else ""
+
+
+CASES = (
+    Case("as it is", {}, {"numpy features": DISPATCHED}),
+    # The least that a machine may be: no vector units beyond the baseline, one thread, another place.
+    Case(
+        "plain",
+        {
+            "NPY_DISABLE_CPU_FEATURES": " ".join(DISPATCHED),
+            "NUMBA_CPU_NAME": "generic",
+            "NUMBA_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "OPENBLAS_CORETYPE": "Nehalem",
+            "OPENCV_CPU_DISABLE": "AVX,AVX2,FP16,AVX512-SKX",
+            "PYTHONHASHSEED": "1",
+            "LC_ALL": "C",
+            "TZ": "Asia/Kathmandu",
+        },
+        {
+            "numpy features": [],
+            "numba processor": "generic",
+            "threads": 1,
+            "openblas": "Nehalem",
+            "time zone": "+0545",
+            "opencv without": ["*AVX", "*AVX2", "*FP16", "*AVX512-SKX"],
+        },
+        needs="x86-64",
+    ),
+    # More threads than cores, and what a processor without AVX-512 would take.
+    Case(
+        "haswell",
+        {
+            "NPY_DISABLE_CPU_FEATURES": " ".join(AVX512),
+            "NUMBA_NUM_THREADS": "4",
+            "OPENBLAS_NUM_THREADS": "4",
+            "OPENBLAS_CORETYPE": "Haswell",
+            "OPENCV_CPU_DISABLE": "AVX512-SKX",
+            "PYTHONHASHSEED": "2",
+            "LC_ALL": "C.UTF-8",
+            "TZ": "America/St_Johns",
+        },
+        {
+            "numpy features": [name for name in DISPATCHED if name not in AVX512],
+            "threads": 4,
+            "openblas": "Haswell",
+            "encoding": "UTF-8",
+            "opencv without": ["*AVX512-SKX"],
+        },
+        needs="AVX2",
+    ),
+    Case(
+        "skylakex",
+        {
+            "NUMBA_NUM_THREADS": "2",
+            "OPENBLAS_NUM_THREADS": "2",
+            "OPENBLAS_CORETYPE": "SkylakeX",
+            "PYTHONHASHSEED": "3",
+            "TZ": "Asia/Tokyo",
+        },
+        {"numpy features": DISPATCHED, "threads": 2, "openblas": "SkylakeX", "time zone": "+0900"},
+        needs="AVX-512",
+    ),
+)
+
+
+class Running:
+    """A case at work.
+
+    Parameters
+    ----------
+    case : Case
+    place : Path
+        An empty folder.
+    preset : str
+    methods : sequence of str
+    python : str
+        The interpreter.
+    """
+
+    def __init__(
+        self, case: Case, place: Path, preset: str, methods: Sequence[str], python: str = sys.executable
+    ) -> None:
+        self.case = case
+        self._errors = (place / "stderr").open("w+")
+        run = place / "run"
+        run.mkdir()
+        # Nothing that one case computed serves another; OpenBLAS names its kernel on stderr when it is loaded.
+        own = {"INSTAHIDE_NB_CACHE": str(place / "cache"), "OPENBLAS_VERBOSE": "2"}
+        self._process = subprocess.Popen(
+            [python, str(SCRIPT), preset, *methods],
+            cwd=run,
+            env=os.environ | own | case.changes,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+
+    def answer(self) -> dict[str, Any]:
+        """What the process printed, with the kernels of OpenBLAS under ``openblas``.
+
+        Raises
+        ------
+        RuntimeError
+            When the process failed.
+        """
+        text, _ = self._process.communicate()
+        with self._errors as stream:
+            stream.seek(0)
+            errors = stream.read()
+        if self._process.returncode:
+            raise RuntimeError(f"{self.case.name}: exit code {self._process.returncode}\n{errors[-2000:]}")
+        answer: dict[str, Any] = json.loads(text)
+        kernels = {line.split()[1] for line in errors.splitlines() if line.startswith("Core: ")}
+        answer["surroundings"]["openblas"] = " ".join(sorted(kernels))
+        return answer
+
+    def stop(self) -> None:
+        """End the process, if it is still there."""
+        self._process.kill()
+        self._process.wait()
+        self._errors.close()
+
+
+def not_seen(case: Case, surroundings: Mapping[str, Any]) -> list[str]:
+    """What a case should have changed and did not, a line each."""
+    wanted = dict(case.seen)
+    off = wanted.pop("opencv without", [])
+    still = [name for name in off if name in surroundings["opencv features"]]
+    wrong = [f"opencv still uses {name}" for name in still]
+    return wrong + [
+        f"{name} is {surroundings[name]!r}, not {value!r}"
+        for name, value in wanted.items()
+        if surroundings[name] != value
+    ]
+
+
+def differing(found: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The files whose hashes are not the same in all cases that have them, or that some case lacks."""
+    names = sorted({name for digests in found.values() for name in digests})
+    return [name for name in names if len({digests.get(name) for digests in found.values()}) > 1]
+
+
+def table(found: Mapping[str, Mapping[str, str]]) -> str:
+    """Files by cases: the first eight digits of each hash."""
+    names = sorted({name for digests in found.values() for name in digests})
+    width = max(map(len, names))
+    lines = [f"{'':<{width}}  " + "  ".join(f"{case:<15}" for case in found)]
+    for name in names:
+        cells = "  ".join(f"{digests.get(name, 'missing')[:8]:<15}" for digests in found.values())
+        lines.append(f"{name:<{width}}  {cells}".rstrip())
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run the cases one after the other and compare them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="demo")
+    parser.add_argument("--method", action="append", help="may be repeated; unmask by default")
+    parser.add_argument(
+        "--case", action="append", choices=[case.name for case in CASES], help="all by default"
+    )
+    parser.add_argument("--other-python", help="an interpreter with other versions: one case more")
+    options = parser.parse_args()
+    methods = options.method or ["unmask"]
+    chosen = [(case, sys.executable) for case in CASES if not options.case or case.name in options.case]
+    if options.other_python:
+        chosen.append((Case("other versions"), str(Path(options.other_python).absolute())))
+    found, wrong = {}, []
+    for case, python in chosen:
+        if case.impossible():
+            print(f"{case.name}: not possible here, {case.impossible()}", flush=True)
+            continue
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory() as place:
+            answer = Running(case, Path(place), options.preset, methods, python).answer()
+        found[case.name] = answer["digests"]
+        wrong += [f"{case.name}: {line}" for line in not_seen(case, answer["surroundings"])]
+        about = {name: value for name, value in answer["surroundings"].items() if name != "hash"}
+        print(f"{case.name}: {time.monotonic() - start:.0f} s, {json.dumps(about)}", flush=True)
+    print(f"\n{table(found)}\n")
+    lines, failed = verdict(found, expected(options.preset) or {})
+    print("\n".join(wrong + lines))
+    return 1 if wrong or failed else 0
+
+
+def verdict(found: Mapping[str, Mapping[str, str]], known: Mapping[str, str]) -> tuple[list[str], bool]:
+    """What a person wants to know at the end, and whether anything is wrong.
+
+    Parameters
+    ----------
+    found : mapping
+        By case, then by file, the hashes.
+    known : mapping
+        The expected hashes by file; files that are not in it are compared between cases only.
+    """
+    apart = differing(found)
+    lines = [f"{name}: differs between cases" for name in apart]
+    lines += [] if apart else [f"The same bits in all {len(found)} cases."]
+    names = sorted({name for digests in found.values() for name in digests} & known.keys())
+    other = [name for name in names if any(digests.get(name) != known[name] for digests in found.values())]
+    lines += [f"{name}: is not the expected {known[name][:8]}" for name in other]
+    lines.append(
+        f"Of {len(names)} files with an expected hash in the package, {len(names) - len(other)} have it."
+    )
+    return lines, bool(apart or other)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
