@@ -8,6 +8,8 @@ from typing import Any
 import numba as nb
 import numpy as np
 
+from instahide_nb.attack.seed_scan import wide_vectors
+
 __all__ = ["scan_of", "seeding_alone"]
 
 _LANES = 512
@@ -43,12 +45,14 @@ def _step(word: Any, j: Any) -> Any:
 
 @nb.njit(cache=True)
 def _four_steps(state: Any, out: Any, j: Any) -> None:
+    wide_vectors()
     for i in range(_LANES):
         out[i] = _step(_step(_step(_step(state[i], j), j + 1), j + 2), j + 3)
 
 
 @nb.njit(cache=True)
 def _seed(start: Any, state: Any, out: Any, steps: Any) -> Any:
+    wide_vectors()
     for i in range(_LANES):
         state[i] = np.uint32(start + np.uint32(i))
     for j in range(1, steps, 4):

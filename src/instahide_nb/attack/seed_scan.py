@@ -27,7 +27,7 @@ from instahide_nb.attack.first_epoch import FirstEpoch, epoch_fits
 from instahide_nb.attack.label_ratios import RatioTargets
 from instahide_nb.progress import progress
 
-__all__ = ["CHUNK", "ScanOutcome", "ScanPlan", "plan_scan", "scan"]
+__all__ = ["CHUNK", "ScanOutcome", "ScanPlan", "plan_scan", "scan", "wide_vectors"]
 
 CHUNK = 1 << 24
 """Seeds between two steps of the progress bar; a scan stops behind the chunk in which a seed was verified."""
@@ -193,7 +193,7 @@ def _intervals(
 
 
 @intrinsic
-def _wide_vectors(_: Any) -> Any:  # pragma: no cover - called by the compiler
+def wide_vectors(_: Any) -> Any:  # pragma: no cover - called by the compiler
     """Let the function that calls this use 512-bit vectors where the processor has them.
 
     LLVM keeps to 256 bits on most such processors, since wide vectors can lower the clock. It knows this attribute of
@@ -232,7 +232,7 @@ def _signed_word(first: Any, second: Any, middle: Any) -> Any:
 @nb.njit(**_compiled)  # pragma: no cover - compiled
 def _first_words(start: Any, attempts: Any, words: Any, last: Any) -> None:
     """x(0) .. x(4 * attempts) of each seed; the last of them again in `last`."""
-    _wide_vectors()
+    wide_vectors()
     row = words[0]
     for i in range(LANES):
         row[i] = np.uint32(np.uint32(start) + np.uint32(i))
@@ -253,7 +253,7 @@ def _first_words(start: Any, attempts: Any, words: Any, last: Any) -> None:
 
 @nb.njit(**_compiled)  # pragma: no cover - compiled
 def _four_steps(word: Any, j: Any, out: Any) -> None:
-    _wide_vectors()
+    wide_vectors()
     for i in range(LANES):
         out[i] = _step(_step(_step(_step(word[i], j), j + 1), j + 2), j + 3)
 
@@ -270,7 +270,7 @@ def _point(
     large: Any,
 ) -> None:
     """One point of the polar method: its smaller and its larger coordinate, or (1, 0), which no ratio fits."""
-    _wide_vectors()
+    wide_vectors()
     w0, w1 = words[4 * attempt], words[4 * attempt + 1]
     w2, w3 = words[4 * attempt + 2], words[4 * attempt + 3]
     j = 397 + 4 * attempt
@@ -294,7 +294,7 @@ def _compare(
     accepted: Any, small: Any, large: Any, place: Any, low: Any, high: Any, hits: Any, out: Any
 ) -> None:
     """Count the targets that the points meet, :data:`_TOGETHER` of them."""
-    _wide_vectors()
+    wide_vectors()
     place0, place1, place2 = place[0], place[1], place[2]
     low0, low1, low2 = low[0], low[1], low[2]
     high0, high1, high2 = high[0], high[1], high[2]
@@ -311,7 +311,7 @@ def _survivors(
     start: Any, groups: Any, place: Any, low: Any, high: Any, count: Any, needed: Any, out: Any
 ) -> Any:
     """Seeds of `groups` groups that survive, ascending; how many."""
-    _wide_vectors()
+    wide_vectors()
     attempts = len(count)
     words = np.empty((4 * attempts + 1, LANES), np.uint32)
     word, next_word = np.empty(LANES, np.uint32), np.empty(LANES, np.uint32)
@@ -396,7 +396,7 @@ def scan(
     survivors = fitting = 0
     with (
         ThreadPoolExecutor(threads) as pool,
-        progress(total=(stop - start) / 1e6, desc="scanning seeds", unit=" million seeds") as bar,
+        progress(total=stop - start, desc="scanning seeds", unit=" seeds", scaled=True) as bar,
     ):
         for first in range(start, stop, CHUNK):
             last = min(first + CHUNK, stop)
@@ -406,7 +406,7 @@ def scan(
             survivors += sum(count for count, _ in found)
             seeds = sorted(seed for _, more in found for seed in more)
             fitting += len(seeds)
-            bar.update((last - first) / 1e6)
+            bar.update(last - first)
             for seed in seeds:
                 if verify(seed):
                     return ScanOutcome(seed, start, last, survivors, fitting, 1, plan)
