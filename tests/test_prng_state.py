@@ -51,7 +51,7 @@ def unmask_sees(monkeypatch):
     return install
 
 
-def assert_state_is_right(result: AttackResult, made: Synthetic) -> None:
+def assert_state_is_right(result: AttackResult, made: Synthetic, share: float = 0.95) -> None:
     assert result.recovered_generator is True
     assert result.details["recovered"] is True
     np.testing.assert_array_equal(
@@ -60,7 +60,7 @@ def assert_state_is_right(result: AttackResult, made: Synthetic) -> None:
     shape = made.release.encryption.shape
     lifted = np.where(positive(made).reshape(shape), made.release.encryption, -made.release.encryption)
     np.testing.assert_array_equal(result.extras["signed"], lifted)
-    assert result.details["bits_agreeing"] > 0.95 * result.details["bits_checked"] > 1000
+    assert result.details["bits_agreeing"] > share * result.details["bits_checked"] > 1000
     json.dumps(result.details)
 
 
@@ -174,7 +174,12 @@ def without_unmask(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("scheme", "k", "extra"), [("cross", 4, ()), ("inside", 3, ()), ("cross", 4, (2, 0, 17, 400))]
+    ("scheme", "k", "extra"),
+    [
+        ("cross", 4, ()),
+        ("inside", 3, ()),
+        pytest.param("cross", 4, (2, 0, 17, 400), marks=pytest.mark.slow),
+    ],
 )
 def test_large_neighbours_are_enough(without_unmask, scheme, k, extra):
     """Neither labels nor public images nor unmask are looked at before the state is known."""
@@ -182,7 +187,7 @@ def test_large_neighbours_are_enough(without_unmask, scheme, k, extra):
     made = make(seed=987_654_321, scheme=scheme, k=k, **more)
     result = prng_state.run(made.release, OTHER_PUBLIC)
     assert result.details["bits_from"] == "pairs of neighbours"
-    assert_state_is_right(result, made)
+    assert_state_is_right(result, made, 0.8)  # all pairs are checked, those at edges too
     assert result.details["seed"] == 987_654_321
     np.testing.assert_array_equal(result.recovered, pixel_values(made.private))
     signs = result.extras["signed"] > 0
@@ -195,7 +200,7 @@ def test_large_neighbours_are_enough(without_unmask, scheme, k, extra):
 def test_large_neighbours_of_an_unseeded_generator(without_unmask):
     made = make(stream=stream_of_entropy(), epochs=30)
     result = prng_state.run(made.release, made.public)
-    assert_state_is_right(result, made)
+    assert_state_is_right(result, made, 0.9)
     np.testing.assert_array_equal(result.recovered, pixel_values(made.private))
 
 

@@ -163,7 +163,7 @@ def error_rates(curve: list[list[int]]) -> Figure:
             color=OKABE_ITO[0],
             markersize=4,
             fillstyle="none",
-            label="none wrong",
+            label="none wrong: below this",
         )
         axis.set_xscale("log")
         axis.set_yscale("log")
