@@ -20,7 +20,8 @@ def scan_of(count: int) -> Callable[[], object]:
     """A scan of seeds 0 .. count-1 of a challenge whose seed is not among them, on one thread."""
     from instahide_nb.attack.first_epoch import FirstEpoch
     from instahide_nb.attack.label_ratios import label_tolerance, ratio_targets
-    from instahide_nb.attack.seed_scan import plan_scan, scan
+    from instahide_nb.attack.scan_plan import plan_scan
+    from instahide_nb.attack.seed_scan import scan
     from instahide_nb.encryption import class_coefficients, encrypt
     from instahide_nb.streams import open_stream
 

@@ -158,6 +158,7 @@ def test_mixup_has_no_mask():
     assert (result.assignment == -1).all()
 
 
+@pytest.mark.slow
 def test_inside_dataset_of_another_generator():
     made = make(rng="chacha20", scheme="inside", k=3)
     result = prng_state.run(made.release, OTHER_PUBLIC)

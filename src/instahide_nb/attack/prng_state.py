@@ -143,8 +143,8 @@ def _search(
     release: Release, ranked: Int64, bits: npt.NDArray[np.uint8], *, differences: bool = False
 ) -> tuple[FoundState, int, str] | None:
     for tried in _hypotheses(release, ranked):
-        if differences and tried.attempts.start > 0:
-            break  # signs from `unmask` promise more than other pairs
+        if differences and tried.attempts.start > 0 and release.info.scheme == "cross":
+            break  # the signs of `unmask` promise more than other pairs
         state = find_state(tried.words, bits[tried.ranks], attempts=tried.attempts, differences=differences)
         if state is not None:
             return state, tried.epoch, tried.told
