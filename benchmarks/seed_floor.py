@@ -8,6 +8,8 @@ from typing import Any
 import numba as nb
 import numpy as np
 
+from instahide_nb.attack.seed_scan import wide_vectors
+
 __all__ = ["scan_of", "seeding_alone"]
 
 _LANES = 512
@@ -18,7 +20,8 @@ def scan_of(count: int) -> Callable[[], object]:
     """A scan of seeds 0 .. count-1 of a challenge whose seed is not among them, on one thread."""
     from instahide_nb.attack.first_epoch import FirstEpoch
     from instahide_nb.attack.label_ratios import label_tolerance, ratio_targets
-    from instahide_nb.attack.seed_scan import plan_scan, scan
+    from instahide_nb.attack.scan_plan import plan_scan
+    from instahide_nb.attack.seed_scan import scan
     from instahide_nb.encryption import class_coefficients, encrypt
     from instahide_nb.streams import open_stream
 
@@ -43,12 +46,14 @@ def _step(word: Any, j: Any) -> Any:
 
 @nb.njit(cache=True)
 def _four_steps(state: Any, out: Any, j: Any) -> None:
+    wide_vectors()
     for i in range(_LANES):
         out[i] = _step(_step(_step(_step(state[i], j), j + 1), j + 2), j + 3)
 
 
 @nb.njit(cache=True)
 def _seed(start: Any, state: Any, out: Any, steps: Any) -> Any:
+    wide_vectors()
     for i in range(_LANES):
         state[i] = np.uint32(start + np.uint32(i))
     for j in range(1, steps, 4):

@@ -103,6 +103,13 @@ def test_equations_give_the_low_bits():
         np.testing.assert_array_equal(parity, low_bits(window, 0, positions[-1] + 1)[positions])
 
 
+def test_differences_are_sums_of_two_equations():
+    places = np.array([0, 1, 5, 622, 623, 624, 9_999])
+    both = low_bit_equations(np.unique(np.concatenate([places, places + 1])))
+    at = np.searchsorted(np.unique(np.concatenate([places, places + 1])), places)
+    np.testing.assert_array_equal(low_bit_equations(places, differences=True), both[at] ^ both[at + 1])
+
+
 def test_no_equation_uses_a_dead_bit():
     rows = low_bit_equations(np.arange(0, 200_000, 100))
     assert not (rows[:, 0] & np.uint64(0x7FFFFFFF)).any()

@@ -157,3 +157,12 @@ def test_a_photograph_without_a_kept_crop_gives_way_to_the_next(tmp_path):
         figures.crop_picture(photographs, crops, photograph=0),
         figures.crop_picture(photographs, crops, photograph=1),
     )
+
+
+def test_error_rates_are_shares_and_no_error_is_a_bound() -> None:
+    from instahide_nb.drawing.explanations import error_rates
+
+    (axis,) = error_rates([[1000, 0], [2000, 2], [10_000, 500]]).axes
+    wrong, none = (line.get_xydata() for line in axis.lines)
+    np.testing.assert_allclose(wrong, [[2000, 0.1], [10_000, 5.0]])
+    np.testing.assert_allclose(none, [[1000, 0.1]])

@@ -121,6 +121,7 @@ def test_masks_of_another_seed_fall_back_to_unmask(monkeypatch):
     monkeypatch.setattr("instahide_nb.attack.unmask.run", lambda release, public: fallback)
     result = prng_seed.run(made.release, OTHER_PUBLIC, **RANGE)
     assert_failed(result, made, "no masks")
+    assert result.details["reason"].endswith("the decryption is that of unmask")
     assert result.details["seed"] == SEED
     assert result.details["decryption_from"] == "unmask"
     np.testing.assert_array_equal(result.decryption, fallback.decryption)

@@ -10,7 +10,7 @@ from synthetic_challenge import Synthetic, estimated_signs, make, positive, smoo
 
 from instahide_nb.attack import prng_state
 from instahide_nb.attack.result import AttackResult
-from instahide_nb.attack.sign_confidence import by_confidence, sign_confidence
+from instahide_nb.attack.sign_confidence import by_confidence, neighbour_confidence, sign_confidence
 from instahide_nb.attack.state_search import EQUATIONS, find_state
 from instahide_nb.attack.unmask import UnmaskResult
 from instahide_nb.encryption import pixel_values
@@ -29,7 +29,7 @@ def stream_of_entropy() -> Mt19937Stream:
 
 @pytest.fixture
 def unmask_sees(monkeypatch):
-    """Put estimates made from the true masks in the place of `unmask`."""
+    """Put estimates made from the true masks in the place of `unmask`, and let neighbours be of no use."""
 
     def install(made: Synthetic, wrong: float = 0.1) -> UnmaskResult:
         signed, predicted, variance = estimated_signs(made, wrong=wrong)
@@ -45,12 +45,13 @@ def unmask_sees(monkeypatch):
             variance=variance,
         )
         monkeypatch.setattr("instahide_nb.attack.unmask.solve", lambda release, public: solved)
+        monkeypatch.setattr(prng_state, "recover_from_neighbours", lambda release, confidence: None)
         return solved
 
     return install
 
 
-def assert_state_is_right(result: AttackResult, made: Synthetic) -> None:
+def assert_state_is_right(result: AttackResult, made: Synthetic, share: float = 0.95) -> None:
     assert result.recovered_generator is True
     assert result.details["recovered"] is True
     np.testing.assert_array_equal(
@@ -59,7 +60,7 @@ def assert_state_is_right(result: AttackResult, made: Synthetic) -> None:
     shape = made.release.encryption.shape
     lifted = np.where(positive(made).reshape(shape), made.release.encryption, -made.release.encryption)
     np.testing.assert_array_equal(result.extras["signed"], lifted)
-    assert result.details["bits_agreeing"] > 0.95 * result.details["bits_checked"] > 1000
+    assert result.details["bits_agreeing"] > share * result.details["bits_checked"] > 1000
     json.dumps(result.details)
 
 
@@ -157,9 +158,65 @@ def test_mixup_has_no_mask():
     assert (result.assignment == -1).all()
 
 
-def test_inside_dataset_is_refused_honestly():
-    made = make(scheme="inside", k=3, epochs=3)
-    assert_failed(prng_state.run(made.release, OTHER_PUBLIC), "cross-dataset")
+@pytest.mark.slow
+def test_inside_dataset_of_another_generator():
+    made = make(rng="chacha20", scheme="inside", k=3)
+    result = prng_state.run(made.release, OTHER_PUBLIC)
+    assert_failed(result, "no state")
+    assert result.details["decryption_from"] == "nothing: middle grey"
+
+
+@pytest.fixture
+def without_unmask(monkeypatch):
+    def refuse(release, public):
+        raise AssertionError("unmask was called")
+
+    monkeypatch.setattr("instahide_nb.attack.unmask.solve", refuse)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "k", "extra"),
+    [
+        ("cross", 4, ()),
+        ("inside", 3, ()),
+        pytest.param("cross", 4, (2, 0, 17, 400), marks=pytest.mark.slow),
+    ],
+)
+def test_large_neighbours_are_enough(without_unmask, scheme, k, extra):
+    """Neither labels nor public images nor unmask are looked at before the state is known."""
+    more = {"n_private": 50, "epochs": 4, "extra_words": extra} if extra else {}
+    made = make(seed=987_654_321, scheme=scheme, k=k, **more)
+    result = prng_state.run(made.release, OTHER_PUBLIC)
+    assert result.details["bits_from"] == "pairs of neighbours"
+    assert_state_is_right(result, made, 0.8)  # all pairs are checked, those at edges too
+    assert result.details["seed"] == 987_654_321
+    np.testing.assert_array_equal(result.recovered, pixel_values(made.private))
+    signs = result.extras["signed"] > 0
+    curve = result.details["sign_errors"]
+    assert curve[-1] == [signs[:, :, 1:].size, int((signs[:, :, 1:] != signs[:, :, :-1]).sum())]
+    assert all(a[1] <= b[1] for a, b in itertools.pairwise(curve))
+
+
+@pytest.mark.slow
+def test_large_neighbours_of_an_unseeded_generator(without_unmask):
+    made = make(stream=stream_of_entropy(), epochs=30)
+    result = prng_state.run(made.release, made.public)
+    assert_state_is_right(result, made, 0.9)
+    np.testing.assert_array_equal(result.recovered, pixel_values(made.private))
+
+
+def test_pairs_of_neighbours_are_placed_as_the_mask_is():
+    """A pair is as sure as the least value around either of its two."""
+    rng = np.random.default_rng(0)
+    encryption = rng.normal(size=(3, 12, 10, 3)).astype(np.float32)
+    confidence = neighbour_confidence(encryption)
+    assert confidence[1, 5, 4, 2] == np.abs(encryption[1, 4:7, 3:7, 2]).min()
+    assert confidence[2, 0, 8, 0] == np.abs(encryption[2, :2, 7:, 0]).min()
+    left, right = prng_state._neighbours(confidence, 50)
+    order = np.argsort(-confidence.ravel(), kind="stable")[:50]
+    n, y, x, c = np.unravel_index(order, confidence.shape)
+    assert left.tolist() == np.ravel_multi_index((n, y, x, c), encryption.shape).tolist()
+    assert right.tolist() == np.ravel_multi_index((n, y, x + 1, c), encryption.shape).tolist()
 
 
 def noisy_bits(wrong: list[int]) -> tuple[np.ndarray, np.ndarray]:

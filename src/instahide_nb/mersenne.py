@@ -314,7 +314,9 @@ def _equations(functional: Any, head: Any, at: Any, positions: Any, stop: Any, o
     return head, row
 
 
-def low_bit_equations(positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+def low_bit_equations(
+    positions: npt.NDArray[np.int64], *, differences: bool = False
+) -> npt.NDArray[np.uint64]:
     """For each position, which bits of the window add up to the lowest bit of that word.
 
     The functional of word j + 1 is that of word j pulled back by one more step of the recurrence, which in a ring of
@@ -324,6 +326,8 @@ def low_bit_equations(positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64
     ----------
     positions : (m,) int64 array
         Which words, ascending.
+    differences : bool
+        Equations of the lowest bits of that word and the next, added.
 
     Returns
     -------
@@ -348,6 +352,10 @@ def low_bit_equations(positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64
     functional, head = np.zeros(WINDOW, np.uint32), 1
     functional[0] = _LOW_BIT_OF_TEMPER
     head = int(_pull_back(functional, head))
+    if differences:  # word 1's functional is word 0's, pulled back once more
+        following = functional.copy()
+        following_head = int(_pull_back(following, head))
+        functional ^= np.roll(following, head - following_head)
     stop = int(places[-1]) + 1 if len(places) else 0
     row = 0
     with progress(total=stop, desc="writing equations", unit="word") as bar:

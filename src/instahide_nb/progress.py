@@ -22,7 +22,12 @@ def _shown() -> bool:
 
 
 def progress(
-    iterable: Iterable[Any] | None = None, *, total: float | None = None, desc: str = "", unit: str = "it"
+    iterable: Iterable[Any] | None = None,
+    *,
+    total: float | None = None,
+    desc: str = "",
+    unit: str = "it",
+    scaled: bool = False,
 ) -> Any:
     """A tqdm bar over `iterable`, or a bar to be advanced by hand with ``.update(n)``.
 
@@ -38,6 +43,8 @@ def progress(
         How many units the work has, when `iterable` has no length.
     desc, unit : str
         Text before the bar, and the name of one unit.
+    scaled : bool
+        Write large numbers with k, M or G.
 
     Returns
     -------
@@ -54,5 +61,12 @@ def progress(
     else:
         from tqdm import tqdm
     return tqdm(
-        iterable, total=total, desc=desc, unit=unit, leave=False, disable=not _shown(), file=sys.stderr
+        iterable,
+        total=total,
+        desc=desc,
+        unit=unit,
+        unit_scale=scaled,
+        leave=False,
+        disable=not _shown(),
+        file=sys.stderr,
     )

@@ -182,6 +182,8 @@ def failure(
 ) -> AttackResult:
     """An honest failure: what `fallback` decrypted, or middle grey where nothing else ran."""
     n, shape = len(release.encryption), release.encryption.shape[1:]
+    if fallback is not None:  # the leaderboard shows the reason beside figures that are another attack's
+        reason += f"; the decryption is that of {fallback.method}"
     details = details | {
         "recovered": False,
         "reason": reason,

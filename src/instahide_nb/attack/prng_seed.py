@@ -26,7 +26,8 @@ from instahide_nb.attack.generator_result import (
 )
 from instahide_nb.attack.label_ratios import label_tolerance, ratio_targets
 from instahide_nb.attack.result import AttackResult
-from instahide_nb.attack.seed_scan import ScanOutcome, ScanPlan, plan_scan, scan
+from instahide_nb.attack.scan_plan import ScanPlan, plan_scan
+from instahide_nb.attack.seed_scan import ScanOutcome, scan
 from instahide_nb.errors import InputError
 from instahide_nb.mersenne import seeded_window
 from instahide_nb.release import Release

@@ -1,9 +1,12 @@
-"""The `prng-state` attack: signs that `unmask` is sure of are bits of the generator, and some 20,000 give its state.
+"""The `prng-state` attack: signs that one can be sure of are bits of the generator, and some 20,000 give its state.
 
 The Mersenne Twister is linear over GF(2), a mask bit is the lowest bit of one of its words, and where that word stands
-in the stream is public. So the surest signs (:mod:`.sign_confidence`) are linear equations in the 19,937 bits of the
-state (:mod:`.state_search`). With the state all masks and pairs are known (:mod:`.replay`), whether the generator was
-started from a 32-bit seed or from entropy; where there was a seed, rewinding finds it, and with it the coefficients.
+in the stream is public. So signs that are known are linear equations in the 19,937 bits of the state
+(:mod:`.state_search`), and so are sums of two signs: where neighbours are large, one is sure that their signs are the
+same (:mod:`.sign_confidence`). These are tried first, since they need neither labels nor public images nor another
+attack; where they do not serve, the signs that `unmask` is surest of do. With the state all masks and pairs are known
+(:mod:`.replay`), whether the generator was started from a 32-bit seed or from entropy; where there was a seed,
+rewinding finds it, and with it the coefficients.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from instahide_nb.attack.generator_result import (
 from instahide_nb.attack.label_ratios import label_tolerance
 from instahide_nb.attack.replay import Layout
 from instahide_nb.attack.result import AttackResult
-from instahide_nb.attack.sign_confidence import by_confidence, sign_confidence
+from instahide_nb.attack.sign_confidence import by_confidence, neighbour_confidence, sign_confidence
 from instahide_nb.attack.state_search import EQUATIONS, FoundState, find_state
 from instahide_nb.errors import InputError
 from instahide_nb.mersenne import rewind, seeded_window, step_back
@@ -37,7 +40,7 @@ from instahide_nb.release import Release
 if TYPE_CHECKING:
     from instahide_nb.attack.unmask import UnmaskResult
 
-__all__ = ["recover_state", "run", "sign_errors"]
+__all__ = ["recover_from_neighbours", "recover_state", "run", "sign_errors"]
 
 _METHOD = "prng-state"
 _COMPLEXITY = "O(E + 19937^3)"
@@ -109,8 +112,40 @@ def recover_state(
     """
     ranked = by_confidence(confidence, _RANKED)
     bits = ((signed.ravel()[ranked] > 0) == (release.encryption.ravel()[ranked] > 0)).astype(np.uint8)
+    return _search(release, ranked, bits)
+
+
+def recover_from_neighbours(
+    release: Release, confidence: npt.NDArray[np.float32]
+) -> tuple[FoundState, int, str] | None:
+    """The state of T from neighbours that have the same sign under the mask: see :func:`recover_state`.
+
+    Parameters
+    ----------
+    release : Release
+    confidence : (n, h, w - 1, 3) float32 array
+        See :func:`.sign_confidence.neighbour_confidence`.
+    """
+    left, right = _neighbours(confidence)
+    sign = release.encryption.ravel() > 0
+    return _search(release, left, (sign[left] != sign[right]).astype(np.uint8), differences=True)
+
+
+def _neighbours(confidence: npt.NDArray[np.float32], count: int = _RANKED) -> tuple[Int64, Int64]:
+    """Flat places of both values of the surest pairs."""
+    _, _, pairs, channels = confidence.shape
+    line, within = np.divmod(by_confidence(confidence, count), pairs * channels)
+    left = line * ((pairs + 1) * channels) + within
+    return left, left + channels
+
+
+def _search(
+    release: Release, ranked: Int64, bits: npt.NDArray[np.uint8], *, differences: bool = False
+) -> tuple[FoundState, int, str] | None:
     for tried in _hypotheses(release, ranked):
-        state = find_state(tried.words, bits[tried.ranks], attempts=tried.attempts)
+        if differences and tried.attempts.start > 0 and release.info.scheme == "cross":
+            break  # the signs of `unmask` promise more than other pairs
+        state = find_state(tried.words, bits[tried.ranks], attempts=tried.attempts, differences=differences)
         if state is not None:
             return state, tried.epoch, tried.told
     return None
@@ -140,10 +175,23 @@ def sign_errors(
     -------
     list of [signs, wrong]
     """
-    order = by_confidence(confidence, confidence.size)
     truth = positive.reshape(signed.shape)
     wrong = ((signed > 0) == (release.encryption > 0)) != truth
-    running = np.add.accumulate(wrong.ravel()[order].astype(np.int64))
+    return _error_curve(wrong.ravel(), by_confidence(confidence, confidence.size))
+
+
+def _neighbour_errors(
+    release: Release, confidence: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_]
+) -> list[list[int]]:
+    """The same for pairs of neighbours."""
+    left, right = _neighbours(confidence, confidence.size)
+    lifted = (release.encryption.ravel() > 0) == positive.ravel()
+    wrong = lifted[left] != lifted[right]
+    return _error_curve(wrong, np.arange(len(wrong)))
+
+
+def _error_curve(wrong: npt.NDArray[np.bool_], order: Int64) -> list[list[int]]:
+    running = np.add.accumulate(wrong[order].astype(np.int64))
     steps = [10**d * m for d in range(3, 9) for m in (1, 2, 5)]
     curve = [[count, int(running[count - 1])] for count in steps if count <= len(order)]
     return [*curve, [int(wrong.size), int(wrong.sum())]]
@@ -181,19 +229,22 @@ def run(
     info = release.info
     if info.scheme == "mixup":
         return fail("Mixup has no mask, so no bits of the generator are seen", {})
-    if info.scheme != "cross":
-        return fail("unmask, which finds the signs, attacks cross-dataset encryptions only", {})
     if (reason := check_epochs(release)) is not None:
         return fail(reason, {})
-    from instahide_nb.attack import unmask
-
-    with watch.stage("unmask"):
-        solved = unmask.solve(release, public)
     with watch.stage("ranking"):
-        confidence = sign_confidence(solved.signed, solved.predicted, solved.variance)
-    fallback = _of_unmask(solved)
+        confidence = neighbour_confidence(release.encryption)
     with watch.stage("state"):
-        found = recover_state(release, solved.signed, confidence)
+        found = recover_from_neighbours(release, confidence)
+    solved: UnmaskResult | None = None
+    fallback: AttackResult | None = None
+    if found is None and info.scheme == "cross":
+        with watch.stage("unmask"):
+            solved = _solve(release, public)
+        fallback = _of_unmask(solved)
+        with watch.stage("ranking"):
+            confidence = sign_confidence(solved.signed, solved.predicted, solved.variance)
+        with watch.stage("state"):
+            found = recover_state(release, solved.signed, confidence)
     if found is None:
         return fail(
             "no state of the Mersenne Twister agrees with the surest signs: another generator, or too many of them "
@@ -203,6 +254,7 @@ def run(
         )
     state, epoch, told = found
     details: dict[str, Any] = {
+        "bits_from": "pairs of neighbours" if solved is None else "signs of unmask",
         "bits_used": state.used,
         "bits_corrected": state.corrected,
         "bits_checked": state.checked,
@@ -219,11 +271,27 @@ def run(
     details |= more | {"coefficients_known": own_seed is not None}
     if replay is None:
         return fail("the state was found, but its masks fit no other epoch", details, fallback)
+    if solved is None:
+        details["sign_errors"] = _neighbour_errors(release, confidence, replay.positive)
+    else:
+        details["sign_errors"] = sign_errors(release, solved.signed, confidence, replay.positive)
     if not pairs_fit:
+        if info.scheme != "cross":
+            return fail(
+                "the state makes the masks, but its permutations are not the encryptions'", details, fallback
+            )
+        if solved is None:
+            with watch.stage("unmask"):
+                solved = _solve(release, public)
         replay = with_pairs(replay, solved.assignment)
         details["pairs_from"] = "unmask"
-    details["sign_errors"] = sign_errors(release, solved.signed, confidence, replay.positive)
-    return success(_METHOD, _COMPLEXITY, release, public, replay, watch, details, {"unmasked": solved.signed})
+    return success(_METHOD, _COMPLEXITY, release, public, replay, watch, details)
+
+
+def _solve(release: Release, public: npt.NDArray[np.uint8]) -> UnmaskResult:
+    from instahide_nb.attack import unmask
+
+    return unmask.solve(release, public)
 
 
 def _is_of_c(release: Release, seed: int) -> bool:

@@ -6,9 +6,9 @@ top bits of two words for each point of the polar method. A seed *survives* when
 agree (:mod:`.label_ratios`); several rows are compared since each may have been redrawn. A survivor *fits* when it
 reproduces the labels of the whole first epoch, redraws included; this is done without any approximation.
 
-The inner loops run over 128 seeds at a time, one array to the next, so that the compiler makes vector instructions
-of them; it would not if one array were read and written, if a 32-bit operation were widened to 64 bits, or if a
-division could raise.
+The inner loops run over 256 seeds at a time, one array to the next, so that the compiler makes vector instructions
+of them; it would not if one array were read and written, or if a 32-bit operation were widened to 64 bits. Ratios are
+compared by multiplication, which is faster than dividing.
 """
 
 from __future__ import annotations
@@ -20,63 +20,21 @@ from typing import Any
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
+from numba.extending import intrinsic
 
 from instahide_nb.attack.first_epoch import FirstEpoch, epoch_fits
-from instahide_nb.attack.label_ratios import RatioTargets
+from instahide_nb.attack.scan_plan import TOGETHER, ScanPlan
 from instahide_nb.progress import progress
 
-__all__ = ["CHUNK", "ScanOutcome", "ScanPlan", "plan_scan", "scan"]
+__all__ = ["CHUNK", "ScanOutcome", "scan", "wide_vectors"]
 
 CHUNK = 1 << 24
 """Seeds between two steps of the progress bar; a scan stops behind the chunk in which a seed was verified."""
 
-LANES = 128  # seeds at a time: with their first words they fill half of a second-level cache
+LANES = 256  # seeds at a time: with their first words they stay in a second-level cache
 _PIECE = 1 << 20  # seeds whose survivors are noted before they are checked
-_MOST_ATTEMPTS = 56  # points whose words depend on the seeding alone, not on other words
-_UNIT = 1 << 24  # ratios are compared as integers, with the number of accepted points above them
-_NEVER = 0x7F000000  # an interval that no ratio meets
-_TOGETHER = 3  # targets compared in one go
-_ACCEPTED = np.pi / 4  # share of the square's points that lie in the disc
-_ROUNDING = (
-    2.0**-21
-)  # of a ratio: two words cut to 32 bits, single precision, over a radius that is seldom small
 
 _compiled: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
-
-
-@dataclass(frozen=True)
-class ScanPlan:
-    """What is compared for each seed; see :func:`plan_scan`.
-
-    Attributes
-    ----------
-    rows : (r,) int64 array
-        Rows of the label that are compared.
-    needed : int
-        How many ratios must agree.
-    low, width : (attempts, t) uint32 arrays
-        For each point of the polar method, the intervals of (accepted points so far) * 2**24 + ratio * 2**24.
-    count : (attempts,) int64 array
-        How many of them there are.
-    overlooked : float
-        Chance that the right seed does not survive: that too many of the rows were redrawn.
-    survivors : float
-        Share of wrong seeds that are expected to survive.
-    """
-
-    rows: npt.NDArray[np.int64]
-    needed: int
-    low: npt.NDArray[np.uint32]
-    width: npt.NDArray[np.uint32]
-    count: npt.NDArray[np.int64]
-    overlooked: float
-    survivors: float
-
-    @property
-    def vector_operations(self) -> int:
-        """Vector operations for each group of seeds that the recurrence alone needs: four a step."""
-        return 4 * (396 + 4 * len(self.count))
 
 
 @dataclass(frozen=True)
@@ -102,93 +60,21 @@ class ScanOutcome:
     plan: ScanPlan = field(repr=False)
 
 
-def _binomial_below(n: int, chance: float, needed: int) -> float:
-    """P(fewer than `needed` of n)."""
-    total, term = 0.0, (1 - chance) ** n
-    for i in range(needed):
-        total += term
-        term *= (n - i) / (i + 1) * chance / (1 - chance)
-    return min(total, 1.0)
+@intrinsic
+def wide_vectors(_: Any) -> Any:  # pragma: no cover - called by the compiler
+    """Let the function that calls this use 512-bit vectors where the processor has them.
 
-
-def _last_attempt(accepted: int) -> int:
-    """Behind which attempt the point number `accepted` (from 0) seldom comes: 2.5 standard deviations."""
-    mean = (accepted + 1) / _ACCEPTED
-    spread = (accepted + 1) * (1 - _ACCEPTED)
-    return int(np.ceil(mean + 2.5 * np.sqrt(spread) / _ACCEPTED)) + 1
-
-
-def plan_scan(
-    targets: RatioTargets,
-    k: int,
-    kept: float,
-    *,
-    fewest_rows: int = 7,
-    most_survivors: float = 2e-3,
-    most_overlooked: float = 0.01,
-) -> ScanPlan | None:
-    """Choose the rows to compare: as few as let hardly a wrong seed survive and hardly the right one fail.
-
-    Parameters
-    ----------
-    targets : RatioTargets
-        Of the first epoch's rows.
-    k : int
-        Coefficients a row.
-    kept : float
-        Share of rows that are not redrawn.
-    fewest_rows : int
-        Rows to compare at least.
-    most_survivors : float
-        Share of wrong seeds that may survive.
-    most_overlooked : float
-        Chance to overlook the right one that may be left.
-
-    Returns
-    -------
-    ScanPlan or None
-        None when no row can be compared.
+    LLVM keeps to 256 bits on most such processors, since wide vectors can lower the clock. It knows this attribute of
+    a function; llvmlite has no name for it, hence ``set.add``.
     """
-    usable = np.unique(targets.row)
-    usable = usable[[_last_attempt(int(r) * k // 2) <= _MOST_ATTEMPTS for r in usable]]
-    best: tuple[float, npt.NDArray[np.int64], int, float] | None = None
-    for size in range(min(fewest_rows, len(usable)), len(usable) + 1):
-        rows = usable[:size]
-        chance = targets.until(rows).chance() / max(size, 1)
-        for needed in range(1, size + 1):
-            survivors = 1 - _binomial_below(size, min(chance, 0.99), needed)
-            overlooked = _binomial_below(size, kept, needed)
-            if survivors <= most_survivors:
-                if best is None or overlooked < best[0]:
-                    best = (overlooked, rows, needed, survivors)
-                break
-        if best is not None and best[0] <= most_overlooked:
-            break
-    if best is None or len(best[1]) == 0:
-        return None
-    overlooked, rows, needed, survivors = best
-    low, width, count = _intervals(targets.until(rows), k)
-    return ScanPlan(rows, needed, low, width, count, overlooked, survivors)
 
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        attributes = builder.function.attributes
+        if isinstance(attributes, set):
+            set.add(attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
 
-def _intervals(
-    targets: RatioTargets, k: int
-) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
-    """For each attempt the intervals of those targets whose pair may be that attempt's point."""
-    accepted = targets.row * k // 2  # points before the row's first pair
-    last = np.array([_last_attempt(int(c)) for c in accepted])
-    attempts = int(last.max())
-    possible = [np.flatnonzero((accepted <= a) & (a < last)) for a in range(attempts)]
-    most = -(-max(len(p) for p in possible) // _TOGETHER) * _TOGETHER
-    low = np.full((attempts, most), _NEVER, np.uint32)
-    width = np.zeros((attempts, most), np.uint32)
-    for a, chosen in enumerate(possible):
-        for i, t in enumerate(chosen):
-            below = max(int(np.floor((targets.low[t] - _ROUNDING) * _UNIT)), 0)
-            above = min(int(np.ceil((targets.high[t] + _ROUNDING) * _UNIT)), _UNIT - 1)
-            low[a, i] = int(accepted[t]) * _UNIT + min(below, _UNIT - 1)
-            width[a, i] = max(above - below, 0)
-    return low, width, np.array([len(p) for p in possible], np.int64)
+    return nb.types.none(), generate
 
 
 @nb.njit(inline="always")  # pragma: no cover - compiled
@@ -214,6 +100,7 @@ def _signed_word(first: Any, second: Any, middle: Any) -> Any:
 @nb.njit(**_compiled)  # pragma: no cover - compiled
 def _first_words(start: Any, attempts: Any, words: Any, last: Any) -> None:
     """x(0) .. x(4 * attempts) of each seed; the last of them again in `last`."""
+    wide_vectors()
     row = words[0]
     for i in range(LANES):
         row[i] = np.uint32(np.uint32(start) + np.uint32(i))
@@ -234,13 +121,24 @@ def _first_words(start: Any, attempts: Any, words: Any, last: Any) -> None:
 
 @nb.njit(**_compiled)  # pragma: no cover - compiled
 def _four_steps(word: Any, j: Any, out: Any) -> None:
+    wide_vectors()
     for i in range(LANES):
         out[i] = _step(_step(_step(_step(word[i], j), j + 1), j + 2), j + 3)
 
 
 @nb.njit(**_compiled)  # pragma: no cover - compiled
-def _point(words: Any, attempt: Any, word: Any, accepted: Any, out: Any, accepted_out: Any, key: Any) -> None:
-    """One point of the polar method: its ratio and the number of points accepted before, or no key if rejected."""
+def _point(
+    words: Any,
+    attempt: Any,
+    word: Any,
+    accepted: Any,
+    out: Any,
+    accepted_out: Any,
+    small: Any,
+    large: Any,
+) -> None:
+    """One point of the polar method: its smaller and its larger coordinate, or (1, 0), which no ratio fits."""
+    wide_vectors()
     w0, w1 = words[4 * attempt], words[4 * attempt + 1]
     w2, w3 = words[4 * attempt + 2], words[4 * attempt + 3]
     j = 397 + 4 * attempt
@@ -252,35 +150,40 @@ def _point(words: Any, attempt: Any, word: Any, accepted: Any, out: Any, accepte
         out[i] = _step(v, j + 3)
         radius = np.float32(np.float32(x1 * x1) + np.float32(x2 * x2))
         inside = radius < np.float32(4611686018427387904.0)  # 2**62
-        small = x1 if x1 < x2 else x2
-        large = x2 if x1 < x2 else x1
-        before = accepted[i]
-        scaled = before + np.int32(np.float32(small / large) * np.float32(_UNIT))
-        key[i] = np.uint32(scaled) if inside else np.uint32(0xFFFFFFFF)
-        accepted_out[i] = before + np.int32(_UNIT) if inside else before
+        less = x1 if x1 < x2 else x2
+        more = x2 if x1 < x2 else x1
+        small[i] = less if inside else np.float32(1)
+        large[i] = more if inside else np.float32(0)
+        accepted_out[i] = np.int32(accepted[i] + np.int32(inside))
 
 
 @nb.njit(**_compiled)  # pragma: no cover - compiled
-def _compare(key: Any, low: Any, width: Any, hits: Any, out: Any) -> None:
+def _compare(
+    accepted: Any, small: Any, large: Any, place: Any, low: Any, high: Any, hits: Any, out: Any
+) -> None:
+    """Count the targets that the points meet, :data:`TOGETHER` of them."""
+    wide_vectors()
+    place0, place1, place2 = place[0], place[1], place[2]
     low0, low1, low2 = low[0], low[1], low[2]
-    width0, width1, width2 = width[0], width[1], width[2]
+    high0, high1, high2 = high[0], high[1], high[2]
     for i in range(LANES):
-        k = key[i]
-        out[i] = (
-            hits[i]
-            + np.int32(np.uint32(k - low0) <= width0)
-            + np.int32(np.uint32(k - low1) <= width1)
-            + np.int32(np.uint32(k - low2) <= width2)
-        )
+        a, s, t = accepted[i], small[i], large[i]
+        meets0 = (a == place0) & (s >= np.float32(low0 * t)) & (s <= np.float32(high0 * t))
+        meets1 = (a == place1) & (s >= np.float32(low1 * t)) & (s <= np.float32(high1 * t))
+        meets2 = (a == place2) & (s >= np.float32(low2 * t)) & (s <= np.float32(high2 * t))
+        out[i] = np.int32(hits[i] + np.int32(np.int32(meets0) + np.int32(meets1)) + np.int32(meets2))
 
 
 @nb.njit(**_compiled)  # pragma: no cover - compiled
-def _survivors(start: Any, groups: Any, low: Any, width: Any, count: Any, needed: Any, out: Any) -> Any:
+def _survivors(
+    start: Any, groups: Any, place: Any, low: Any, high: Any, count: Any, needed: Any, out: Any
+) -> Any:
     """Seeds of `groups` groups that survive, ascending; how many."""
+    wide_vectors()
     attempts = len(count)
     words = np.empty((4 * attempts + 1, LANES), np.uint32)
     word, next_word = np.empty(LANES, np.uint32), np.empty(LANES, np.uint32)
-    key = np.empty(LANES, np.uint32)
+    small, large = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     accepted, next_accepted = np.empty(LANES, np.int32), np.empty(LANES, np.int32)
     hits, next_hits = np.empty(LANES, np.int32), np.empty(LANES, np.int32)
     found = 0
@@ -293,12 +196,13 @@ def _survivors(start: Any, groups: Any, low: Any, width: Any, count: Any, needed
         accepted[:] = 0
         hits[:] = 0
         for a in range(attempts):
-            _point(words, a, word, accepted, next_word, next_accepted, key)
+            _point(words, a, word, accepted, next_word, next_accepted, small, large)
             word, next_word = next_word, word
-            accepted, next_accepted = next_accepted, accepted
-            for t in range(0, count[a], _TOGETHER):
-                _compare(key, low[a, t : t + _TOGETHER], width[a, t : t + _TOGETHER], hits, next_hits)
+            for t in range(0, count[a], TOGETHER):
+                some = slice(t, t + TOGETHER)
+                _compare(accepted, small, large, place[a, some], low[a, some], high[a, some], hits, next_hits)
                 hits, next_hits = next_hits, hits
+            accepted, next_accepted = next_accepted, accepted
         enough = np.int32(0)
         for i in range(LANES):
             enough = np.int32(enough + np.int32(hits[i] >= needed))
@@ -317,7 +221,9 @@ def _look(plan: ScanPlan, epoch: FirstEpoch, start: int, stop: int) -> tuple[int
     for first in range(start, stop, _PIECE):
         size = min(_PIECE, stop - first)
         groups = -(-size // LANES)
-        found = int(_survivors(first, groups, plan.low, plan.width, plan.count, plan.needed, out))
+        found = int(
+            _survivors(first, groups, plan.accepted, plan.low, plan.high, plan.count, plan.needed, out)
+        )
         seeds = out[:found].astype(np.int64)
         # The last group may go past the end of the range, and past 2**32.
         seeds = seeds[(seeds >= first) & (seeds < first + size)]
@@ -340,7 +246,7 @@ def scan(
     Parameters
     ----------
     plan : ScanPlan
-        From :func:`plan_scan`.
+        From :func:`.scan_plan.plan_scan`.
     epoch : FirstEpoch
         The labels of the first epoch, which survivors must reproduce.
     start, stop : int
@@ -358,7 +264,7 @@ def scan(
     survivors = fitting = 0
     with (
         ThreadPoolExecutor(threads) as pool,
-        progress(total=(stop - start) / 1e6, desc="scanning seeds", unit=" million seeds") as bar,
+        progress(total=stop - start, desc="scanning seeds", unit=" seeds", scaled=True) as bar,
     ):
         for first in range(start, stop, CHUNK):
             last = min(first + CHUNK, stop)
@@ -368,7 +274,7 @@ def scan(
             survivors += sum(count for count, _ in found)
             seeds = sorted(seed for _, more in found for seed in more)
             fitting += len(seeds)
-            bar.update((last - first) / 1e6)
+            bar.update(last - first)
             for seed in seeds:
                 if verify(seed):
                     return ScanOutcome(seed, start, last, survivors, fitting, 1, plan)

@@ -3,6 +3,10 @@
 The log-odds of a sign are twice m |x| s / v: m the predicted value, |x| s the encryption with its mask lifted (s the
 expected sign), v the residual variance. A prediction goes wrong in patches, mostly near an edge, so a sign is trusted
 as little as the least sure one around it, and not at all where signs change nearby.
+
+Without any prediction it is still known that neighbours mostly have the same sign, and nearly always where |x| is
+large on both sides and around them: to change its sign there, the image would have to jump. Then the *sum* of two mask
+bits is known.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["by_confidence", "sign_confidence"]
+__all__ = ["by_confidence", "neighbour_confidence", "sign_confidence"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -56,6 +60,36 @@ def sign_confidence(signed: Float32, predicted: Float32, variance: Float32) -> F
         all_positive = minimum_filter(positive.astype(np.uint8), size=(1, 5, 5, 1), mode="nearest")
         all_negative = minimum_filter((~positive).astype(np.uint8), size=(1, 5, 5, 1), mode="nearest")
         out[rows] = least * (all_positive | all_negative)
+    return out
+
+
+def neighbour_confidence(encryption: Float32) -> Float32:
+    """Rank pairs of neighbours in a line by how surely they have the same sign once the mask is lifted.
+
+    Parameters
+    ----------
+    encryption : (n, h, w, 3) float32 array
+
+    Returns
+    -------
+    (n, h, w - 1, 3) float32 array
+        For a value and the one to its right, the least |x| in the 3x3 neighbourhoods (of the same colour) of both.
+
+    Examples
+    --------
+    >>> flat = np.full((1, 5, 5, 1), -0.5, np.float32)
+    >>> flat[0, 0, 0] = 0.25
+    >>> neighbour_confidence(flat)[0, :, :, 0].tolist()[1:3]
+    [[0.25, 0.25, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]]
+    """
+    from scipy.ndimage import minimum_filter
+
+    n, height, width, channels = encryption.shape
+    out = np.empty((n, height, width - 1, channels), np.float32)
+    for low in range(0, n, _BLOCK):
+        rows = slice(low, low + _BLOCK)
+        least = minimum_filter(np.abs(encryption[rows]), size=(1, 3, 3, 1), mode="nearest")
+        out[rows] = np.minimum(least[:, :, :-1], least[:, :, 1:])
     return out
 
 

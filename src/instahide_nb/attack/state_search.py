@@ -56,7 +56,9 @@ class FoundState:
         return 2 * self.checked * (share - 0.5) ** 2 / 0.6931471805599453
 
 
-def find_state(words: Int64, bits: Bits, *, attempts: range = range(4)) -> FoundState | None:
+def find_state(
+    words: Int64, bits: Bits, *, attempts: range = range(4), differences: bool = False
+) -> FoundState | None:
     """Solve for the state, correct up to three wrong bits, and prove the solution on bits that were not used.
 
     Parameters
@@ -68,6 +70,8 @@ def find_state(words: Int64, bits: Bits, *, attempts: range = range(4)) -> Found
     attempts : range
         Which systems to try. Number 0 is made of the surest bits; each further one is a random draw from a larger pool
         of them, so that a few wrong bits among the surest do not spoil all.
+    differences : bool
+        Each bit is the sum of the lowest bits of its word and the next.
 
     Returns
     -------
@@ -81,22 +85,25 @@ def find_state(words: Int64, bits: Bits, *, attempts: range = range(4)) -> Found
         order = np.arange(pool) if attempt == 0 else np.random.default_rng(attempt).permutation(pool)
         chosen = order[:EQUATIONS]
         chosen = chosen[np.argsort(words[chosen], kind="stable")]
-        window, corrected = _solve(words[chosen], bits[chosen])
+        window, corrected = _solve(words[chosen], bits[chosen], differences)
         if window is None:
             continue
         rest = np.ones(min(len(words), EQUATIONS + _MOST_CHECKS), np.bool_)
         rest[chosen[chosen < len(rest)]] = False
         others = np.flatnonzero(rest)
-        predicted = low_bits(window, 0, int(words[others].max()) + 1)[words[others]]
+        low = low_bits(window, 0, int(words[others].max()) + 2)
+        predicted = low[words[others]]
+        if differences:
+            predicted = predicted ^ low[words[others] + 1]
         agreeing = int((predicted == bits[others]).sum())
         if agreeing >= _AGREEING * len(others):
             return FoundState(window, EQUATIONS, corrected, len(others), agreeing, attempt)
     return None
 
 
-def _solve(words: Int64, bits: Bits) -> tuple[npt.NDArray[np.uint32] | None, int]:
+def _solve(words: Int64, bits: Bits, differences: bool) -> tuple[npt.NDArray[np.uint32] | None, int]:
     """The window that gives these bits but for up to three, and how many that are."""
-    system = factorise(low_bit_equations(words))
+    system = factorise(low_bit_equations(words, differences=differences))
     if system.rank < STATE_BITS:
         return None, 0
     wrong = find_errors(system, bits)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "cluster_matrix",
     "eigenvector_plot",
+    "error_rates",
     "lifted_masks",
     "rounds",
     "sharing_histogram",
@@ -133,6 +134,43 @@ def lifted_masks(release: Release, result: AttackResult, rows: npt.NDArray[np.in
     """Encryptions, and below each the same with its mask lifted as the attack inferred it."""
     signed = result.extras["signed"][rows]
     return grids.contact_sheet(np.concatenate([release.encryption[rows], signed]), columns=len(rows))
+
+
+def error_rates(curve: list[list[int]]) -> Figure:
+    """The share of wrong signs among the surest ones, as counted once the masks were known.
+
+    Parameters
+    ----------
+    curve : list of [signs, wrong]
+        ``details["sign_errors"]`` of `prng-state`, for growing numbers of signs. Where none is wrong, a hollow mark
+        stands at one in so many: the rate is below it.
+    """
+    from instahide_nb.figures import OKABE_ITO, style
+
+    count, wrong = np.array(curve, np.float64).T
+    none = wrong == 0
+    rate = np.where(none, 1, wrong) / count
+    with style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.0, 3.2), layout="constrained", facecolor="white")
+        axis = figure.subplots()
+        axis.plot(count[~none], 100 * rate[~none], "o-", color=OKABE_ITO[0], markersize=4, label="wrong")
+        axis.plot(
+            count[none],
+            100 * rate[none],
+            "v",
+            color=OKABE_ITO[0],
+            markersize=4,
+            fillstyle="none",
+            label="none wrong: below this",
+        )
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("how many of the surest are taken")
+        axis.set_ylabel("wrong ones (%)")
+        axis.legend()
+    return figure
 
 
 def rounds(result: AttackResult, *, images: int = 10) -> UInt8:
