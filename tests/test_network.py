@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from instahide_nb.attack import carlini, network
-from instahide_nb.attack.similarity import find_similarity
+from instahide_nb.attack.carlini.similarity import find_similarity
 from instahide_nb.errors import InputError
 from instahide_nb.release import Release, ReleaseInfo
 
