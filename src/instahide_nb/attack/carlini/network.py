@@ -198,7 +198,7 @@ def _embed(network: Any, size: Any) -> Any:
 
 
 def train_network(
-    data: TrainingSet, *, steps: int = _STEPS, seed: int = 0, width: int = _WIDTH
+    data: TrainingSet, *, steps: int, seed: int = 0, width: int = _WIDTH
 ) -> tuple[Any, list[float]]:
     """Train the network to tell pairs that share a private image from those that do not.
 
@@ -249,7 +249,7 @@ def flat_weights(network: Any) -> Float32:
     return np.concatenate([value.detach().cpu().numpy().ravel() for value in network.state_dict().values()])
 
 
-def train_weights(info: ReleaseInfo, public: npt.NDArray[np.uint8], *, steps: int = _STEPS) -> Float32:
+def train_weights(info: ReleaseInfo, public: npt.NDArray[np.uint8]) -> Float32:
     """Train a network for releases of this kind.
 
     Parameters
@@ -257,7 +257,6 @@ def train_weights(info: ReleaseInfo, public: npt.NDArray[np.uint8], *, steps: in
     info : ReleaseInfo
         Gives k and the bounds of the coefficients.
     public : uint8 (m, h, w, 3)
-    steps : int
 
     Returns
     -------
@@ -265,5 +264,5 @@ def train_weights(info: ReleaseInfo, public: npt.NDArray[np.uint8], *, steps: in
         See `flat_weights`.
     """
     require_torch()  # before the work of making a training set
-    network, _ = train_network(training_set(info, public), steps=steps)
+    network, _ = train_network(training_set(info, public), steps=_STEPS)
     return flat_weights(network)
