@@ -132,6 +132,8 @@ def attack(
         group, place = match_groups(known.pair, simulation.pair, known.slots, len(known.image))
         truth = simulation.private[place]
 
+        history = {"gradient": real.image}
+
         def correct(
             made: Float32,
             image: Float32,
@@ -142,13 +144,16 @@ def attack(
             """Learn a correction on the simulated images, and make it there and on the real ones."""
             table = practice(f"{name}_network", lambda: as_table(learn(made[group], truth)))
             network = from_table(table, made.shape[-1])
-            return practice(name, lambda: use(made, network)), stage(name, lambda: use(image, network))
+            history[name] = stage(name, lambda: use(image, network))
+            return practice(name, lambda: use(made, network)), history[name]
 
         made, image = correct(known.image, real.image, "colour", learn_colour_curve, colour)
         for turn in range(1, settings.cleanings + 1):
             if turn > 1:
                 made = practice(f"gradient_{turn}", partial(descend_again, made, known))
-                image = stage(f"gradient_{turn}", partial(descend_again, image, real))
+                image = history[f"gradient_{turn}"] = stage(
+                    f"gradient_{turn}", partial(descend_again, image, real)
+                )
                 made, image = correct(made, image, f"colour_{turn}", learn_colour_curve, colour)
             name = "cleaned" if turn == settings.cleanings else f"cleaned_{turn}"
             made, image = correct(made, image, name, learn_cleaning, clean)
@@ -166,6 +171,7 @@ def attack(
             "groups_known_in_simulation": len(group),
             "slots_assigned": round(int((real.pair >= 0).sum()) / real.pair.size, 4),
         },
+        extras={"history": list(history.values()), "history_names": list(history)},
     )
 
 
