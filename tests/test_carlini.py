@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from instahide_nb.attack.assignment import read_slots
+from instahide_nb.attack.carlini import reconstruction
 from instahide_nb.attack.carlini import versions as carlini
 from instahide_nb.attack.carlini.settings import PUBLISHED, Settings
 from instahide_nb.attack.carlini.simulation import match_groups, simulate
@@ -165,3 +166,19 @@ def test_input_that_does_not_serve_is_named(challenge, public):
     )
     with pytest.raises(InputError, match="two classes"):
         run_attack("carlini-v2", alone, public)
+
+
+def test_a_wrongly_guessed_sign_of_the_simulation_does_not_invert_the_images(challenge, public, monkeypatch):
+    """The spectral start knows all images up to one sign, which it guesses; in the simulation it can be told."""
+    plain = carlini.attack(challenge.release, public, replace(FAST, start="spectral"))
+    own, calls = reconstruction._spectral_start, []
+
+    def wrong_at_first(*known):
+        calls.append(len(calls))
+        return own(*known) if calls[-1] else -own(*known)
+
+    monkeypatch.setattr(reconstruction, "_spectral_start", wrong_at_first)
+    again = carlini.attack(challenge.release, public, replace(FAST, start="spectral"))
+    assert calls == [0, 1]
+    # equal but for roundings of the stretching
+    assert again.recovered == pytest.approx(plain.recovered, abs=0.05)

@@ -34,7 +34,7 @@ from instahide_nb.attack.carlini.perceptron import Perceptron, as_table, from_ta
 from instahide_nb.attack.carlini.reconstruction import descend_again, reconstruct
 from instahide_nb.attack.carlini.settings import Settings, Similarity
 from instahide_nb.attack.carlini.similarity import check_similarity, open_similarity
-from instahide_nb.attack.carlini.simulation import match_groups, simulate
+from instahide_nb.attack.carlini.simulation import match_groups, simulate, upright
 from instahide_nb.attack.carlini.stages import Stages
 from instahide_nb.attack.result import AttackResult, on_the_grid
 from instahide_nb.errors import InputError
@@ -147,7 +147,8 @@ def attack(
             history[name] = stage(name, lambda: use(image, network))
             return practice(name, lambda: use(made, network)), history[name]
 
-        made, image = correct(known.image, real.image, "colour", learn_colour_curve, colour)
+        made = known.image if settings.start == "published" else upright(known.image, group, truth)
+        made, image = correct(made, real.image, "colour", learn_colour_curve, colour)
         for turn in range(1, settings.cleanings + 1):
             if turn > 1:
                 made = practice(f"gradient_{turn}", partial(descend_again, made, known))
