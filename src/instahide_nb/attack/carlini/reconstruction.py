@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from instahide_nb.attack import spectral
 from instahide_nb.attack.assignment import Slots, read_slots
-from instahide_nb.attack.carlini.gradient import PUSH, free_sign_descent, stretch
+from instahide_nb.attack.carlini.gradient import free_sign_descent, stretch
 from instahide_nb.attack.carlini.groups import Groups, dense_groups, second_similarity
 from instahide_nb.attack.carlini.matching import match
 from instahide_nb.attack.carlini.settings import Settings, Similarity
@@ -86,19 +86,15 @@ def reconstruct(
     size = np.abs(release.encryption).reshape(len(release.encryption), -1)
 
     def descend() -> Float32:
-        first, push = None, PUSH
-        if settings.start == "spectral":  # signs are known from the start: nothing to be pushed away from
-            first, push = _spectral_start(release, public, size, slots, pair, len(groups.member)), 0.0
-        flat = free_sign_descent(
-            size,
-            pair,
-            slots.coefficient,
-            len(groups.member),
-            start=first,
-            iterations=settings.iterations,
-            push=push,
-        )
-        return stretch(flat).reshape(-1, *shape)
+        count, steps = len(groups.member), settings.iterations
+        if settings.start == "published":
+            flat = stretch(free_sign_descent(size, pair, slots.coefficient, count, iterations=steps))
+        else:  # with signs from the start there is nothing to be pushed away from, and contrast is right
+            first = _spectral_start(release, public, size, slots, pair, count)
+            flat = free_sign_descent(
+                size, pair, slots.coefficient, count, start=first, iterations=steps, push=0.0
+            )
+        return flat.reshape(-1, *shape)
 
     return Reconstruction(size, slots, second, pair, stage("gradient", descend))
 
