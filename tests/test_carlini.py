@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from instahide_nb.attack import carlini
 from instahide_nb.attack.assignment import read_slots
-from instahide_nb.attack.carlini_simulation import match_groups, simulate
+from instahide_nb.attack.carlini import reconstruction
+from instahide_nb.attack.carlini import versions as carlini
+from instahide_nb.attack.carlini.settings import PUBLISHED, Settings
+from instahide_nb.attack.carlini.simulation import match_groups, simulate
 from instahide_nb.attack.registry import find_attack, run_attack
 from instahide_nb.challenge import build_challenge
 from instahide_nb.errors import InputError
@@ -30,7 +32,7 @@ def public():
     return public_patches("embedded:attacker", 60)
 
 
-FAST = carlini.Settings(iterations=150)
+FAST = Settings(iterations=150)
 
 
 def test_names_of_the_registry_lead_here():
@@ -56,8 +58,9 @@ def test_colour_curve_and_cleaning_recover_the_images(challenge, public, tmp_pat
     # every stage has left its file, and the last is what was returned
     names = ["similarity", "groups", "group_class", "second_similarity", "pairs", "gradient", "colour"]
     names += ["cleaned_1", "gradient_2", "colour_2", "cleaned"]
-    for folder in (tmp_path, tmp_path / "simulation"):
-        assert sorted(p.stem for p in folder.glob("*.npy")) == sorted(names)
+    learned = [f"{name}_network" for name in ("colour", "cleaned_1", "colour_2", "cleaned")]
+    assert sorted(p.stem for p in tmp_path.glob("*.npy")) == sorted(names)
+    assert sorted(p.stem for p in (tmp_path / "simulation").glob("*.npy")) == sorted(names + learned)
     assert (load_array(tmp_path / "cleaned.npy") == found.recovered).all()
     assert (load_array(tmp_path / "pairs.npy") == found.assignment).all()
 
@@ -72,7 +75,7 @@ def test_same_bits_again_and_without_files_and_threads(challenge, public, tmp_pa
 
 
 def test_the_published_settings_run_and_differ(challenge, public):
-    found = carlini.attack(challenge.release, public, replace(carlini.PUBLISHED, iterations=50))
+    found = carlini.attack(challenge.release, public, replace(PUBLISHED, iterations=50))
     assert found.recovered.shape == challenge.secret.private.shape
     assert found.details["settings"]["start"] == "published"
     assert 0 < found.details["slots_assigned"] < 1  # the greedy step leaves some open
@@ -140,12 +143,13 @@ def test_more_private_images_than_groups_leaves_grey_ones(challenge, public):
         ({"matching": "best"}, "matching"),
         ({"labels": "none"}, "labels"),
         ({"similarity": "cosine"}, "similarity"),
+        ({"similarity": "missing.npy"}, r"missing\.npy: no such file"),
         ({"iterations": 0}, "iterations"),
     ],
 )
 def test_unknown_settings_are_named(challenge, public, change, word):
     with pytest.raises(InputError, match=word):
-        carlini.attack(challenge.release, public, replace(carlini.Settings(iterations=1), **change))
+        carlini.attack(challenge.release, public, replace(Settings(iterations=1), **change))
 
 
 def test_input_that_does_not_serve_is_named(challenge, public):
@@ -162,3 +166,19 @@ def test_input_that_does_not_serve_is_named(challenge, public):
     )
     with pytest.raises(InputError, match="two classes"):
         run_attack("carlini-v2", alone, public)
+
+
+def test_a_wrongly_guessed_sign_of_the_simulation_does_not_invert_the_images(challenge, public, monkeypatch):
+    """The spectral start knows all images up to one sign, which it guesses; in the simulation it can be told."""
+    plain = carlini.attack(challenge.release, public, replace(FAST, start="spectral"))
+    own, calls = reconstruction._spectral_start, []
+
+    def wrong_at_first(*known):
+        calls.append(len(calls))
+        return own(*known) if calls[-1] else -own(*known)
+
+    monkeypatch.setattr(reconstruction, "_spectral_start", wrong_at_first)
+    again = carlini.attack(challenge.release, public, replace(FAST, start="spectral"))
+    assert calls == [0, 1]
+    # equal but for roundings of the stretching
+    assert again.recovered == pytest.approx(plain.recovered, abs=0.05)

@@ -10,21 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instahide_nb.attack.assignment import Slots, read_slots
-from instahide_nb.attack.carlini_cleaning import clean, learn_cleaning, windows
-from instahide_nb.attack.carlini_colour import colour, learn_colour_curve
-from instahide_nb.attack.carlini_gradient import free_sign_descent, free_sign_loss, stretch
-from instahide_nb.attack.carlini_groups import (
+from instahide_nb.attack.carlini.cleaning import clean, learn_cleaning, windows
+from instahide_nb.attack.carlini.colour import colour, learn_colour_curve
+from instahide_nb.attack.carlini.gradient import free_sign_descent, free_sign_loss, stretch
+from instahide_nb.attack.carlini.groups import (
     Groups,
     dense_groups,
     grow_groups,
     second_similarity,
     select_groups,
 )
-from instahide_nb.attack.carlini_matching import greedy_matching, match, optimal_matching
-from instahide_nb.attack.perceptron import Perceptron, apply, train
-from instahide_nb.attack.similarity import energy_similarity, find_similarity
+from instahide_nb.attack.carlini.matching import greedy_matching, match, optimal_matching
+from instahide_nb.attack.carlini.perceptron import Perceptron, apply, as_table, from_table, train
+from instahide_nb.attack.carlini.similarity import energy_similarity
+from instahide_nb.attack.carlini.stages import Stages
 from instahide_nb.errors import InputError
 from instahide_nb.release import Release, ReleaseInfo
+from instahide_nb.storage import load_array
 
 
 def made_slots(n: int, classes: int, per_class: int, seed: int = 0) -> tuple[Slots, np.ndarray, np.ndarray]:
@@ -63,12 +65,6 @@ def test_energy_similarity_is_symmetric_and_does_not_feel_the_mask():
     assert plain.tobytes() == masked.tobytes()
     assert (plain == plain.T).all()
     assert plain.diagonal() == pytest.approx(1.0, abs=1e-6)
-
-
-def test_a_function_is_a_similarity():
-    assert find_similarity(energy_similarity) is energy_similarity
-    with pytest.raises(InputError, match="energy or network"):
-        find_similarity("cosine")
 
 
 # groups
@@ -138,7 +134,7 @@ def test_second_similarity_does_not_count_an_encryption_itself():
     label = np.ones((4, 1), np.float32)
     similarity = np.full((4, 4), 0.25, np.float32)
     np.fill_diagonal(similarity, 100.0)
-    groups = Groups(np.array([[0, 1, 2]]), 3, np.array([0]))
+    groups = Groups(np.array([[0, 1, 2, 3, -1, -1]]), np.array([0]))
     assert second_similarity(similarity, groups, label).ravel().tolist() == [0.25] * 4
 
 
@@ -188,12 +184,6 @@ def test_with_a_perfect_score_both_matchings_are_right():
     assert (best == pair)[apart].mean() > 0.9
     assert (fast == pair)[apart & (fast >= 0).all(axis=1)].mean() > 0.95
     assert (fast >= 0).mean() < (best >= 0).mean() == 1.0
-
-
-def test_unknown_matching_is_named():
-    slots, _, _ = made_slots(10, 2, 2)
-    with pytest.raises(InputError, match="optimal or greedy"):
-        match(np.zeros((10, 4), np.float32), np.array([0, 0, 1, 1]), slots, "best")
 
 
 # gradient descent with free signs
@@ -286,6 +276,8 @@ def test_perceptron_computes_what_its_weights_say():
     x = np.array([[1.0, 1.0], [-2.0, 0.0]], np.float32)
     # hidden: (3, 0.5) and (0, 3); out: 3 + 1 - 0.5 and 0 + 6 - 0.5
     assert apply(network, x).tolist() == [[3.5], [5.5]]
+    again = from_table(as_table(network), outputs=1)  # as kept in a file
+    assert all(getattr(again, f).tolist() == getattr(network, f).tolist() for f in vars(network))
 
 
 def test_training_descends_and_is_the_same_again():
@@ -364,3 +356,34 @@ def test_cleaning_learns_to_smooth_images_that_it_has_not_seen():
     noisy = (truth + rng.normal(0, 0.3, truth.shape)).astype(np.float32)
     made = clean(noisy[8:], learn_cleaning(noisy[:8], truth[:8]))
     assert ((made - truth[8:]) ** 2).mean() < 0.4 * ((noisy[8:] - truth[8:]) ** 2).mean()
+
+
+# stages
+
+
+class NoBar:
+    """In place of a progress bar."""
+
+    steps = 0
+
+    def set_postfix_str(self, text):
+        self.text = text
+
+    def update(self, count):
+        self.steps += count
+
+
+@pytest.mark.parametrize("with_folder", [True, False])
+def test_a_stage_hands_on_what_its_file_holds(tmp_path, monkeypatch, with_folder):
+    """Whoever changes a file between two stages changes what the next one sees."""
+    stage = Stages(tmp_path if with_folder else None, NoBar())
+    monkeypatch.setattr(
+        "instahide_nb.attack.carlini.stages.load_array", lambda path, **kind: load_array(path, **kind) + 1
+    )
+    assert stage("numbers", lambda: np.arange(3)).tolist() == ([1, 2, 3] if with_folder else [0, 1, 2])
+    inner = stage.inside("simulation")
+    inner("numbers", lambda: np.zeros(1))
+    found = [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*.npy"))]
+    assert found == (["numbers.npy", "simulation/numbers.npy"] if with_folder else [])
+    assert sorted(stage.seconds) == ["numbers", "simulation: numbers"]
+    assert stage.bar.steps == 2

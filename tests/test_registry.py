@@ -131,6 +131,39 @@ def test_methods_that_cannot_be_found(method: str, words: str, module: Path) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_options_follow_the_method(module: Path, challenge: Challenge) -> None:
+    (module / "foreign.py").write_text(
+        "from instahide_nb.attack.registry import run_attack\n"
+        "def attack(release, public, *, workdir, colour='grey', depth='1'):\n"
+        "    raise RuntimeError(f'{colour} {depth} {workdir}')\n"
+    )
+    with pytest.raises(RuntimeError, match=r"^green 3 None$"):
+        run_attack("foreign:attack:colour=green,depth=3", challenge.release, PUBLIC)
+    assert find_attack("carlini-v2:matching=greedy") is find_attack("carlini-v2")
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (
+            "carlini-v2:speed=high",
+            "has no option 'speed'; its options are similarity, labels, matching, start",
+        ),
+        ("carlini-v2:workdir=x", "has no option 'workdir'"),
+        ("unmask:start=spectral", "has no option 'start'; it has none"),
+        ("carlini-v2:start=spectral,matching", "not understood at 'matching'"),
+        ("carlini-v2:start=", "not understood at 'start='"),
+        ("carlini-v2:start=a,start=b", "not understood at 'start=b'"),
+        ("unmsk:start=spectral", "not known; choose unmask, prng-state"),
+        ("builtins:dict:a=b", "is not a function attack(release, public, ...)"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(method: str, words: str) -> None:
+    with pytest.raises(InputError, match=r"^method: ") as caught:
+        find_attack(method)
+    assert words in str(caught.value)
+
+
 def test_an_error_in_a_foreign_module_is_not_taken_for_a_missing_function(module: Path) -> None:
     (module / "broken.py").write_text("import os\nos.no_such_thing\n")
     with pytest.raises(AttributeError, match="no_such_thing"):

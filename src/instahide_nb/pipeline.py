@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from instahide_nb import __version__
-from instahide_nb.attack.registry import find_attack
+from instahide_nb.attack.registry import find_attack, split_options
 from instahide_nb.errors import InputError
 from instahide_nb.evaluation import write_method_grid
 from instahide_nb.manifest import begin_stage, begun, compare, read_manifest, record_stage
@@ -78,6 +78,18 @@ def _source(value: str, start: Path | None) -> str:
     return keyword + colon + (os.path.relpath(path, start.resolve()) if start else str(path))
 
 
+def _method(method: str, start: Path) -> str:
+    """A method whose options name files where the notebook, which runs in the folder `start`, finds them."""
+    name, options = split_options(method)
+    for option, value in options.items():
+        if value.endswith(".npy"):
+            path = Path(value).expanduser()
+            if not path.is_file():
+                raise InputError(f"method: {option}: no file {value}; check the path")
+            options[option] = Path(os.path.relpath(path.resolve(), start.resolve())).as_posix()
+    return ":".join([name, ",".join(f"{o}={v}" for o, v in options.items())]) if options else method
+
+
 def make_plan(
     preset: str, methods: Sequence[str] = (), out: Path | str | None = None, overrides: Mapping[str, Any] = {}
 ) -> Plan:
@@ -120,7 +132,8 @@ def make_plan(
     for method in methods or [base["attack"].get("method", "unmask")]:
         slug = method_slug(method)
         attack = AttackParams.from_mapping(
-            base["attack"] | {"release_dir": "release", "out_dir": f"attack/{slug}", "method": method}
+            base["attack"]
+            | {"release_dir": "release", "out_dir": f"attack/{slug}", "method": _method(method, run)}
         )
         if ":" in method:
             find_attack(method)

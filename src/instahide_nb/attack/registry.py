@@ -1,5 +1,8 @@
 """The attacks by name: this package's five, those of installed packages, and any ``module:function``.
 
+After any of these ``:option=value,option=value`` may follow, where the attack has keywords of those names:
+``carlini-v2:matching=greedy``. Values are text.
+
 A package adds attacks through the entry point group ``instahide_nb.attacks``. An attack is a function
 ``attack(release, public, *, seed_start, seed_stop, workdir)`` that returns an
 :class:`~instahide_nb.attack.result.AttackResult`; one that needs none of the keywords may leave them out.
@@ -23,15 +26,16 @@ from instahide_nb.attack.result import AttackResult
 from instahide_nb.errors import InputError
 from instahide_nb.release import Release
 
-__all__ = ["find_attack", "method_names", "run_attack"]
+__all__ = ["find_attack", "method_names", "run_attack", "split_options"]
 
 _GROUP = "instahide_nb.attacks"
+_GIVEN = ("seed_start", "seed_stop", "workdir")  # what run_attack passes by itself
 _OWN = {
     "unmask": "instahide_nb.attack.unmask:run",
     "prng-state": "instahide_nb.attack.prng_state:run",
     "prng-seed": "instahide_nb.attack.prng_seed:run",
-    "carlini-v2": "instahide_nb.attack.carlini:run_v2",
-    "carlini-v1": "instahide_nb.attack.carlini:run_v1",
+    "carlini-v2": "instahide_nb.attack.carlini.versions:run_v2",
+    "carlini-v1": "instahide_nb.attack.carlini.versions:run_v1",
 }
 
 
@@ -46,14 +50,59 @@ def method_names() -> list[str]:
     return [*_OWN, *sorted(point.name for point in entry_points(group=_GROUP) if point.name not in _OWN)]
 
 
-def find_attack(method: str) -> Callable[..., AttackResult]:
-    """The function that a method names.
+def split_options(method: str) -> tuple[str, dict[str, str]]:
+    """The attack's name and the options that follow it.
 
     Raises
     ------
     InputError
-        When there is no such method, module or function.
+        When something between the commas is no ``option=value``.
+
+    Examples
+    --------
+    >>> split_options("carlini-v2:matching=greedy,start=spectral")
+    ('carlini-v2', {'matching': 'greedy', 'start': 'spectral'})
+    >>> split_options("mine:attack")
+    ('mine:attack', {})
     """
+    name, _, text = method.rpartition(":")
+    if "=" not in text:
+        return method, {}
+    options = {}
+    for part in text.split(","):
+        option, equals, value = part.partition("=")
+        if not (option and equals and value) or option in options:
+            raise InputError(
+                f"method: {method!r} is not understood at {part!r}; write NAME:option=value,option=value"
+            )
+        options[option] = value
+    return name, options
+
+
+def find_attack(method: str) -> Callable[..., AttackResult]:
+    """The function that a method names; its options are checked, too.
+
+    Raises
+    ------
+    InputError
+        When there is no such method, module or function, or it takes no such option.
+    """
+    name, options = split_options(method)
+    found = _find_function(name)
+    if options:
+        try:
+            accepted = inspect.signature(found).parameters.values()
+        except (TypeError, ValueError):
+            raise InputError(f"method: {name} is not a function attack(release, public, ...)") from None
+        free = [p.name for p in accepted if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN]
+        for option in options:
+            if option not in free:
+                has = f"its options are {', '.join(free)}" if free else "it has none"
+                raise InputError(f"method: {name} has no option {option!r}; {has}")
+    return found
+
+
+def _find_function(method: str) -> Callable[..., AttackResult]:
     target = _OWN.get(method)
     if target is None:
         for point in entry_points(group=_GROUP):
@@ -115,6 +164,7 @@ def run_attack(
         accepted = signature.parameters
         if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
             options = {name: value for name, value in options.items() if name in accepted}
+        options |= split_options(method)[1]
         signature.bind(release, public, **options)
     except (TypeError, ValueError):
         raise InputError(f"method: {method} is not a function attack(release, public, ...)") from None

@@ -1,41 +1,35 @@
-"""A trained similarity: a small residual network that sees absolute values, in place of the published Wide ResNet 28-6.
+"""Training of a similarity: a small residual network, in place of the published Wide ResNet 28-6.
 
 The published network takes the absolute values of two encryptions together and says whether they share a private
-image, so it runs once for each of 12.5 million pairs. This one turns each encryption into a map of features, and the
-similarity of two is the correlation of their maps: it runs 5,000 times. It is trained on encryptions that are made of
+image, so it runs once for each of 12.5 million pairs. This one turns each encryption into a map of features
+(`instahide_nb.attack.carlini.feature_network`), so it runs 5,000 times. It is trained on encryptions that are made of
 the attacker's public images. PyTorch (``pip install '.[network]'``) is needed, a GPU is used where there is one, and
 unlike all else here the result is not promised to be the same to the last bit on another machine.
-
-``INSTAHIDE_NB_NETWORK`` may name an ``.npz`` file of weights: it is loaded where it exists, and written after training
-where it does not.
 """
 
 from __future__ import annotations
 
-import os
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from instahide_nb.attack.carlini.feature_network import FEATURES, GROUPS
 from instahide_nb.encryption import encrypt
 from instahide_nb.errors import InputError
 from instahide_nb.progress import progress
-from instahide_nb.release import Release, ReleaseInfo
+from instahide_nb.release import ReleaseInfo
 from instahide_nb.streams import Mt19937Stream
 
 __all__ = [
     "TrainingSet",
     "build_network",
-    "load_weights",
-    "network_similarity",
+    "flat_weights",
     "require_torch",
-    "save_weights",
     "shares_image",
     "train_network",
+    "train_weights",
     "training_batch",
     "training_set",
 ]
@@ -48,8 +42,6 @@ _IMAGES, _EACH = 32, 4  # a batch: so many private images, each in so many encry
 _STEPS = 1000
 _RATE = 2e-3
 _WIDTH = 32  # channels of all layers but the last
-_FEATURES = 16  # channels of the map that is compared
-_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -92,7 +84,8 @@ def training_set(info: ReleaseInfo, public: npt.NDArray[np.uint8], seed: int = 0
     """
     if len(public) < 8:
         raise InputError(f"n_public: {len(public)} public images are too few to train a network; 8 at least")
-    chosen = np.random.default_rng(seed).permutation(len(public))
+    # In reverse: what plays private in the attacker's simulated challenge is not learned by heart here.
+    chosen = np.random.default_rng(seed).permutation(len(public))[::-1]
     half = len(public) // 2
     mixtures = encrypt(
         public[chosen[:half]],
@@ -185,16 +178,16 @@ def build_network(width: int = _WIDTH) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.first = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-            self.norm1 = nn.GroupNorm(8, width)
+            self.norm1 = nn.GroupNorm(GROUPS, width)
             self.second = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-            self.norm2 = nn.GroupNorm(8, width)
+            self.norm2 = nn.GroupNorm(GROUPS, width)
 
         def forward(self, x: Any) -> Any:
             y = torch.relu(self.norm1(self.first(x)))
             return torch.relu(x + self.norm2(self.second(y)))
 
     stem = nn.Conv2d(3, width, 5, 2, 2)
-    return nn.Sequential(stem, nn.ReLU(), Block(), Block(), nn.Conv2d(width, _FEATURES, 1))
+    return nn.Sequential(stem, nn.ReLU(), Block(), Block(), nn.Conv2d(width, FEATURES, 1))
 
 
 def _embed(network: Any, size: Any) -> Any:
@@ -205,7 +198,7 @@ def _embed(network: Any, size: Any) -> Any:
 
 
 def train_network(
-    data: TrainingSet, *, steps: int = _STEPS, seed: int = 0, width: int = _WIDTH
+    data: TrainingSet, *, steps: int, seed: int = 0, width: int = _WIDTH
 ) -> tuple[Any, list[float]]:
     """Train the network to tell pairs that share a private image from those that do not.
 
@@ -251,60 +244,25 @@ def train_network(
     return network.eval(), loss
 
 
-def save_weights(path: Path | str, network: Any) -> None:
-    """Write weights as a plain ``.npz`` of arrays, without pickles."""
-    arrays = {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
-    temporary = Path(path).with_suffix(".part.npz")
-    np.savez(temporary, **arrays)
-    temporary.replace(path)
+def flat_weights(network: Any) -> Float32:
+    """All weights one after the other, in the order of `feature_network.weight_shapes`."""
+    return np.concatenate([value.detach().cpu().numpy().ravel() for value in network.state_dict().values()])
 
 
-def load_weights(path: Path | str) -> Any:
-    """Read what `save_weights` wrote.
-
-    Raises
-    ------
-    InputError
-        When the file is not such weights.
-    """
-    torch = require_torch()
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            network = build_network(len(file["0.bias"]))
-            network.load_state_dict({name: torch.from_numpy(file[name]) for name in file.files})
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, zipfile.BadZipFile):
-        raise InputError(f"{path}: holds no weights of this network; delete it to train anew") from None
-    return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-
-
-def network_similarity(release: Release, public: npt.NDArray[np.uint8]) -> Float32:
-    """Similarity of all pairs of encryptions by the trained network.
+def train_weights(info: ReleaseInfo, public: npt.NDArray[np.uint8]) -> Float32:
+    """Train a network for releases of this kind.
 
     Parameters
     ----------
-    release : Release
+    info : ReleaseInfo
+        Gives k and the bounds of the coefficients.
     public : uint8 (m, h, w, 3)
-        Images to train on, unless ``INSTAHIDE_NB_NETWORK`` names a file of weights.
 
     Returns
     -------
-    float32 (n, n)
+    float32 (weights,)
+        See `flat_weights`.
     """
-    torch = require_torch()
-    weights = os.environ.get("INSTAHIDE_NB_NETWORK", "")
-    if weights and Path(weights).exists():
-        network = load_weights(weights)
-    else:
-        network, _ = train_network(training_set(release.info, public))
-        if weights:
-            save_weights(weights, network)
-    device = next(network.parameters()).device
-    size = np.ascontiguousarray(np.abs(release.encryption).transpose(0, 3, 1, 2))
-    with torch.no_grad():
-        part = [
-            _embed(network, torch.from_numpy(size[low : low + _CHUNK]).to(device))
-            for low in range(0, len(size), _CHUNK)
-        ]
-        feature = torch.cat(part)
-        similar: Float32 = (feature @ feature.T).cpu().numpy()
-    return similar
+    require_torch()  # before the work of making a training set
+    network, _ = train_network(training_set(info, public), steps=_STEPS)
+    return flat_weights(network)

@@ -21,7 +21,6 @@ import numpy.typing as npt
 from instahide_nb.attack.assignment import Slots
 from instahide_nb.attack.clusters import strong_slots
 from instahide_nb.attack.threads import in_blocks
-from instahide_nb.errors import InputError
 
 __all__ = ["Groups", "dense_groups", "grow_groups", "second_similarity", "select_groups"]
 
@@ -42,15 +41,17 @@ class Groups:
     ----------
     member : int64 (groups, size)
         Encryptions in the order in which they joined; -1 fills up.
-    core : int
-        How many of the first members define the group.
     image_class : int64 (groups,)
         Class (column of the labels) that the members of the core have in common most often.
     """
 
     member: Int64
-    core: int
     image_class: Int64
+
+    @property
+    def core(self) -> int:
+        """How many of the first members define a group: half of them."""
+        return max(1, self.member.shape[1] // 2)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -176,10 +177,6 @@ def dense_groups(similarity: Float32, label: Float32, slots: Slots, labels: str 
     -------
     Groups
 
-    Raises
-    ------
-    InputError
-        When `labels` is another word.
     """
     n, generator = len(similarity), np.random.default_rng(0)
     if labels == "matching":
@@ -188,9 +185,7 @@ def dense_groups(similarity: Float32, label: Float32, slots: Slots, labels: str 
         seed = np.arange(min(_SEEDS, n))
         member = grow_groups(similarity, seed, size, generator)
         member = member[select_groups(member, n, slots.n_images, core)]
-        return Groups(member, core, _common_class(member[:, :core], label))
-    if labels != "groups":
-        raise InputError(f'labels: {labels!r} is not known; choose "groups" or "matching"')
+        return Groups(member, _common_class(member[:, :core], label))
     found, classes = [], []
     for c in range(len(slots.start) - 1):
         count = int(slots.start[c + 1] - slots.start[c])
@@ -207,7 +202,7 @@ def dense_groups(similarity: Float32, label: Float32, slots: Slots, labels: str 
         group = group[select_groups(group, n, count, core)]
         found.append(np.pad(group, ((0, 0), (0, _STRONG - group.shape[1])), constant_values=-1))
         classes.append(np.full(len(group), c, np.int64))
-    return Groups(np.concatenate(found), _STRONG // 2, np.concatenate(classes))
+    return Groups(np.concatenate(found), np.concatenate(classes))
 
 
 def _common_class(member: Int64, label: Float32) -> Int64:

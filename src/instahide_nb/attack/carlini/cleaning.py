@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack.perceptron import Perceptron, apply, train
+from instahide_nb.attack.carlini.perceptron import Perceptron, apply, train
 
 __all__ = ["clean", "learn_cleaning", "windows"]
 

@@ -3,7 +3,7 @@
 The descent finds images only up to contrast and colour, because it explains nothing by the public images. Carlini et
 al. (arXiv 2011.05315) pass every pixel through a network of three inputs, ten rectified units and three outputs, whose
 weights they give (``step_6_adjust_color`` of their code). Here a network of the same form is learned anew, on a
-challenge that the attacker makes of public images (`instahide_nb.attack.carlini_simulation`).
+challenge that the attacker makes of public images (`instahide_nb.attack.carlini.simulation`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack.perceptron import Perceptron, apply, train
+from instahide_nb.attack.carlini.perceptron import Perceptron, apply, train
 
 __all__ = ["colour", "learn_colour_curve"]
 

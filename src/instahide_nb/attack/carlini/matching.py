@@ -13,15 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attack.assignment import Slots
-from instahide_nb.errors import InputError
 
-__all__ = ["MATCHINGS", "greedy_matching", "match", "optimal_matching"]
+__all__ = ["greedy_matching", "match", "optimal_matching"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
-
-MATCHINGS = ("optimal", "greedy")
-"""Names that `match` knows."""
 
 _FORBIDDEN = -1e6
 
@@ -103,14 +99,6 @@ def match(score: Float32, image_class: Int64, slots: Slots, matching: str = "opt
     Returns
     -------
     int64 (n, 2)
-
-    Raises
-    ------
-    InputError
-        When `matching` is another word.
     """
-    if matching == "optimal":
-        return optimal_matching(score, image_class, slots)
-    if matching == "greedy":
-        return greedy_matching(score, image_class, slots)
-    raise InputError(f"matching: {matching!r} is not known; choose {' or '.join(MATCHINGS)}")
+    chosen = greedy_matching if matching == "greedy" else optimal_matching
+    return chosen(score, image_class, slots)

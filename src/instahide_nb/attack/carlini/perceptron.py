@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from instahide_nb.attack.threads import in_blocks
 
-__all__ = ["Perceptron", "apply", "train"]
+__all__ = ["Perceptron", "apply", "as_table", "from_table", "train"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -230,3 +230,47 @@ def apply(network: Perceptron, x: Float32) -> Float32:
         out,
     )
     return out
+
+
+def as_table(network: Perceptron) -> Float32:
+    """All weights in one array, to be kept in a file.
+
+    Parameters
+    ----------
+    network : Perceptron
+
+    Returns
+    -------
+    float32 (inputs + 1 + outputs, hidden + 1)
+        A row for each input, one for the hidden units' biases and one for each output, whose last entry is its bias.
+    """
+    inputs, hidden = network.inner.shape
+    table = np.zeros((inputs + 1 + len(network.outer), hidden + 1), np.float32)
+    table[:inputs, :hidden] = network.inner
+    table[inputs, :hidden] = network.inner_bias
+    table[inputs + 1 :, :hidden] = network.outer
+    table[inputs + 1 :, hidden] = network.outer_bias
+    return table
+
+
+def from_table(table: Float32, outputs: int) -> Perceptron:
+    """The network that `as_table` wrote.
+
+    Parameters
+    ----------
+    table : float32 (inputs + 1 + outputs, hidden + 1)
+    outputs : int
+
+    Returns
+    -------
+    Perceptron
+
+    Examples
+    --------
+    >>> network = train(np.eye(4, dtype=np.float32), np.ones((4, 2), np.float32), 3, epochs=1, rate=0.1)
+    >>> bool((from_table(as_table(network), 2).outer == network.outer).all())
+    True
+    """
+    inner, bias, outer = np.split(table, [len(table) - outputs - 1, len(table) - outputs])
+    parts = (inner[:, :-1], bias[0, :-1], outer[:, :-1], outer[:, -1])
+    return Perceptron(*(np.ascontiguousarray(part) for part in parts))

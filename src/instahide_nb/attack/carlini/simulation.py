@@ -17,7 +17,7 @@ from instahide_nb.errors import InputError
 from instahide_nb.release import Release
 from instahide_nb.streams import Mt19937Stream
 
-__all__ = ["Simulation", "match_groups", "simulate"]
+__all__ = ["Simulation", "match_groups", "simulate", "upright"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -117,3 +117,31 @@ def match_groups(found: Int64, truth: Int64, slots: Slots, n_groups: int) -> tup
     group, image = linear_sum_assignment(common, maximize=True)
     sure = 2 * common[group, image] > common[group].sum(axis=1)
     return group[sure].astype(np.int64), image[sure].astype(np.int64)
+
+
+def upright(image: Float32, group: Int64, truth: Float32) -> Float32:
+    """Reconstructions of the simulation with the sign of the truth, common to all.
+
+    A start that knows the images up to one common sign guesses it. Where the guess was wrong, what is learned would
+    invert images, and those of the release, guessed right, would come out inverted.
+
+    Parameters
+    ----------
+    image : float32 (groups, h, w, channels)
+    group : int64 (matched,)
+    truth : float32 (matched, h, w, channels)
+        See `match_groups`.
+
+    Returns
+    -------
+    float32 (groups, h, w, channels)
+
+    Examples
+    --------
+    >>> truth = np.array([-0.5, 0.2, 0.9], np.float32).reshape(1, 1, 3, 1)
+    >>> upright(-truth, np.array([0]), truth).ravel().tolist() == truth.ravel().tolist()
+    True
+    """
+    centred = truth - truth.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
+    along = float((image[group] * centred).sum(axis=(1, 2, 3)).sum())
+    return image if along >= 0 else -image
