@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PRESET ?= demo
 METHODS ?=
+WORKERS ?= 2
 OUT ?= runs/$(PRESET)
 BIN := .venv/bin
 
@@ -17,8 +18,8 @@ help:  ## Show this text
 reproduce: .venv/ready  ## Encrypt, attack, evaluate and verify a preset, and show the leaderboard
 	@$(BIN)/instahide-nb reproduce --preset $(PRESET) --out $(OUT) $(foreach m,$(METHODS),--method $(m))
 
-test: .venv/ready  ## Unit tests, doctests, notebooks (nbval) and papermill runs
-	$(BIN)/python -m pytest
+test: .venv/ready  ## Unit tests, doctests, notebooks (nbval) and papermill runs, on WORKERS=2 processes
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/ready  ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow
