@@ -205,14 +205,28 @@ def figures(
     run: Annotated[Path, typer.Argument(help="Folder of a run with one evaluated attack or more.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the figures; RUN/figures by default.")] = None,
     sweep_table: Annotated[
-        Path | None, typer.Option("--sweep", help="A sweep's table (CSV), for quality against k and epochs.")
+        Path | None,
+        typer.Option(
+            "--sweep",
+            help="A sweep's table (CSV), for quality against k and against encryptions per image; "
+            "runs/sweeps/k/table.csv, where it is, by default.",
+        ),
     ] = None,
 ) -> None:
     """Make a paper's figures of a run: PNG and PDF at one and two columns' width, each with its caption."""
     from instahide_nb.drawing.paper_figures import make_figures
 
-    for path in make_figures(run, out or run / "figures", sweep=sweep_table):
-        typer.echo(path)
+    usual = Path("runs/sweeps/k/table.csv")
+    table = sweep_table or (usual if usual.is_file() else None)
+    folder = out or run / "figures"
+    for path in make_figures(run, folder, sweep=table):
+        if path.suffix == ".txt":
+            typer.echo(f"{path.with_suffix('')}-{{1col,2col}}.{{png,pdf}}, caption {path.name}")
+    if table is None:
+        typer.echo(
+            f"not made: quality against k and against encryptions per image; {usual} is missing, and "
+            "instahide-nb sweep params/sweeps/k.yaml makes it"
+        )
 
 
 @app.command()
