@@ -62,6 +62,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
         (["-p", "private_source=nosuch"], "nosuch"),
         (["-p", "public_source=nosuch"], "nosuch"),
         (["-p", "attack.public_source=nosuch.npz"], "nosuch.npz"),
+        (["--record", "-p", "k=3"], "--record"),
     ],
 )
 def test_reproduce_refuses(

@@ -1,4 +1,4 @@
-"""gen_data in JupyterLab, in a real browser: every cell runs, none fails, the pictures are there.
+"""gen_data in JupyterLab, in a real browser: every cell runs, none fails, the pictures are there, the slider works.
 
 ``make test-browser`` installs Debian's chromium and playwright (without its own browsers) and runs this.
 """
@@ -81,6 +81,21 @@ def test_gen_data_runs_in_jupyterlab(lab: str, tmp_path: Path) -> None:
         deadline = time.monotonic() + 180
         while not (run / "release" / "release.json").exists() and time.monotonic() < deadline:
             page.wait_for_timeout(500)
+        picker = (
+            page.locator(".widget-image")
+            .locator("xpath=ancestor::div[contains(@class, 'widget-vbox')]")
+            .first
+        )
+        picker.wait_for(timeout=60_000)
+        picker.scroll_into_view_if_needed()
+        picture, number = picker.locator("img"), picker.locator("input[type=number]")
+        first = picture.get_attribute("src")
+        number.fill("7")
+        number.press("Enter")
+        deadline = time.monotonic() + 30
+        while picture.get_attribute("src") == first and time.monotonic() < deadline:
+            page.wait_for_timeout(200)
+        followed = picture.get_attribute("src") != first
         page.wait_for_timeout(3000)
         page.keyboard.press("Control+s")
         page.wait_for_timeout(2000)
@@ -88,6 +103,7 @@ def test_gen_data_runs_in_jupyterlab(lab: str, tmp_path: Path) -> None:
         page.screenshot(path=str(screenshot))
         browser.close()
     assert (run / "release" / "release.json").exists(), "the last cell was not reached"
+    assert followed, "the picture did not follow the field"
     import nbformat
 
     cells = [c for c in nbformat.read(tmp_path / "gen_data.ipynb", 4).cells if c.cell_type == "code"]

@@ -84,6 +84,12 @@ def reproduce(
         bool,
         typer.Option("--verbose", "-v", help="Print parameters and hashes too, as the log file has them."),
     ] = False,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record", help="Make the hashes the expected ones of the preset instead of comparing with them."
+        ),
+    ] = False,
 ) -> None:
     """Run gen_data, attack and evaluate, verify the result and show the leaderboard.
 
@@ -92,10 +98,16 @@ def reproduce(
     from instahide_nb import manifest, pipeline, run_log
 
     plan = pipeline.make_plan(preset, method or (), out, _assignments(parameter or []))
+    if record and plan.preset is None:
+        raise InputError("--record: the parameters are not those of a preset; leave out -p")
     say = (lambda line: None) if quiet else (lambda line: typer.echo(line))
     watch = run_log.counting if sys.stdout.isatty() and not quiet and not verbose else run_log.unwatched
     with _interruptible():
         run = pipeline.reproduce(plan, say, watch=watch, verbose=sys.stderr if verbose else None)
+    if record:
+        recorded = manifest.record_expected(run)
+        if not quiet:
+            typer.echo(f"recorded: {recorded}")
     wrong, against = _check(run, manifest.read_manifest(run))
     if not quiet:
         typer.echo("\n" + pipeline.leaderboard_text(run) + f"\n\nleaderboard: {run / 'leaderboard.md'}")
