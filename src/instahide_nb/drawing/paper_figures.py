@@ -260,7 +260,7 @@ def _quality(sweep: Path) -> list[Plan]:
             return figures.quality_curve(found.series, xlabel=label, width=width)
 
         caption = (
-            f"Max_SSIM against {label}{found.fixed}. Lines join the means of {found.runs} runs; bars go from the worst "
+            f"Max_SSIM against {label}{',' if found.fixed else ''}{found.fixed}. Lines join the means of {found.runs} runs; bars go from the worst "
             f"to the best run. Runs that failed and are left out: {found.failed}. "
             f"Data: {sweep.name} (sha256 {sha256_file(sweep)[:16]})."
         )
