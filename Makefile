@@ -24,10 +24,11 @@ test: .venv/ready  ## Unit tests, doctests, notebooks (nbval) and papermill runs
 test-slow: .venv/ready  ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-test-browser: .venv/ready  ## gen_data in JupyterLab, in a real browser (Debian's chromium; needs root for apt-get)
+test-browser: .venv/ready  ## gen_data in JupyterLab, in a real browser (Debian's chromium; needs root for apt-get); keeps build/jupyterlab.png
 	command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q chromium; }
 	PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 $(BIN)/python -m pip install -q --require-hashes -r requirements-browser.lock
-	$(BIN)/python -m pytest -m browser
+	mkdir -p build
+	INSTAHIDE_NB_SCREENSHOT="$(CURDIR)/build/jupyterlab.png" $(BIN)/python -m pytest -m browser
 
 setup: .venv/ready  ## Only the environment, in .venv
 

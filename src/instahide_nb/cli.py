@@ -72,7 +72,11 @@ def _interruptible() -> Iterator[None]:
 def reproduce(
     preset: Annotated[str, typer.Option(help="Folder of params/: tiny, demo or challenge.")] = "demo",
     method: Annotated[
-        list[str] | None, typer.Option(help="Attack to run; may be given more than once.")
+        list[str] | None,
+        typer.Option(
+            help="Attack to run, may be given more than once: unmask, prng-seed, prng-state, carlini-v2, carlini-v1, "
+            "an entry point's name or module:function."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/PRESET by default.")] = None,
     parameter: Annotated[
@@ -91,9 +95,10 @@ def reproduce(
         ),
     ] = False,
 ) -> None:
-    """Run gen_data, attack and evaluate, verify the result and show the leaderboard.
+    """Run a preset, verify it, show the leaderboard.
 
-    A run that was interrupted goes on where it stopped. RUN/log/ keeps a file of each.
+    The three notebooks run one after the other: gen_data, then attack and evaluate for each method. A run
+    that was interrupted goes on where it stopped. RUN/log/ keeps a file of each.
     """
     from instahide_nb import manifest, pipeline, run_log
 
@@ -155,7 +160,10 @@ def verify(
         bool, typer.Option("--record", help="Make this run's hashes the expected ones of its preset.")
     ] = False,
 ) -> None:
-    """Recompute a run's hashes and compare them with its manifest and the expected ones."""
+    """Compare a run's files with their hashes.
+
+    All are computed again, and compared with the run's manifest and with the expected ones of its preset.
+    """
     from instahide_nb import manifest
 
     if regenerate:
@@ -189,14 +197,16 @@ def score(
     release: Annotated[Path, typer.Option(help="The release/ folder.")],
     secret: Annotated[Path, typer.Option(help="The secret/ folder.")],
 ) -> None:
-    """Score anyone's decryption and print the rank that it would take."""
+    """Score anyone's decryption, and rank it."""
     from instahide_nb import metrics
     from instahide_nb.challenge import load_secret
     from instahide_nb.decryptions import load_decryption
+    from instahide_nb.evaluation import check_halves
     from instahide_nb.leaderboard import score_table
     from instahide_nb.release import load_release
 
     published, hidden = load_release(release), load_secret(secret)
+    check_halves(published, hidden)
     images = load_decryption(decryption, published.encryption.shape)
     typer.echo(score_table(metrics.score(images, hidden.private, hidden.pair)).rstrip())
 
@@ -225,7 +235,10 @@ def figures(
         ),
     ] = None,
 ) -> None:
-    """Make a paper's figures of a run: PNG and PDF at one and two columns' width, each with its caption."""
+    """Make a paper's figures of a run.
+
+    PNG and PDF, one and two columns wide, each with a caption that names its data.
+    """
     from instahide_nb.drawing.paper_figures import make_figures
 
     usual = Path("runs/sweeps/k/table.csv")
@@ -252,9 +265,9 @@ def sweep(
         int | None, typer.Option(help="Processes on this machine; one for each processor by default.")
     ] = None,
 ) -> None:
-    """Do every run of a sweep file on Dask workers and make one table of them.
+    """Do many runs, and make one table of them.
 
-    Runs that finished before are not repeated.
+    Every run of a sweep file is done on Dask workers. Runs that finished before are not repeated.
     """
     from instahide_nb.sweep import run_sweep
 
@@ -279,7 +292,10 @@ def scan(
         int | None, typer.Option(help="Processes on this machine; one for each processor by default.")
     ] = None,
 ) -> None:
-    """Find the seed behind a release's labels, the range shared out among Dask workers."""
+    """Find the seed behind a release's labels.
+
+    The range is shared out among Dask workers.
+    """
     from instahide_nb.seed_cluster import scan_release
 
     seed = scan_release(release, seed_start, seed_stop, scheduler=scheduler, workers=workers, say=typer.echo)

@@ -260,8 +260,9 @@ def _quality(sweep: Path) -> list[Plan]:
             return figures.quality_curve(found.series, xlabel=label, width=width)
 
         caption = (
-            f"Max_SSIM against {label}{',' if found.fixed else ''}{found.fixed}. Lines join the means of {found.runs} runs; bars go from the worst "
-            f"to the best run. Runs that failed and are left out: {found.failed}. "
+            f"Max_SSIM against {label}{',' if found.fixed else ''}{found.fixed}. "
+            f"Lines join the means of {found.runs} runs; bars go from the worst to the best run. "
+            f"Runs that failed and are left out: {found.failed}. "
             f"Data: {sweep.name} (sha256 {sha256_file(sweep)[:16]})."
         )
         plans.append((f"quality-{parameter.replace('_', '-')}", draw, caption))
