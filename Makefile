@@ -4,6 +4,7 @@ PYTHON ?= python3
 PRESET ?= demo
 METHODS ?=
 WORKERS ?= 2
+LAB ?=
 OUT ?= runs/$(PRESET)
 BIN := .venv/bin
 
@@ -56,8 +57,11 @@ readme: .venv/ready  ## Fill README.md's generated parts
 docs: .venv/ready  ## The package's reference from its docstrings, in build/docs
 	$(BIN)/python -m pdoc --docformat numpy --output-directory build/docs instahide_nb
 
-lab: .venv/ready  ## Open the notebooks in JupyterLab, on this machine only
-	$(BIN)/jupyter lab --ip=localhost notebooks/gen_data.ipynb notebooks/attack.ipynb notebooks/evaluate.ipynb
+# More options go into LAB, such as LAB=--allow-root or LAB=--no-browser.
+lab: export JUPYTERLAB_WORKSPACES_DIR = $(CURDIR)/build/jupyterlab
+lab: .venv/ready  ## Open the three notebooks in JupyterLab, on this machine only
+	@$(BIN)/jupyter lab workspaces import notebooks/jupyterlab-workspace.json
+	$(BIN)/jupyter lab --ip=localhost --LabApp.default_url=/lab/workspaces/instahide-nb $(LAB)
 
 figures: .venv/ready  ## A paper's figures of a run (OUT=runs/demo), as PNG and PDF with captions
 	$(BIN)/instahide-nb figures $(OUT)

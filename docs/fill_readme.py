@@ -7,6 +7,7 @@ Read are the expected hashes in the package, the results and costs of the demo k
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 import sys
@@ -88,7 +89,7 @@ def parameters() -> str:
         for f in dataclasses.fields(kind):
             same = "" if demo[f.name] == f.default else f"`{demo[f.name]}`"
             text = f.metadata["help"].replace("|", "\\|")
-            lines.append(f"| {notebook} | `{f.name}` | `{f.default!r}` | {same} | {text} |".replace("'", '"'))
+            lines.append(f"| {notebook} | `{f.name}` | `{json.dumps(f.default)}` | {same} | {text} |")
     return "\n".join(lines)
 
 
