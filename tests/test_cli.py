@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 
 from instahide_nb import cli
+from instahide_nb.attack.result import AttackResult, save_result
 from instahide_nb.challenge import build_challenge, save_challenge
 from instahide_nb.evaluation import check_halves
 from instahide_nb.params import GenDataParams
+from instahide_nb.release import load_release
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -167,3 +170,24 @@ def test_both_halves_of_a_challenge_fit_with_rounded_labels(
     made = build_challenge(replace(gen_data_params, scheme=scheme, k=2 if scheme == "mixup" else 4))
     check_halves(made.release, made.secret)
     check_halves(replace(made.release, label=made.release.label.round(2)), made.secret)
+
+
+def test_a_submission_takes_its_source_from_where_it_is_said_to_be(
+    saved_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = load_release(saved_run / "release")
+    n = len(release.encryption)
+    answer = np.zeros((n, *release.encryption.shape[1:]), np.float32)
+    save_result(
+        tmp_path / "attack",
+        AttackResult("far_away:attack", answer, np.zeros((n, 2), np.int64), answer, "O(1)"),
+    )
+    assert run(monkeypatch, "submit", str(tmp_path / "attack")) == 2
+    assert "--source" in capsys.readouterr().err
+    (tmp_path / "far_away.py").write_text("def attack(release, public): ...\n")
+    assert (
+        run(monkeypatch, "submit", str(tmp_path / "attack"), "--source", str(tmp_path / "far_away.py")) == 0
+    )
+    with zipfile.ZipFile(tmp_path / "attack-submission.zip") as archive:
+        assert archive.read("source/far_away.py").startswith(b"def attack")
+        assert b"not stated of wall time" not in archive.read("description.md")

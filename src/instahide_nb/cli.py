@@ -215,11 +215,17 @@ def score(
 def submit(
     attack_dir: Annotated[Path, typer.Argument(help="An attack's folder, such as runs/demo/attack/unmask.")],
     out: Annotated[Path | None, typer.Option(help="The zip; beside the folder by default.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            help="File or folder of the attack's Python source, where its module cannot be imported."
+        ),
+    ] = None,
 ) -> None:
     """Make the zip that the challenge asks for."""
     from instahide_nb.submission import make_submission
 
-    typer.echo(make_submission(attack_dir, out))
+    typer.echo(make_submission(attack_dir, out, source=source))
 
 
 @app.command()
