@@ -131,6 +131,10 @@ def similarities(
 
 
 def _open(path: Path) -> _Run:
+    if not (path / "release").is_dir():
+        raise InputError(
+            f"{path}: is no run; make one first (make reproduce, or instahide-nb reproduce --out {path})"
+        )
     release, secret = load_release(path / "release"), load_secret(path / "secret")
     found = [file.parent.name for file in sorted(path.glob("evaluate/*/per_encryption.npy"))]
     found = [name for name in found if (path / "attack" / name / "recovered.npy").is_file()]
