@@ -3,6 +3,8 @@
 PYTHON ?= python3
 PRESET ?= demo
 METHODS ?=
+WORKERS ?= 2
+LAB ?=
 OUT ?= runs/$(PRESET)
 BIN := .venv/bin
 ALL := unmask prng-seed prng-state carlini-v2 carlini-v1
@@ -19,16 +21,17 @@ help:  ## Show this text
 reproduce: .venv/ready  ## Encrypt, attack, evaluate and verify a preset, and show the leaderboard
 	@$(BIN)/instahide-nb reproduce --preset $(PRESET) --out $(OUT) $(foreach m,$(METHODS),--method $(m))
 
-test: .venv/ready  ## Unit tests, doctests, notebooks (nbval) and papermill runs
-	$(BIN)/python -m pytest
+test: .venv/ready  ## Unit tests, doctests, notebooks (nbval) and papermill runs, on WORKERS=2 processes
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/ready  ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-test-browser: .venv/ready  ## gen_data in JupyterLab, in a real browser (Debian's chromium; needs root for apt-get)
+test-browser: .venv/ready  ## gen_data in JupyterLab, in a real browser (Debian's chromium; needs root for apt-get); keeps build/jupyterlab.png
 	command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q chromium; }
 	PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 $(BIN)/python -m pip install -q --require-hashes -r requirements-browser.lock
-	$(BIN)/python -m pytest -m browser
+	mkdir -p build
+	INSTAHIDE_NB_SCREENSHOT="$(CURDIR)/build/jupyterlab.png" $(BIN)/python -m pytest -m browser
 
 same-bits: .venv/ready  ## A preset's bits under other processors' features, kernels and threads (METHODS: unmask)
 	$(BIN)/python tests/matrix.py --preset $(PRESET) $(foreach m,$(METHODS),--method $(m))
@@ -65,13 +68,12 @@ lint: .venv/ready  ## Static checks: ruff and mypy
 notebooks: .venv/ready  ## Run the three notebooks and keep their outputs in notebooks/
 	$(BIN)/python -m instahide_nb.recording
 
-expected: .venv/ready  ## Make tiny and demo (all attacks) anew and record their hashes as the expected ones
+expected: .venv/ready  ## Make tiny and demo (all attacks) anew; keep hashes, README's figures and the notebooks' outputs
 	rm -rf runs/tiny runs/demo
-	$(BIN)/instahide-nb reproduce --preset tiny
-	$(BIN)/instahide-nb verify runs/tiny --record
-	$(BIN)/instahide-nb reproduce --preset demo $(foreach m,$(ALL),--method $(m))
-	$(BIN)/instahide-nb verify runs/demo --record
+	$(BIN)/instahide-nb reproduce --preset tiny --record
+	$(BIN)/instahide-nb reproduce --preset demo --record $(foreach m,$(ALL),--method $(m))
 	$(BIN)/python docs/fill_readme.py --keep runs/demo
+	$(BIN)/python -m instahide_nb.recording
 
 readme: .venv/ready  ## Fill README.md's generated parts
 	$(BIN)/python docs/fill_readme.py
@@ -79,8 +81,11 @@ readme: .venv/ready  ## Fill README.md's generated parts
 docs: .venv/ready  ## The package's reference from its docstrings, in build/docs
 	$(BIN)/python -m pdoc --docformat numpy --output-directory build/docs instahide_nb
 
-lab: .venv/ready  ## Open the notebooks in JupyterLab, on this machine only
-	$(BIN)/jupyter lab --ip=localhost notebooks/gen_data.ipynb notebooks/attack.ipynb notebooks/evaluate.ipynb
+# More options go into LAB, such as LAB=--allow-root or LAB=--no-browser.
+lab: export JUPYTERLAB_WORKSPACES_DIR = $(CURDIR)/build/jupyterlab
+lab: .venv/ready  ## Open the three notebooks in JupyterLab, on this machine only
+	@$(BIN)/jupyter lab workspaces import notebooks/jupyterlab-workspace.json
+	$(BIN)/jupyter lab --ip=localhost --LabApp.default_url=/lab/workspaces/instahide-nb $(LAB)
 
 figures: .venv/ready  ## A paper's figures of a run (OUT=runs/demo), as PNG and PDF with captions
 	$(BIN)/instahide-nb figures $(OUT)

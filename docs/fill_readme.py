@@ -1,41 +1,77 @@
 """Fills the parts of README.md that come from runs, between their markers: ``make readme``.
 
-Read are the expected hashes in the package, the results of the demo kept in ``docs/demo/`` (copied there by
+Read are the expected hashes in the package, the results and costs of the demo kept in ``docs/demo/`` (copied there by
 ``python docs/fill_readme.py --keep runs/demo``) and the parameters' own descriptions.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
-from instahide_nb.leaderboard import load_published, to_markdown
-from instahide_nb.leaderboard_row import load_rows
+from instahide_nb.leaderboard import load_published, markdown_table, sort_rows, to_markdown
+from instahide_nb.leaderboard_row import Row, duration, load_rows
 from instahide_nb.manifest import expected
 from instahide_nb.params import NOTEBOOKS, read_yaml
+from instahide_nb.resources import RESOURCES, Usage, read_usage
 from instahide_nb.storage import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "docs" / "demo"
 
 
-def hashes() -> str:
-    """The hashes that the two presets give, as sha256sum prints them."""
-    lines = ["```"]
-    for preset in ("demo", "tiny"):
-        known = expected(preset) or {}
-        shown = [name for name in known if name in ("release/encryption.npy", "release/label.npy")]
-        shown += [name for name in known if name.endswith("unmask/decryption.npy")]
-        lines += [f"{known[name]}  runs/{preset}/{name}" for name in shown]
-    return "\n".join([*lines, "```"])
+def hashes(preset: str) -> str:
+    """The hashes that a preset gives, as sha256sum prints them."""
+    known = expected(preset) or {}
+    shown = [name for name in known if name in ("release/encryption.npy", "release/label.npy")]
+    shown += [name for name in known if name.endswith("unmask/decryption.npy")]
+    return "\n".join(["```", *(f"{known[name]}  runs/{preset}/{name}" for name in shown), "```"])
 
 
 def leaderboard() -> str:
     """The published rows and those of the demo."""
-    return to_markdown(load_published() + load_rows(sorted(DEMO.glob("*/row.json")))).strip()
+    return to_markdown(_rows(), costs=False).strip()
+
+
+def _rows() -> list[Row]:
+    return load_published() + load_rows(sorted(DEMO.glob("*/row.json")))
+
+
+def times() -> str:
+    """What each notebook of the demo cost, as its run noted it, and the times that were reported in 2020."""
+    usage = read_usage(DEMO / RESOURCES)
+    rows = sort_rows(_rows())
+    measured = [row for row in rows if row.kind == "measured"]
+    body = []
+    if "gen_data" in usage:
+        body.append(("`gen_data`", "", *_cost(usage["gen_data"]), "below"))
+    for row in measured:
+        own = usage.get(f"attack/{row.attack}")
+        # A run from before costs were noted has the attack's own time only.
+        cost = (*_cost(own), "below") if own else (row.time, "–", "–", row.hardware)
+        body.append((f"`attack`, {row.attack}", row.complexity, *cost))
+    scored = [usage[f"evaluate/{row.attack}"] for row in measured if f"evaluate/{row.attack}" in usage]
+    if scored:
+        slowest = max(scored, key=lambda entry: entry.seconds)
+        body.append(("`evaluate`, the slowest", "", *_cost(slowest), "below"))
+    for row in rows:
+        if row.kind == "reported":
+            body.append((f"{row.attack}, reported", row.complexity, row.time, "–", "–", row.hardware))
+    headings = ("notebook", "complexity", "time", "processor time", "peak memory", "hardware")
+    table = markdown_table(headings, body, right=headings[2:5])
+    machines = sorted({entry.machine for entry in usage.values()})
+    return "\n".join([table, *(f"\nHardware: {machine}." for machine in machines)])
+
+
+def _cost(entry: Usage) -> tuple[str, str, str]:
+    processor = "–" if entry.processor_seconds is None else duration(entry.processor_seconds)
+    memory = "–" if entry.peak_mib is None else f"{entry.peak_mib / 1024:.2f} GiB"
+    return duration(entry.seconds), processor, memory
 
 
 def headline() -> str:
@@ -53,11 +89,18 @@ def parameters() -> str:
         for f in dataclasses.fields(kind):
             same = "" if demo[f.name] == f.default else f"`{demo[f.name]}`"
             text = f.metadata["help"].replace("|", "\\|")
-            lines.append(f"| {notebook} | `{f.name}` | `{f.default!r}` | {same} | {text} |".replace("'", '"'))
+            lines.append(f"| {notebook} | `{f.name}` | `{json.dumps(f.default)}` | {same} | {text} |")
     return "\n".join(lines)
 
 
-SECTIONS = {"hashes": hashes, "leaderboard": leaderboard, "headline": headline, "parameters": parameters}
+SECTIONS = {
+    "hashes": partial(hashes, "demo"),
+    "hashes-tiny": partial(hashes, "tiny"),
+    "leaderboard": leaderboard,
+    "headline": headline,
+    "times": times,
+    "parameters": parameters,
+}
 
 
 def filled(text: str) -> str:
@@ -73,7 +116,10 @@ def filled(text: str) -> str:
 
 
 def keep(run: Path) -> None:
-    """Copy a demo run's figures, rows and picture into ``docs/demo/``."""
+    """Copy a demo run's figures, rows, costs and picture into ``docs/demo/``."""
+    shutil.copy(run / RESOURCES, DEMO / RESOURCES)
+    for row in DEMO.glob("*/row.json"):
+        shutil.rmtree(row.parent)  # of an attack that the run may no longer hold
     for folder in sorted((run / "evaluate").iterdir()):
         target = DEMO / folder.name
         target.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,6 +102,33 @@ def run(saved_run: Path, tmp_path: Path) -> Path:
 
 HOSTILE: Counter[str] = Counter()
 """How many damaged inputs each reader was given, and how they ended; see test_hostile_files.py."""
+
+
+_LONG = (
+    "test_same_bits.py",
+    "test_sweep.py",
+    "test_prng_state.py",
+    "test_interruption.py",
+    "test_pipeline.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take longest go first, so that with two workers neither is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in _LONG)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker hands its count of damaged inputs to the process that prints the summary."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["hostile"] = dict(HOSTILE)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take a worker's count."""
+    HOSTILE.update(getattr(node, "workeroutput", {}).get("hostile", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 from instahide_nb import pipeline
 from instahide_nb.attack.result import AttackResult, on_the_grid
 from instahide_nb.errors import InputError
+from instahide_nb.resources import Usage
 from instahide_nb.storage import write_bytes
 
 
@@ -55,7 +56,7 @@ def attack(release: Any, public: Any) -> AttackResult:
 
 def run_cells(
     notebook: str, parameters: Mapping[str, Any], output: Path, *, cwd: Path, **others: object
-) -> None:
+) -> Usage:
     """What :func:`instahide_nb.notebook_run.execute` does, in this process."""
     book = nbformat.read(pipeline.home() / "notebooks" / f"{notebook}.ipynb", 4)
     names: dict[str, Any] = {}
@@ -67,6 +68,7 @@ def run_cells(
             if "parameters" in cell.metadata.get("tags", []):
                 names.update(parameters)
     write_bytes(output, nbformat.writes(book).encode(), secret=notebook == "gen_data")
+    return Usage(0.0, None, None, "this process")
 
 
 def small_plan(run: Path, **changes: object) -> pipeline.Plan:
@@ -94,9 +96,10 @@ def _load() -> None:
     """Import what runs import, and leave plots undrawn: no run's hashes hold one."""
     from instahide_nb import challenge, evaluation, figures, patches
     from instahide_nb.attack import registry, result
-    from instahide_nb.drawing import crop_drawing, display, explanations, grids
+    from instahide_nb.drawing import crop_drawing, display, explanations, grids, one_encryption, picker
 
     assert all((challenge, evaluation, patches, registry, result, crop_drawing, explanations, grids))
+    assert all((one_encryption, picker))
     display.show_plot = lambda figure, path: write_bytes(path, b"a plot")
     for name in figures.__all__:
         setattr(figures, name, lambda *values, **options: None)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from instahide_nb import cli
+from instahide_nb.attack.result import AttackResult, save_result
+from instahide_nb.challenge import build_challenge, save_challenge
+from instahide_nb.evaluation import check_halves
+from instahide_nb.params import GenDataParams
+from instahide_nb.release import load_release
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -62,6 +71,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
         (["-p", "private_source=nosuch"], "nosuch"),
         (["-p", "public_source=nosuch"], "nosuch"),
         (["-p", "attack.public_source=nosuch.npz"], "nosuch.npz"),
+        (["--record", "-p", "k=3"], "--record"),
     ],
 )
 def test_reproduce_refuses(
@@ -127,3 +137,57 @@ def test_help_and_version_name_what_there_is() -> None:
         assert word in text
     version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout
     assert version.startswith("instahide-nb ")
+
+
+def test_a_secret_of_another_challenge_is_refused(
+    saved_run: Path,
+    gen_data_params: GenDataParams,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = build_challenge(replace(gen_data_params, seed=1))
+    save_challenge(tmp_path / "other", other)
+    fewer = build_challenge(replace(gen_data_params, encryptions_per_image=4))
+    save_challenge(tmp_path / "fewer", fewer)
+    np.save(tmp_path / "d.npy", np.zeros_like(other.release.encryption))
+    words = ["score", str(tmp_path / "d.npy"), "--release", str(saved_run / "release"), "--secret"]
+    for run_of, named in (
+        ("other", r"labels fit \d+ of 35 rows"),
+        ("fewer", "28 encryptions .* the release of 35"),
+    ):
+        assert run(monkeypatch, *words, str(tmp_path / run_of / "secret")) == 2
+        said = capsys.readouterr().err
+        assert re.search(named, said), said
+    assert run(monkeypatch, *words, str(saved_run / "secret")) == 0
+    assert "Rank" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("scheme", ["cross", "inside", "mixup"])
+def test_both_halves_of_a_challenge_fit_with_rounded_labels(
+    scheme: str, gen_data_params: GenDataParams
+) -> None:
+    made = build_challenge(replace(gen_data_params, scheme=scheme, k=2 if scheme == "mixup" else 4))
+    check_halves(made.release, made.secret)
+    check_halves(replace(made.release, label=made.release.label.round(2)), made.secret)
+
+
+def test_a_submission_takes_its_source_from_where_it_is_said_to_be(
+    saved_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = load_release(saved_run / "release")
+    n = len(release.encryption)
+    answer = np.zeros((n, *release.encryption.shape[1:]), np.float32)
+    save_result(
+        tmp_path / "attack",
+        AttackResult("far_away:attack", answer, np.zeros((n, 2), np.int64), answer, "O(1)"),
+    )
+    assert run(monkeypatch, "submit", str(tmp_path / "attack")) == 2
+    assert "--source" in capsys.readouterr().err
+    (tmp_path / "far_away.py").write_text("def attack(release, public): ...\n")
+    assert (
+        run(monkeypatch, "submit", str(tmp_path / "attack"), "--source", str(tmp_path / "far_away.py")) == 0
+    )
+    with zipfile.ZipFile(tmp_path / "attack-submission.zip") as archive:
+        assert archive.read("source/far_away.py").startswith(b"def attack")
+        assert b"not stated of wall time" not in archive.read("description.md")

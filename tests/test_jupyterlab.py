@@ -1,4 +1,4 @@
-"""gen_data in JupyterLab, in a real browser: every cell runs, none fails, the pictures are there.
+"""gen_data in JupyterLab, in a real browser: every cell runs, none fails, the pictures are there, the slider works.
 
 ``make test-browser`` installs Debian's chromium and playwright (without its own browsers) and runs this.
 """
@@ -12,8 +12,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,26 @@ def lab(tmp_path: Path) -> Iterator[str]:
         server.wait(30)
 
 
+def wait(page: Any, reached: Callable[[], bool], seconds: float) -> bool:
+    """Wait until something is reached, for so many seconds at most; whether it was."""
+    deadline = time.monotonic() + seconds
+    while not reached() and time.monotonic() < deadline:
+        page.wait_for_timeout(300)
+    return reached()
+
+
+def picks_another_encryption(page: Any) -> bool:
+    """Type a row into the field beside the slider; whether the picture below changes."""
+    inside = page.locator(".widget-image").first
+    inside.wait_for(timeout=60_000)
+    picker = inside.locator("xpath=ancestor-or-self::*[contains(@class, 'widget-vbox')]").first
+    picture, number = picker.locator("img"), picker.locator("input[type=number]")
+    first = picture.get_attribute("src")
+    number.fill("7")
+    number.press("Enter")
+    return wait(page, lambda: picture.get_attribute("src") != first, 30)
+
+
 def test_gen_data_runs_in_jupyterlab(lab: str, tmp_path: Path) -> None:
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not here: make test-browser"
@@ -75,19 +96,23 @@ def test_gen_data_runs_in_jupyterlab(lab: str, tmp_path: Path) -> None:
         page.goto(lab)
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=90_000)
         page.wait_for_function("() => document.querySelectorAll('.jp-CodeCell').length >= 8", timeout=60_000)
-        page.get_by_text("Run", exact=True).first.click()
-        page.get_by_text("Run All Cells", exact=True).click()
         run = tmp_path / "runs" / "tiny"
-        deadline = time.monotonic() + 180
-        while not (run / "release" / "release.json").exists() and time.monotonic() < deadline:
-            page.wait_for_timeout(500)
-        page.wait_for_timeout(3000)
-        page.keyboard.press("Control+s")
-        page.wait_for_timeout(2000)
         screenshot = Path(os.environ.get("INSTAHIDE_NB_SCREENSHOT", tmp_path / "jupyterlab.png"))
-        page.screenshot(path=str(screenshot))
-        browser.close()
+        try:
+            page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=90_000)
+            page.get_by_text("Run", exact=True).first.click()
+            page.get_by_text("Run All Cells", exact=True).click()
+            wait(page, lambda: (run / "release" / "release.json").exists(), 180)
+            followed = picks_another_encryption(page)
+            page.wait_for_timeout(3000)
+            page.get_by_text("File", exact=True).first.click()
+            page.get_by_text("Save Notebook", exact=True).click()
+            wait(page, lambda: "image/png" in (tmp_path / "gen_data.ipynb").read_text(), 30)
+        finally:
+            page.screenshot(path=str(screenshot))
+            browser.close()
     assert (run / "release" / "release.json").exists(), "the last cell was not reached"
+    assert followed, "the picture did not follow the field"
     import nbformat
 
     cells = [c for c in nbformat.read(tmp_path / "gen_data.ipynb", 4).cells if c.cell_type == "code"]

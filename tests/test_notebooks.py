@@ -73,3 +73,13 @@ def test_shape_of_a_notebook(name: str) -> None:
         for output in cell.outputs:
             assert output.output_type == "stream", "figures go to files; text is what is recorded"
     assert set(json.loads(text)["metadata"]) == {"kernelspec", "language_info"}
+
+
+def test_the_workspace_of_make_lab_opens_the_three_notebooks() -> None:
+    workspace = json.loads((NOTEBOOKS / "jupyterlab-workspace.json").read_text())
+    tabs = workspace["data"]["layout-restorer:data"]["main"]["dock"]["widgets"]
+    assert tabs == [f"notebook:notebooks/{name}.ipynb" for name in ORDER]
+    for tab in tabs:
+        assert (NOTEBOOKS.parent / workspace["data"][tab]["data"]["path"]).is_file()
+    recipe = (NOTEBOOKS.parent / "Makefile").read_text()
+    assert f"/lab/workspaces/{workspace['metadata']['id']} " in recipe

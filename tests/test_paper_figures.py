@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from instahide_nb import figures
+from instahide_nb import cli, figures
 from instahide_nb.attack.result import AttackResult, on_the_grid, save_result
 from instahide_nb.challenge import build_challenge, save_challenge
 from instahide_nb.drawing.paper_figures import make_figures, similarities
@@ -170,6 +170,29 @@ def test_captions_say_where_the_numbers_come_from(made, run):
         assert "Made by instahide-nb" in file.read_text()
 
 
+@pytest.mark.parametrize("swept", [False, True])
+def test_the_command_takes_the_usual_sweep_or_says_what_makes_it(run, tmp_path, swept, monkeypatch, capsys):
+    taken = []
+    monkeypatch.setattr(
+        "instahide_nb.drawing.paper_figures.make_figures",
+        lambda run, out, sweep: taken.append(sweep) or [out / "ssim-1col.png", out / "ssim.txt"],
+    )
+    monkeypatch.chdir(tmp_path)
+    if swept:
+        (tmp_path / "runs/sweeps/k").mkdir(parents=True)
+        (tmp_path / "runs/sweeps/k/table.csv").write_text(SWEEP)
+    monkeypatch.setattr(sys, "argv", ["instahide-nb", "figures", str(run)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    assert [str(path) for path in taken if path] == ["runs/sweeps/k/table.csv"] * swept
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.endswith("figures/ssim-{1col,2col}.{png,pdf}, caption ssim.txt")
+    assert [("instahide-nb sweep params/sweeps/k.yaml makes it" in line) for line in others] == [True] * (
+        not swept
+    )
+
+
 def test_pairs_are_told_apart_by_a_shared_private_image(challenge):
     same, different = similarities(challenge.release, challenge.secret, encryptions=20)
     pair = challenge.secret.pair[:20]
@@ -229,6 +252,8 @@ def test_missing_and_foreign_tables(tmp_path, run):
 
 
 def test_a_run_without_an_evaluated_attack_is_refused(challenge, tmp_path):
+    with pytest.raises(InputError, match=r"run: is no run; make one first \(make reproduce"):
+        make_figures(tmp_path / "run", tmp_path / "out")
     save_challenge(tmp_path / "run", challenge)
     with pytest.raises(InputError, match="no evaluated attack"):
         make_figures(tmp_path / "run", tmp_path / "out")

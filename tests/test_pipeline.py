@@ -97,12 +97,24 @@ def test_files_of_a_run_are_those_of_the_contract(grey_run: Path) -> None:
         *(f"{attack}/{name}" for name in ("attack.json", "attack.ipynb")),
         *(f"{evaluate}/{name}" for name in ("metrics.json", "per_encryption.npy", "comparison_grid.png")),
         *(f"{evaluate}/{name}" for name in ("overview.png", "row.json", "evaluate.ipynb")),
-        *("leaderboard.md", "leaderboard.json", "manifest.json"),
+        *("leaderboard.md", "leaderboard.json", "manifest.json", "resources.json"),
     }
     assert not [name for name in files if name.endswith(".part")]
     metrics = json.loads((grey_run / evaluate / "metrics.json").read_text())
     five = {"max_ssim", "mean_ssim", "min_l2", "max_l2", "mean_l2"}
     assert set(metrics) == five | {f"{name}_signed" for name in five}
+
+
+def test_each_notebook_leaves_what_it_cost(grey_run: Path) -> None:
+    content = json.loads((grey_run / "resources.json").read_text())["stages"]
+    assert set(content) == {"gen_data", "attack/grey-attack", "evaluate/grey-attack"}
+    for stage in content.values():
+        assert 0 < stage["seconds"] < 600
+        assert stage["peak_mib"] is None or 50 < stage["peak_mib"] < 4000
+    if Path("/proc/self/status").exists():
+        assert all(stage["peak_mib"] and stage["processor_seconds"] for stage in content.values())
+    stages = json.loads((grey_run / "manifest.json").read_text())["stages"].values()
+    assert not [name for stage in stages for name in stage["files"] if "resources" in name]
 
 
 def test_nothing_published_tells_a_secret(grey_run: Path) -> None:

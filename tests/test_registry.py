@@ -170,6 +170,20 @@ def test_an_error_in_a_foreign_module_is_not_taken_for_a_missing_function(module
         find_attack("broken:attack")
 
 
+@pytest.mark.parametrize("own", [{"thinking": 1.5}, {}])
+def test_an_attack_that_tells_no_times_is_timed_as_a_whole(
+    own: dict[str, float], challenge: Challenge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = dataclasses.replace(RESULT, seconds=own)
+    monkeypatch.setattr("instahide_nb.attack.registry.find_attack", lambda _: lambda release, public: result)
+    seconds = run_attack("x", challenge.release, PUBLIC).seconds
+    if own:
+        assert seconds == own
+    else:
+        assert list(seconds) == ["attack"]
+        assert 0 <= seconds["attack"] < 60
+
+
 @pytest.mark.parametrize(
     ("returned", "words"),
     [

@@ -72,7 +72,11 @@ def _interruptible() -> Iterator[None]:
 def reproduce(
     preset: Annotated[str, typer.Option(help="Folder of params/: tiny, demo or challenge.")] = "demo",
     method: Annotated[
-        list[str] | None, typer.Option(help="Attack to run; may be given more than once.")
+        list[str] | None,
+        typer.Option(
+            help="Attack to run, may be given more than once: unmask, prng-seed, prng-state, carlini-v2, carlini-v1, "
+            "an entry point's name or module:function."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/PRESET by default.")] = None,
     parameter: Annotated[
@@ -84,18 +88,31 @@ def reproduce(
         bool,
         typer.Option("--verbose", "-v", help="Print parameters and hashes too, as the log file has them."),
     ] = False,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record", help="Make the hashes the expected ones of the preset instead of comparing with them."
+        ),
+    ] = False,
 ) -> None:
-    """Run gen_data, attack and evaluate, verify the result and show the leaderboard.
+    """Run a preset, verify it, show the leaderboard.
 
-    A run that was interrupted goes on where it stopped. RUN/log/ keeps a file of each.
+    The three notebooks run one after the other: gen_data, then attack and evaluate for each method. A run
+    that was interrupted goes on where it stopped. RUN/log/ keeps a file of each.
     """
     from instahide_nb import manifest, pipeline, run_log
 
     plan = pipeline.make_plan(preset, method or (), out, _assignments(parameter or []))
+    if record and plan.preset is None:
+        raise InputError("--record: the parameters are not those of a preset; leave out -p")
     say = (lambda line: None) if quiet else (lambda line: typer.echo(line))
     watch = run_log.counting if sys.stdout.isatty() and not quiet and not verbose else run_log.unwatched
     with _interruptible():
         run = pipeline.reproduce(plan, say, watch=watch, verbose=sys.stderr if verbose else None)
+    if record:
+        recorded = manifest.record_expected(run)
+        if not quiet:
+            typer.echo(f"recorded: {recorded}")
     wrong, against = _check(run, manifest.read_manifest(run))
     if not quiet:
         typer.echo("\n" + pipeline.leaderboard_text(run) + f"\n\nleaderboard: {run / 'leaderboard.md'}")
@@ -143,7 +160,10 @@ def verify(
         bool, typer.Option("--record", help="Make this run's hashes the expected ones of its preset.")
     ] = False,
 ) -> None:
-    """Recompute a run's hashes and compare them with its manifest and the expected ones."""
+    """Compare a run's files with their hashes.
+
+    All are computed again, and compared with the run's manifest and with the expected ones of its preset.
+    """
     from instahide_nb import manifest
 
     if regenerate:
@@ -177,14 +197,16 @@ def score(
     release: Annotated[Path, typer.Option(help="The release/ folder.")],
     secret: Annotated[Path, typer.Option(help="The secret/ folder.")],
 ) -> None:
-    """Score anyone's decryption and print the rank that it would take."""
+    """Score anyone's decryption, and rank it."""
     from instahide_nb import metrics
     from instahide_nb.challenge import load_secret
     from instahide_nb.decryptions import load_decryption
+    from instahide_nb.evaluation import check_halves
     from instahide_nb.leaderboard import score_table
     from instahide_nb.release import load_release
 
     published, hidden = load_release(release), load_secret(secret)
+    check_halves(published, hidden)
     images = load_decryption(decryption, published.encryption.shape)
     typer.echo(score_table(metrics.score(images, hidden.private, hidden.pair)).rstrip())
 
@@ -193,11 +215,17 @@ def score(
 def submit(
     attack_dir: Annotated[Path, typer.Argument(help="An attack's folder, such as runs/demo/attack/unmask.")],
     out: Annotated[Path | None, typer.Option(help="The zip; beside the folder by default.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            help="File or folder of the attack's Python source, where its module cannot be imported."
+        ),
+    ] = None,
 ) -> None:
     """Make the zip that the challenge asks for."""
     from instahide_nb.submission import make_submission
 
-    typer.echo(make_submission(attack_dir, out))
+    typer.echo(make_submission(attack_dir, out, source=source))
 
 
 @app.command()
@@ -205,14 +233,31 @@ def figures(
     run: Annotated[Path, typer.Argument(help="Folder of a run with one evaluated attack or more.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the figures; RUN/figures by default.")] = None,
     sweep_table: Annotated[
-        Path | None, typer.Option("--sweep", help="A sweep's table (CSV), for quality against k and epochs.")
+        Path | None,
+        typer.Option(
+            "--sweep",
+            help="A sweep's table (CSV), for quality against k and against encryptions per image; "
+            "runs/sweeps/k/table.csv, where it is, by default.",
+        ),
     ] = None,
 ) -> None:
-    """Make a paper's figures of a run: PNG and PDF at one and two columns' width, each with its caption."""
+    """Make a paper's figures of a run.
+
+    PNG and PDF, one and two columns wide, each with a caption that names its data.
+    """
     from instahide_nb.drawing.paper_figures import make_figures
 
-    for path in make_figures(run, out or run / "figures", sweep=sweep_table):
-        typer.echo(path)
+    usual = Path("runs/sweeps/k/table.csv")
+    table = sweep_table or (usual if usual.is_file() else None)
+    folder = out or run / "figures"
+    for path in make_figures(run, folder, sweep=table):
+        if path.suffix == ".txt":
+            typer.echo(f"{path.with_suffix('')}-{{1col,2col}}.{{png,pdf}}, caption {path.name}")
+    if table is None:
+        typer.echo(
+            f"not made: quality against k and against encryptions per image; {usual} is missing, and "
+            "instahide-nb sweep params/sweeps/k.yaml makes it"
+        )
 
 
 @app.command()
@@ -226,9 +271,9 @@ def sweep(
         int | None, typer.Option(help="Processes on this machine; one for each processor by default.")
     ] = None,
 ) -> None:
-    """Do every run of a sweep file on Dask workers and make one table of them.
+    """Do many runs, and make one table of them.
 
-    Runs that finished before are not repeated.
+    Every run of a sweep file is done on Dask workers. Runs that finished before are not repeated.
     """
     from instahide_nb.sweep import run_sweep
 
@@ -253,7 +298,10 @@ def scan(
         int | None, typer.Option(help="Processes on this machine; one for each processor by default.")
     ] = None,
 ) -> None:
-    """Find the seed behind a release's labels, the range shared out among Dask workers."""
+    """Find the seed behind a release's labels.
+
+    The range is shared out among Dask workers.
+    """
     from instahide_nb.seed_cluster import scan_release
 
     seed = scan_release(release, seed_start, seed_stop, scheduler=scheduler, workers=workers, say=typer.echo)

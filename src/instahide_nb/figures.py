@@ -272,8 +272,9 @@ def attack_comparison(rows: Sequence[Row], *, width: float = 6.0) -> Figure:
         for place, row in enumerate(ordered):
             digits = 3 if row.kind == "measured" else 2
             axis.text(
-                max(row.max_ssim, 0) + 0.01, place, f"{row.max_ssim:.{digits}f}", va="center", fontsize=7
-            )
+                max(row.max_ssim, 0) + 0.015, place, f"{row.max_ssim:.{digits}f}", va="center_baseline", fontsize=7,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+            )  # fmt: skip
         axis.set_yticks(range(len(ordered)), [row.attack for row in ordered])
         axis.tick_params(axis="y", length=0)
         axis.set_xlim(min(0, *(row.max_ssim for row in ordered)), 1.1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 
@@ -19,6 +19,7 @@ __all__ = [
     "Row",
     "load_published",
     "load_rows",
+    "markdown_table",
     "measured_row",
     "parse_row",
     "rank",
@@ -79,33 +80,57 @@ _TITLES = {
 }
 _BEHIND = ("Complexity", "Time", "Hardware", "Challenge", "Date")
 _HEADINGS = ("#", "Attack", "Figures", *(_TITLES[name] for name in METRICS), *_BEHIND)
+_COSTS = {"Complexity", "Time", "Hardware"}
 _NUMERIC = {"#", *_TITLES.values()}
 
 
-def to_markdown(rows: Iterable[Row]) -> str:
-    """The table in Markdown, aligned for reading as plain text too; measured attacks are in bold."""
+def to_markdown(rows: Iterable[Row], *, costs: bool = True) -> str:
+    """The table in Markdown, aligned for reading as plain text too; measured attacks are in bold.
+
+    Parameters
+    ----------
+    rows : iterable of Row
+        In any order.
+    costs : bool
+        False leaves out complexity, time and hardware.
+    """
     ordered = sort_rows(rows)
-    body = [_cells(str(place), row) for place, row in enumerate(ordered, 1)]
-    widths = [max(3, *(len(cells[i]) for cells in [_HEADINGS, *body])) for i in range(len(_HEADINGS))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [
-            cell.rjust(width) if heading in _NUMERIC else cell.ljust(width)
-            for cell, width, heading in zip(cells, widths, _HEADINGS, strict=True)
-        ]
-        return "| " + " | ".join(padded) + " |"
-
-    rule = [
-        "-" * (width - 1) + ":" if heading in _NUMERIC else "-" * width
-        for width, heading in zip(widths, _HEADINGS, strict=True)
-    ]
-    lines = [line(_HEADINGS), line(rule), *(line(cells) for cells in body), ""]
+    kept = [i for i, heading in enumerate(_HEADINGS) if costs or heading not in _COSTS]
+    headings = [_HEADINGS[i] for i in kept]
+    cells = [_cells(str(place), row) for place, row in enumerate(ordered, 1)]
+    lines = [markdown_table(headings, [[entry[i] for i in kept] for entry in cells], _NUMERIC), ""]
     lines += [
         "Reported: the authors' figures for the challenge of 2020, from its leaderboard (they gave no Max_L2). "
         "Measured, in bold: by this package, on the challenge whose encryptions have the sha256 that begins as shown.",
     ]
     lines += [f"\n{_escape(row.attack)}: {_escape(row.note)}" for row in ordered if row.note]
     return "\n".join(lines) + "\n"
+
+
+def markdown_table(headings: Sequence[str], body: Iterable[Sequence[str]], right: Container[str] = ()) -> str:
+    """Aligned lines of a Markdown table; the columns named in `right` are set to the right.
+
+    Examples
+    --------
+    >>> print(markdown_table(["what", "time"], [["attack", "9 s"]], right=["time"]))
+    | what   | time |
+    | ------ | ---: |
+    | attack |  9 s |
+    """
+    table = [list(headings), *(list(cells) for cells in body)]
+    widths = [max(3, *(len(cells[i]) for cells in table)) for i in range(len(headings))]
+    table.insert(
+        1,
+        ["-" * (w - 1) + ":" if h in right else "-" * w for h, w in zip(headings, widths, strict=True)],
+    )
+    lines = []
+    for cells in table:
+        padded = [
+            cell.rjust(width) if heading in right else cell.ljust(width)
+            for cell, width, heading in zip(cells, widths, headings, strict=True)
+        ]
+        lines.append("| " + " | ".join(padded) + " |")
+    return "\n".join(lines)
 
 
 def _cells(place: str, row: Row) -> list[str]:

@@ -186,10 +186,12 @@ def duration(seconds: object) -> str:
     --------
     >>> duration({"energy": 61.2, "images": 30})
     '1 min 31 s'
-    >>> duration(7.04), duration(3 * 3600 + 120), duration(None)
-    ('7.0 s', '3 h 2 min', 'not stated')
+    >>> duration(7.04), duration(3 * 3600 + 120), duration(None), duration({})
+    ('7.0 s', '3 h 2 min', 'not stated', 'not stated')
     """
     if isinstance(seconds, Mapping):
+        if not seconds:
+            return "not stated"
         # A total beside its stages would count everything twice.
         seconds = seconds["total"] if "total" in seconds else math.fsum(float(s) for s in seconds.values())
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds):

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from instahide_nb.errors import InputError
+from instahide_nb.resources import Usage, machine_line, usage_of
 from instahide_nb.run_log import Messages
 from instahide_nb.storage import write_bytes
 
@@ -45,12 +47,15 @@ class _Kernel:
         Its number, once it is there.
     stopping : bool
         True when it is to end, or not to begin.
+    used : (float or None, int or None)
+        Its processor seconds and peak memory, known when it is about to end.
     """
 
     lock: int | None
     environment: dict[str, str]
     process: int | None = None
     stopping: bool = False
+    used: tuple[float | None, int | None] = (None, None)
 
     def stop(self) -> None:
         """End the process and those that it started."""
@@ -75,6 +80,11 @@ def _manager(kernel: _Kernel) -> type:
             if kernel.stopping:
                 kernel.stop()
 
+        async def shutdown_kernel(self, *arguments: Any, **options: Any) -> None:  # type: ignore[override]
+            if kernel.process is not None:
+                kernel.used = usage_of(kernel.process)
+            await super().shutdown_kernel(*arguments, **options)
+
     return Manager
 
 
@@ -88,7 +98,7 @@ def execute(
     messages: Messages | None = None,
     bars: int = 0,
     lock: int | None = None,
-) -> None:
+) -> Usage:
     """Run one notebook and keep it, without times and machine metadata.
 
     Parameters
@@ -110,6 +120,11 @@ def execute(
     lock : int, optional
         A file descriptor that the notebook's process shall hold too.
 
+    Returns
+    -------
+    Usage
+        What it cost.
+
     Raises
     ------
     InputError
@@ -127,6 +142,7 @@ def execute(
     logging.getLogger("papermill").addHandler(logging.NullHandler())  # what it would print is raised too
     partial = log / f"{output.parent.name}-{notebook}.ipynb"
     kernel = _Kernel(lock, {"INSTAHIDE_NB_PROGRESS": "text", "TQDM_NCOLS": str(bars)} if bars else {})
+    start = time.perf_counter()
     try:
         # In a thread, where nbclient leaves signals alone: Ctrl-C then reaches this one as it does any program.
         with ThreadPoolExecutor(1) as pool:
@@ -167,6 +183,7 @@ def execute(
         ) from None
     write_bytes(output, clean_notebook(partial), secret=notebook == "gen_data")
     partial.unlink()
+    return Usage(round(time.perf_counter() - start, 3), *kernel.used, machine_line())
 
 
 def _plain(path: Path) -> str:
@@ -186,5 +203,16 @@ def clean_notebook(path: Path) -> bytes:
         tags = cell.metadata.get("tags", [])
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            cell.outputs = _joined([o for o in cell.outputs if o.get("name") != "stderr"])
     return (nbformat.writes(book) + "\n").encode()
+
+
+def _joined(outputs: list[Any]) -> list[Any]:
+    """Outputs with adjacent pieces of printed text joined: where the kernel cut them depends on the machine's load."""
+    joined: list[Any] = []
+    for output in outputs:
+        if joined and output.get("name") == "stdout" == joined[-1].get("name"):
+            joined[-1]["text"] += output["text"]
+        else:
+            joined.append(output)
+    return joined

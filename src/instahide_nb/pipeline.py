@@ -22,6 +22,7 @@ from instahide_nb.evaluation import write_method_grid
 from instahide_nb.manifest import begin_stage, begun, compare, read_manifest, record_stage
 from instahide_nb.notebook_run import NotebookError, execute, home
 from instahide_nb.params import NOTEBOOKS, AttackParams, EvaluateParams, GenDataParams, read_yaml, source_kind
+from instahide_nb.resources import note_usage
 from instahide_nb.run_lock import locked, remove_leftovers
 from instahide_nb.run_log import Messages, Watch, bar_width, logged, logger, unwatched
 from instahide_nb.storage import make_folder, read_json, write_bytes
@@ -245,7 +246,8 @@ def reproduce(
     Returns
     -------
     Path
-        The run's folder, with ``leaderboard.md``, ``leaderboard.json``, ``manifest.json`` and a file in ``log/``.
+        The run's folder, with ``leaderboard.md``, ``leaderboard.json``, ``manifest.json``, ``resources.json`` and a
+        file in ``log/``.
     """
     # Notebooks run in the run's folder; a module beside the caller is still found by --method module:function.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
@@ -311,7 +313,7 @@ def _make(plan: Plan, run: Path, stage: _Stage, messages: Messages, *, bars: int
         begin_stage(run, stage.name)
     folder = make_folder(run / stage.folder, secret=secret)
     logger.debug("%s: %s", stage.name, stage.note)
-    execute(
+    usage = execute(
         stage.notebook,
         stage.parameters,
         folder / f"{stage.notebook}.ipynb",
@@ -322,6 +324,7 @@ def _make(plan: Plan, run: Path, stage: _Stage, messages: Messages, *, bars: int
         lock=lock,
     )
     record_stage(run, stage.name, stage.note, plan.preset)
+    note_usage(run, stage.name, usage, read_manifest(run)["stages"])
 
 
 def _rows(run: Path) -> list[Any]:

@@ -7,7 +7,19 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["progress"]
+__all__ = ["in_jupyterlab", "progress"]
+
+
+def in_jupyterlab() -> bool:
+    """True in a notebook that a person works in.
+
+    papermill and nbval run cells too, but nobody watches; only a Jupyter server names the session.
+    """
+    return (
+        "ipykernel" in sys.modules
+        and "JPY_SESSION_NAME" in os.environ
+        and "PYTEST_CURRENT_TEST" not in os.environ
+    )
 
 
 def _shown() -> bool:
@@ -15,10 +27,7 @@ def _shown() -> bool:
     wish = os.environ.get("INSTAHIDE_NB_PROGRESS")
     if wish is not None:
         return wish not in ("", "0")
-    if "ipykernel" in sys.modules:
-        # papermill and nbval run cells too, but nobody watches; only a Jupyter server names the session.
-        return "JPY_SESSION_NAME" in os.environ and "PYTEST_CURRENT_TEST" not in os.environ
-    return sys.stderr.isatty()
+    return in_jupyterlab() if "ipykernel" in sys.modules else sys.stderr.isatty()
 
 
 def progress(

@@ -109,7 +109,7 @@ def describe(
     if entry is not None and module is not None:
         lines += [f"It starts at `{module.__name__}:{entry.__name__}`, below `source/`.", ""]
     lines += ["## Complexity", "", str(about.get("complexity") or "not stated"), ""]
-    lines += ["## Running time and platform", "", f"{duration(about.get('seconds'))} of wall time", ""]
+    lines += ["## Running time and platform", "", _wall_time(about.get("seconds")), ""]
     seconds = about.get("seconds")
     if isinstance(seconds, Mapping) and seconds:
         lines += ["| stage | seconds |", "| --- | ---: |"]
@@ -130,6 +130,11 @@ def describe(
         "",
     ]
     return "\n".join(lines)
+
+
+def _wall_time(seconds: object) -> str:
+    text = duration(seconds)
+    return "Wall time: not stated" if text == "not stated" else f"{text} of wall time"
 
 
 def _seconds(value: object) -> str:
@@ -158,7 +163,7 @@ def _attack_source(method: str, source: Path | None) -> tuple[Callable[..., Any]
     if entry is None or not file.is_file():
         raise InputError(
             f"attack.json: the source of method {method!r} cannot be found; run where its module can be imported, or "
-            "name the file (source)"
+            "name its file with --source"
         )
     if entry.__module__.startswith("instahide_nb."):
         return entry, {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.errors import InputError
+from instahide_nb.resources import machine_line
 from instahide_nb.storage import load_array, make_folder, read_json, save_array, write_json
 
 __all__ = ["AttackResult", "load_result", "on_the_grid", "platform_line", "save_result"]
@@ -67,8 +67,8 @@ def on_the_grid(images: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32
 
 
 def platform_line() -> str:
-    """The machine in words, for a submission: system, processor, Python and numpy."""
-    return f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}"
+    """The machine in words, for a submission: processors, memory, system, Python and numpy."""
+    return machine_line()
 
 
 def save_result(folder: Path | str, result: AttackResult) -> None:

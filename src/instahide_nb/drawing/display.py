@@ -15,7 +15,7 @@ from instahide_nb.storage import make_folder, sha256_array, write_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["recording", "show", "show_plot"]
+__all__ = ["recording", "show", "show_plot", "write_picture"]
 
 
 def recording() -> bool:
@@ -30,6 +30,15 @@ def _display(path: Path) -> None:
         display(Image(filename=str(path)))  # type: ignore[no-untyped-call]
 
 
+def write_picture(image: npt.NDArray[np.uint8], path: Path | str, *, exact: bool = True) -> None:
+    """Write a picture, and print its size and the hash of its pixels; see :func:`show`."""
+    path = Path(path)
+    make_folder(path.parent)
+    write_png(path, image)
+    digest = f", sha256 {sha256_array(image)[:16]}" if exact else ""
+    print(f"{path.name}: {image.shape[1]} x {image.shape[0]} pixels{digest}")
+
+
 def show(image: npt.NDArray[np.uint8], path: Path | str, *, exact: bool = True) -> None:
     """Write a picture, print its size and the hash of its pixels, and show it.
 
@@ -42,12 +51,8 @@ def show(image: npt.NDArray[np.uint8], path: Path | str, *, exact: bool = True) 
     exact : bool
         False for a picture that may differ between machines; no hash is printed then.
     """
-    path = Path(path)
-    make_folder(path.parent)
-    write_png(path, image)
-    digest = f", sha256 {sha256_array(image)[:16]}" if exact else ""
-    print(f"{path.name}: {image.shape[1]} x {image.shape[0]} pixels{digest}")
-    _display(path)
+    write_picture(image, path, exact=exact)
+    _display(Path(path))
 
 
 def show_plot(figure: Figure, path: Path | str) -> None:

@@ -131,6 +131,10 @@ def similarities(
 
 
 def _open(path: Path) -> _Run:
+    if not (path / "release").is_dir():
+        raise InputError(
+            f"{path}: is no run; make one first (make reproduce, or instahide-nb reproduce --out {path})"
+        )
     release, secret = load_release(path / "release"), load_secret(path / "secret")
     found = [file.parent.name for file in sorted(path.glob("evaluate/*/per_encryption.npy"))]
     found = [name for name in found if (path / "attack" / name / "recovered.npy").is_file()]
@@ -260,8 +264,9 @@ def _quality(sweep: Path) -> list[Plan]:
             return figures.quality_curve(found.series, xlabel=label, width=width)
 
         caption = (
-            f"Max_SSIM against {label}{found.fixed}. Lines join the means of {found.runs} runs; bars go from the worst "
-            f"to the best run. Runs that failed and are left out: {found.failed}. "
+            f"Max_SSIM against {label}{',' if found.fixed else ''}{found.fixed}. "
+            f"Lines join the means of {found.runs} runs; bars go from the worst to the best run. "
+            f"Runs that failed and are left out: {found.failed}. "
             f"Data: {sweep.name} (sha256 {sha256_file(sweep)[:16]})."
         )
         plans.append((f"quality-{parameter.replace('_', '-')}", draw, caption))
