@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.cluster.hierarchy import linkage
+from scipy.optimize import linear_sum_assignment
 
 from instahide_nb.attack.assignment import read_slots
-from instahide_nb.attack.clusters import cut_to_size, first_assignment, seed_clusters, strong_slots
-from instahide_nb.attack.textures import texture_filter
+from instahide_nb.attack.clusters import cut_to_size, first_assignment, mend, seed_clusters, strong_slots
+from instahide_nb.attack.textures import explain, fit_textures, scene, texture_filter
 
 
 def planted(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -30,7 +31,7 @@ def planted(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_planted_images_are_found() -> None:
     label, pair, feature = planted()
     slots = read_slots(label, 6)
-    seed = seed_clusters(slots, feature, texture_filter(feature))
+    seed = seed_clusters(scene(slots, feature, texture_filter(feature)))
     row, slot = np.nonzero(seed >= 0)
     true = pair[row, slots.image_class[row, slot]]
     found = seed[row, slot]
@@ -62,9 +63,30 @@ def test_an_outlier_does_not_become_an_image() -> None:
 def test_every_slot_is_assigned_to_its_planted_image() -> None:
     label, pair, feature = planted()
     slots = read_slots(label, 6)
-    assignment, score = first_assignment(slots, feature)
+    found = first_assignment(scene(slots, feature, texture_filter(feature)))
     true = np.take_along_axis(pair, slots.image_class, axis=1)
     table = np.zeros((6, 6), int)
-    np.add.at(table, (true.ravel(), assignment.ravel()), 1)
+    np.add.at(table, (true.ravel(), found.assignment.ravel()), 1)
     assert table.max(axis=1).sum() / table.sum() > 0.9
-    assert score.shape == (len(label), 2, 6)
+    assert found.score.shape == (len(label), 2, 6)
+
+
+def test_an_image_with_two_clusters_and_a_cluster_of_two_images_are_mended() -> None:
+    label, pair, feature = planted()
+    slots = read_slots(label, 6)
+    energies = scene(slots, feature, texture_filter(feature))
+    true = np.take_along_axis(pair, slots.image_class, axis=1)
+    wrong = true.copy()
+    wrong[true == 1] = 0  # images 0 and 1 in one cluster
+    row, slot = np.nonzero(true == 2)
+    wrong[row[::2], slot[::2]] = 1  # image 2 in two
+    broken = explain(energies, fit_textures(feature, slots, wrong))
+    mended = mend(energies, broken, 2)
+    assert mended.gain.sum() > broken.gain.sum()
+
+    def right(assignment: np.ndarray) -> float:
+        table = np.zeros((6, 6), int)
+        np.add.at(table, (true.ravel(), assignment.ravel()), 1)
+        return table[linear_sum_assignment(-table)].sum() / table.sum()
+
+    assert right(broken.assignment) < 0.9 < right(mended.assignment)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from instahide_nb.attack.companions import fit_images, predict_residuals, row_precision
+from instahide_nb.attack.companions import fit_images, predict_residuals, row_influence, row_precision
 from instahide_nb.attack.smoothness import RADIUS, PublicModel, smoothness
 
 GROUPS, SIZE, SIDE = 8, 12, 16
@@ -90,3 +90,21 @@ def test_generalised_least_squares_solves_its_normal_equations() -> None:
     expected = np.linalg.solve(normal, right).reshape(6, 3, SIDE, SIDE) + mean[:, None, None]
     found = fit_images(0.05 * rows, precision, group, assignment, coefficient, mean, 6, ridge=1e-12)
     assert np.allclose(found, expected.clip(-1, 1), atol=1e-3)
+
+
+def test_influence_is_what_an_encryption_changes() -> None:
+    rows, _, group = residuals()
+    rng = np.random.default_rng(6)
+    assignment = rng.integers(0, 6, (len(rows), 2))
+    coefficient = rng.uniform(0.1, 0.4, (len(rows), 2)).astype(np.float32)
+    precision = row_precision(rows, group, smoothness(white_model(), SIDE, SIDE, 0.0), 0.1)
+    mean, signed = np.zeros(3, np.float32), 0.05 * rows
+    influence = row_influence(precision, group, assignment, coefficient, 6)
+    before = fit_images(signed, precision, group, assignment, coefficient, mean, 6)
+    for i in (0, 17):
+        changed = signed.copy()
+        changed[i] += np.float32(0.05)
+        after = fit_images(changed, precision, group, assignment, coefficient, mean, 6)
+        inside = (np.abs(before) < 0.9) & (np.abs(after) < 0.9)  # images are clipped at 1
+        expected = np.broadcast_to(0.05 * influence[:, i, None, None, None], before.shape)
+        assert np.allclose((after - before)[inside], expected[inside], atol=1e-5)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from instahide_nb.attack.assignment import Slots, read_slots
+from instahide_nb.attack.matched_filter import Own, best_pairs, matched_filter
 from instahide_nb.attack.smoothness import whiten
 from instahide_nb.attack.textures import (
-    assign_textures,
+    Textures,
+    explain,
     fit_textures,
+    scene,
     similarity,
     texture_filter,
     without_partner,
@@ -37,7 +40,7 @@ def test_textures_are_what_the_energies_are_mixed_of() -> None:
     pulled = np.linalg.solve(
         normal + 0.1 * np.diag(normal).mean() * np.eye(6), design.T @ feature.reshape(len(feature), -1)
     )
-    found = fit_textures(feature, slots, pair)
+    found = fit_textures(feature, slots, pair).pattern
     assert np.allclose(found.reshape(6, -1), pulled, atol=1e-4)
     for a, b in zip(found, texture, strict=True):
         assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.98
@@ -47,7 +50,7 @@ def test_an_unknown_partner_is_noise_and_rows_of_one_class_say_nothing() -> None
     slots, texture, pair, feature = mixtures(0.0)
     half = pair.copy()
     half[::2, 1] = -1
-    found = fit_textures(feature, slots, half)
+    found = fit_textures(feature, slots, half).pattern
     for a, b in zip(found, texture, strict=True):
         assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.9
     shared = np.zeros(len(pair), bool)
@@ -55,38 +58,68 @@ def test_an_unknown_partner_is_noise_and_rows_of_one_class_say_nothing() -> None
     spoilt = feature.copy()
     spoilt[:20] += 100
     only = Slots(slots.image_class, slots.coefficient, shared, slots.start, slots.epoch)
-    assert np.array_equal(fit_textures(spoilt, only, pair), fit_textures(feature, only, pair))
+    spoilt_fit, fit = fit_textures(spoilt, only, pair), fit_textures(feature, only, pair)
+    assert np.array_equal(spoilt_fit.pattern, fit.pattern)
+    assert not fit.influence[:, :20].any()
+
+
+def given(texture: np.ndarray, n: int) -> Textures:
+    """Textures that were fitted to nothing."""
+    return Textures(
+        texture, np.zeros((len(texture), n)), np.zeros((n, 2), np.int64), np.zeros((n, 2), np.float32)
+    )
 
 
 def test_pairs_are_found_under_smooth_noise_that_hides_them_without_whitening() -> None:
     slots, texture, pair, feature = mixtures(1.5)
-    local = texture_filter(feature)
-    assignment, score, gain = assign_textures(feature, texture, local, slots)
-    white = (assignment == pair).mean()
+    found = explain(scene(slots, feature, texture_filter(feature)), given(texture, len(pair)), times=1)
     flat = feature.reshape(len(feature), -1)
     plain = np.where(
         slots.image_class[:, 0] == 0,
         (flat @ texture[:3].reshape(3, -1).T).argmax(axis=1),
         3 + (flat @ texture[3:].reshape(3, -1).T).argmax(axis=1),
     )
-    assert white > 0.97
-    assert white > (plain == pair[:, 0]).mean() + 0.05
-    assert score.shape == (len(pair), 2, 6)
-    assert (gain > 0).mean() > 0.97
+    assert (found.assignment == pair).mean() > 0.97
+    assert (found.assignment == pair).mean() > (plain == pair[:, 0]).mean() + 0.05
+    assert found.score.shape == (len(pair), 2, 6)
+    assert (found.gain > 0).mean() > 0.97
 
 
 def test_gain_is_half_the_drop_of_the_whitened_length() -> None:
     slots, texture, _, feature = mixtures(0.5, n=40)
     local = texture_filter(feature)
-    assignment, _, gain = assign_textures(feature, texture, local, slots)
-    made = (slots.coefficient[:, :, None, None, None] * texture[assignment]).sum(axis=1)
+    found = explain(scene(slots, feature, local), given(texture, 40), times=1)
+    made = (slots.coefficient[:, :, None, None, None] * texture[found.assignment]).sum(axis=1)
 
     def length(z: np.ndarray) -> np.ndarray:
         # the filter is symmetric but for the window's end; both orders count half
         return (z * whiten(z.astype(np.float32), local)).reshape(len(z), -1).sum(axis=1)
 
     drop = 0.5 * (length(feature) - length(feature - made))
-    assert np.allclose(gain, drop, rtol=0.05, atol=0.02 * np.abs(drop).max())
+    assert np.allclose(found.gain, drop, rtol=0.05, atol=0.02 * np.abs(drop).max())
+
+
+def test_scores_are_those_by_textures_fitted_without_the_encryption() -> None:
+    slots, _, pair, feature = mixtures(0.5, n=41)
+    local = texture_filter(feature)
+    fit, around = fit_textures(feature, slots, pair), scene(slots, feature, local)
+    none, one = np.zeros(4, np.float32), np.ones(41, np.float32)
+    product, gram = matched_filter(feature, fit.pattern, none, local)
+    own = Own(fit.influence, fit.assignment, fit.coefficient, around.square)
+    quick = best_pairs(slots, product, gram, one, own).score
+    with_it = best_pairs(slots, product, gram, one).score
+    for i in (0, 7, 20):
+        design = np.zeros((41, 6))
+        np.put_along_axis(design, pair, slots.coefficient, axis=1)
+        pull = 0.1 * np.diag(design.T @ design).mean()  # as in the fit with all rows
+        design[i] = 0
+        flat = feature.reshape(41, -1)
+        without = np.linalg.solve(design.T @ design + pull * np.eye(6), design.T @ flat)
+        alone = matched_filter(feature, without.reshape(fit.pattern.shape).astype(np.float32), none, local)
+        slow = best_pairs(slots, *alone, one).score
+        at = slow[i] > -1e29
+        assert np.allclose(quick[i][at], slow[i][at], rtol=0.02, atol=0.02 * np.abs(slow[i][at]).max())
+        assert not np.allclose(with_it[i][at], slow[i][at], rtol=0.02, atol=0.02 * np.abs(slow[i][at]).max())
 
 
 def test_similarity_is_a_correlation() -> None:

@@ -14,16 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attack.assignment import Slots
-from instahide_nb.attack.smoothness import Smoothness
 from instahide_nb.attack.textures import (
-    assign_textures,
+    Explained,
+    Scene,
+    explain,
     fit_textures,
     similarity,
-    texture_filter,
     without_partner,
 )
 
-__all__ = ["STRONG_PER_IMAGE", "cut_to_size", "first_assignment", "seed_clusters", "strong_slots"]
+__all__ = ["STRONG_PER_IMAGE", "cut_to_size", "first_assignment", "mend", "seed_clusters", "strong_slots"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -87,25 +87,15 @@ def cut_to_size(tree: npt.NDArray[np.float64], n_members: int, n_clusters: int) 
     return np.arange(n_members, dtype=np.int64) % n_clusters
 
 
-def seed_clusters(
-    slots: Slots,
-    feature: Float32,
-    local: Smoothness,
-    per_image: int = 20,
-    partner: tuple[Float32, Int64] | None = None,
-) -> Int64:
-    """Cluster the strong encryptions of every class by the similarity of their energies.
+def seed_clusters(scene: Scene, per_image: int = 20, known: Explained | None = None) -> Int64:
+    """Cluster the strong encryptions of every class by the similarity of their features.
 
     Parameters
     ----------
-    slots : Slots
-    feature : float32 (n, 4, h, w)
-        Standardised energies.
-    local : Smoothness
-        From `textures.texture_filter`.
+    scene : Scene
     per_image : int
         Strong encryptions for each image of a class.
-    partner : textures and assignment, optional
+    known : Explained, optional
         What is believed of the images in the other slots, to be taken off first.
 
     Returns
@@ -116,6 +106,7 @@ def seed_clusters(
     from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import squareform
 
+    slots, feature = scene.slots, scene.feature
     seed = np.full(slots.image_class.shape, -1, np.int64)
     for c in range(len(slots.start) - 1):
         size = int(slots.start[c + 1] - slots.start[c])
@@ -125,11 +116,11 @@ def seed_clusters(
         if size == 1 or len(strong) <= size:
             group = np.arange(len(strong)) % size
         else:
-            if partner is None:
+            if known is None:
                 chosen = feature[strong[:, 0]]
             else:
-                chosen = without_partner(feature, partner[0], slots, partner[1], strong)
-            tree = linkage(squareform(1.0 - similarity(chosen, local), checks=False), "average")
+                chosen = without_partner(feature, known.textures.pattern, slots, known.assignment, strong)
+            tree = linkage(squareform(1.0 - similarity(chosen, scene.local), checks=False), "average")
             group = cut_to_size(tree, len(strong), size)
         seed[strong[:, 0], strong[:, 1]] = np.where(group >= 0, group + slots.start[c], -1)
     return seed
@@ -144,54 +135,60 @@ def _class_gains(slots: Slots, gain: Float32) -> list[float]:
     ]
 
 
-def first_assignment(slots: Slots, feature: Float32) -> tuple[Int64, Float32]:
-    """Assign every slot by the textures of clusters, the clusters being those that explain their class best.
-
-    Too few strong encryptions make noisy clusters, too many make clusters that hold two images and others that
-    share one. Each number in `STRONG_PER_IMAGE` is tried, and each class keeps the one under which its
-    encryptions are explained best. Then the strong encryptions are clustered again, with the texture of the other image
-    taken off; what explains a class better is kept.
+def mend(scene: Scene, known: Explained, rounds: int) -> Explained:
+    """Cluster the strong encryptions again with the other image taken off; keep what explains a class better.
 
     Parameters
     ----------
-    slots : Slots
-    feature : float32 (n, 4, h, w)
-        Standardised energies.
+    scene : Scene
+    known : Explained
+    rounds : int
+        At most so many times, and no longer than the gain rises.
 
     Returns
     -------
-    assignment : int64 (n, 2)
-    score : float32 (n, 2, images)
-        How well each image explains each slot, beside the partner that was chosen.
+    Explained
     """
-    local = texture_filter(feature)
-
-    def refine(texture: Float32) -> tuple[Float32, Int64, Float32, Float32]:
-        assignment, _, _ = assign_textures(feature, texture, local, slots)
-        texture = fit_textures(feature, slots, assignment)
-        return texture, *assign_textures(feature, texture, local, slots)
-
-    def pick(texture: Float32, best: Float32, gains: list[float], better: list[float]) -> None:
-        for c in range(len(gains)):
-            if better[c] > gains[c]:
-                gains[c] = better[c]
-                best[slots.start[c] : slots.start[c + 1]] = texture[slots.start[c] : slots.start[c + 1]]
-
-    gains = [-math.inf] * (len(slots.start) - 1)
-    kept = np.zeros((slots.n_images, *feature.shape[1:]), np.float32)
-    for per_image in STRONG_PER_IMAGE:
-        seed = seed_clusters(slots, feature, local, per_image)
-        texture, _, _, gain = refine(fit_textures(feature, slots, seed))
-        pick(texture, kept, gains, _class_gains(slots, gain))
-    kept, assignment, score, gain = refine(kept)
-    for _ in range(_MENDING_ROUNDS):
-        gains = _class_gains(slots, gain)
-        seed = seed_clusters(slots, feature, local, STRONG_PER_IMAGE[-1], (kept, assignment))
-        texture, _, _, other_gain = refine(fit_textures(feature, slots, seed))
-        mended = kept.copy()
-        pick(texture, mended, gains, _class_gains(slots, other_gain))
-        fresh = refine(mended)
-        if math.fsum(fresh[3].tolist()) <= math.fsum(gain.tolist()):
+    slots = scene.slots
+    for _ in range(rounds):
+        seed = seed_clusters(scene, STRONG_PER_IMAGE[-1], known)
+        other = explain(scene, fit_textures(scene.feature, slots, seed))
+        mended = known.assignment.copy()
+        pairs = zip(_class_gains(slots, other.gain), _class_gains(slots, known.gain), strict=True)
+        for c, (new, old) in enumerate(pairs):
+            if new > old:
+                mended[slots.image_class == c] = other.assignment[slots.image_class == c]
+        fresh = explain(scene, fit_textures(scene.feature, slots, mended))
+        if math.fsum(fresh.gain.tolist()) <= math.fsum(known.gain.tolist()):
             break
-        kept, assignment, score, gain = fresh
-    return assignment, score
+        known = fresh
+    return known
+
+
+def first_assignment(energies: Scene) -> Explained:
+    """Assign every slot by the textures of clusters, the clusters being those that explain their class best.
+
+    Too few strong encryptions make noisy clusters, too many make clusters that hold two images and others that
+    share one. Each number in `STRONG_PER_IMAGE` is tried, each class keeps the one under which its
+    encryptions are explained best, and what is left is mended.
+
+    Parameters
+    ----------
+    energies : Scene
+        Of standardised energies.
+
+    Returns
+    -------
+    Explained
+    """
+    slots, feature = energies.slots, energies.feature
+    gains = [-math.inf] * (len(slots.start) - 1)
+    kept = np.full(slots.image_class.shape, -1, np.int64)
+    for per_image in STRONG_PER_IMAGE:
+        seed = seed_clusters(energies, per_image)
+        found = explain(energies, fit_textures(feature, slots, seed))
+        for c, gain in enumerate(_class_gains(slots, found.gain)):
+            if gain > gains[c]:
+                gains[c] = gain
+                kept[slots.image_class == c] = found.assignment[slots.image_class == c]
+    return mend(energies, explain(energies, fit_textures(feature, slots, kept)), _MENDING_ROUNDS)

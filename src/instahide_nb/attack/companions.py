@@ -19,7 +19,7 @@ from instahide_nb.attack.matched_filter import integer_product
 from instahide_nb.attack.smoothness import Smoothness, whiten
 from instahide_nb.attack.threads import in_blocks
 
-__all__ = ["fit_images", "predict_residuals", "row_precision"]
+__all__ = ["fit_images", "predict_residuals", "row_influence", "row_precision"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -145,6 +145,38 @@ def _gather(
                 target[p] += weight * source[p]
 
 
+def _regular(normal: Float64, ridge: float) -> Float64:
+    return normal + (ridge * float(np.mean(np.diag(normal))) + 1e-12) * np.eye(len(normal))
+
+
+@numba.njit(cache=True, nogil=True)
+def _weighted_design(
+    precision: Float64, group: Int64, assignment: Int64, coefficient: Float32, n: int
+) -> Float64:
+    out = np.zeros((n, assignment.shape[0]))
+    for e in range(group.shape[0]):
+        for s in range(group.shape[1]):
+            other = group[e, s]
+            for j in range(2):
+                target, weight = out[assignment[other, j]], float(coefficient[other, j])
+                for r in range(group.shape[1]):
+                    target[group[e, r]] += precision[e, r, s] * weight
+    return out
+
+
+def row_influence(
+    precision: Float64,
+    group: Int64,
+    assignment: Int64,
+    coefficient: Float32,
+    n_images: int,
+    ridge: float = 1e-3,
+) -> Float64:
+    """How much every image that `fit_images` finds changes with each encryption, float64 (images, n)."""
+    normal = _regular(_normal_matrix(precision, group, assignment, coefficient, n_images), ridge)
+    return solve(factor(normal), _weighted_design(precision, group, assignment, coefficient, n_images))
+
+
 def fit_images(
     signed: Float32,
     precision: Float64,
@@ -183,7 +215,6 @@ def fit_images(
     in_blocks(_mix, group.size, precision.astype(np.float32), group, centred, mixed)
     right = np.zeros((n_images, centred.shape[1]))
     in_blocks(_gather, centred.shape[1], mixed, assignment, coefficient, right, block=256)
-    normal = _normal_matrix(precision, group, assignment, coefficient, n_images)
-    normal += (ridge * float(np.mean(np.diag(normal))) + 1e-12) * np.eye(n_images)
+    normal = _regular(_normal_matrix(precision, group, assignment, coefficient, n_images), ridge)
     image = solve(factor(normal), right).reshape(n_images, *signed.shape[1:]) + centre
     return np.clip(image, -1.0, 1.0).astype(np.float32)

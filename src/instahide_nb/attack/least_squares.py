@@ -9,7 +9,7 @@ import numpy.typing as npt
 from instahide_nb.attack.cholesky import factor, solve
 from instahide_nb.attack.threads import in_blocks
 
-__all__ = ["fit_images", "predict_encryptions", "solve_mixtures"]
+__all__ = ["fit_images", "predict_encryptions", "row_influence", "solve_mixtures"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -137,6 +137,42 @@ def solve_mixtures(
     )
     right += pull * mean.astype(np.float64)
     return solve(factor(normal + pull * np.eye(n_images)), right)
+
+
+@numba.njit(cache=True)
+def _design(assignment: Int64, coefficient: Float32, weight: Float32, n_images: int) -> Float64:
+    out = np.zeros((n_images, assignment.shape[0]))
+    for i in range(assignment.shape[0]):
+        a, b = assignment[i, 0], assignment[i, 1]
+        if a >= 0 and b >= 0:
+            out[a, i] += weight[i] * coefficient[i, 0]
+            out[b, i] += weight[i] * coefficient[i, 1]
+    return out
+
+
+def row_influence(
+    assignment: Int64, coefficient: Float32, weight: Float32, n_images: int, ridge: float
+) -> Float64:
+    """How much every solution of `solve_mixtures` changes with each row.
+
+    Parameters
+    ----------
+    assignment, coefficient, weight, n_images, ridge
+        As for `solve_mixtures`.
+
+    Returns
+    -------
+    float64 (images, n)
+
+    Examples
+    --------
+    >>> one, half = np.zeros((2, 2), np.int64), np.full((2, 2), 0.5, np.float32)
+    >>> row_influence(one, half, np.ones(2, np.float32), 1, 0.0).round(6).tolist()
+    [[0.5, 0.5]]
+    """
+    normal = _normal_matrix(assignment, coefficient, weight, n_images)
+    pull = ridge * float(np.mean(np.diag(normal))) + 1e-12
+    return solve(factor(normal + pull * np.eye(n_images)), _design(assignment, coefficient, weight, n_images))
 
 
 def fit_images(

@@ -17,7 +17,15 @@ from instahide_nb.attack.assignment import Slots, assign
 from instahide_nb.attack.smoothness import Smoothness, whiten
 from instahide_nb.attack.threads import in_blocks
 
-__all__ = ["Pairs", "best_pairs", "integer_product", "matched_filter", "pair_scores"]
+__all__ = [
+    "Own",
+    "Pairs",
+    "best_pairs",
+    "integer_product",
+    "matched_filter",
+    "pair_scores",
+    "square_lengths",
+]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -100,6 +108,64 @@ def matched_filter(
     return product, 0.5 * (gram + gram.T)
 
 
+@dataclass(frozen=True)
+class Own:
+    """What each encryption itself contributed to the images that it is compared with.
+
+    An image that was fitted to an encryption resembles it also where it should not, and the fewer encryptions hold it
+    the more. Least squares says what the images would be without a row, exactly: image j less
+    ``influence[j, i] / (1 - h_i)`` times the residual of row i, h_i its leverage.
+
+    Attributes
+    ----------
+    influence : float64 (images, n)
+        Change of every image with each encryption.
+    assignment : int64 (n, 2)
+    coefficient : float32 (n, 2)
+        With which the images were fitted; the influence of a row with -1 is zero.
+    square : float64 (n,)
+        Whitened squared length of each encryption, from `square_lengths`.
+    """
+
+    influence: Float64
+    assignment: Int64
+    coefficient: Float32
+    square: Float64
+
+
+@numba.njit(cache=True, nogil=True)
+def _dot_rows(first: int, last: int, a: Float32, b: Float32, out: Float64) -> None:
+    for i in range(first, last):
+        total = 0.0
+        for p in range(a.shape[1]):
+            total += float(a[i, p]) * float(b[i, p])
+        out[i] = total
+
+
+def square_lengths(signed: Float32, mean: Float32, model: Smoothness, block: int = 2000) -> Float64:
+    """Whitened squared length of encryptions about the mean colour.
+
+    Parameters
+    ----------
+    signed : float32 (n, channels, h, w)
+    mean : float32 (channels,)
+    model : Smoothness
+    block : int
+        Encryptions at a time.
+
+    Returns
+    -------
+    float64 (n,)
+    """
+    out = np.empty(len(signed))
+    for low in range(0, len(signed), block):
+        part = signed[low : low + block] - mean[:, None, None]
+        white = whiten(part, model)
+        flat = part.reshape(len(part), -1)
+        in_blocks(_dot_rows, len(part), flat, white.reshape(flat.shape), out[low : low + block])
+    return out
+
+
 @numba.njit(cache=True, nogil=True)
 def _pair_scores(
     low: int,
@@ -112,33 +178,62 @@ def _pair_scores(
     gram: Float64,
     scale: Float32,
     given: Int64,
+    influence: Float64,
+    own: Int64,
+    own_coefficient: Float32,
+    square: Float64,
     score: Float32,
     split: Float32,
 ) -> None:
+    n_images = gram.shape[0]
+    pull, along, mine = np.zeros(n_images), np.zeros(n_images), np.zeros(n_images)
     for i in range(low, high):
         ca, cb = image_class[i, 0], image_class[i, 1]
         inverse = 1.0 / scale[i]
         la, lb = float(coefficient[i, 0]), float(coefficient[i, 1])
         both = la + lb
+        # the images without this row: P_j - pull_j r, so <x, P_j> and <P_j, P_k> change with <x, r>, <r, P_j>, <r, r>
+        left_over, length = 0.0, 0.0
+        with_own = own.shape[0] > 0 and own[i, 0] >= 0 and own[i, 1] >= 0
+        if with_own:
+            a, b = own[i, 0], own[i, 1]
+            oa, ob = float(own_coefficient[i, 0]), float(own_coefficient[i, 1])
+            leverage = min(oa * influence[a, i] + ob * influence[b, i], 0.9)
+            left_over = square[i] - oa * product[i, a] - ob * product[i, b]
+            along_a = product[i, a] - oa * gram[a, a] - ob * gram[b, a]
+            along_b = product[i, b] - oa * gram[a, b] - ob * gram[b, b]
+            length = max(left_over - oa * along_a - ob * along_b, 0.0)
+        for c in (ca, cb):
+            for j in range(start[c], start[c + 1]):
+                mine[j] = product[i, j]
+                pull[j] = 0.0
+                along[j] = 0.0
+                if with_own:
+                    pull[j] = influence[j, i] / (1.0 - leverage)
+                    along[j] = product[i, j] - oa * gram[a, j] - ob * gram[b, j]
+                    mine[j] -= pull[j] * left_over
         for j in range(start[ca], start[ca + 1]):
             score[i, 0, j] = np.float32(-1e30)
         for k in range(start[cb], start[cb + 1]):
             score[i, 1, k] = np.float32(-1e30)
         for j in range(start[ca], start[ca + 1]):
+            gjj = gram[j, j] - 2.0 * pull[j] * along[j] + pull[j] * pull[j] * length
             for k in range(start[cb], start[cb + 1]):
                 # with a given partner each slot is scored beside it; without, beside its best partner
                 left = given[i, 1] < 0 or given[i, 1] == k
                 right = given[i, 0] < 0 or given[i, 0] == j
                 if not (left or right):
                     continue
+                gkk = gram[k, k] - 2.0 * pull[k] * along[k] + pull[k] * pull[k] * length
+                gjk = gram[j, k] - pull[j] * along[k] - pull[k] * along[j] + pull[j] * pull[k] * length
                 if shared[i]:
-                    curve = gram[j, j] + gram[k, k] - 2.0 * gram[j, k]
-                    slope = product[i, j] - product[i, k] - both * (gram[j, k] - gram[k, k])
+                    curve = gjj + gkk - 2.0 * gjk
+                    slope = mine[j] - mine[k] - both * (gjk - gkk)
                     la = slope / curve if curve > 1e-9 else 0.5 * both
                     la = min(max(la, 0.5 * both), both)  # the first slot is the larger one
                     lb = both - la
-                gain = la * product[i, j] + lb * product[i, k] - la * lb * gram[j, k]
-                gain -= 0.5 * (la * la * gram[j, j] + lb * lb * gram[k, k])
+                gain = la * mine[j] + lb * mine[k] - la * lb * gjk
+                gain -= 0.5 * (la * la * gjj + lb * lb * gkk)
                 value = np.float32(gain * inverse)
                 if left and value > score[i, 0, j]:
                     score[i, 0, j] = value
@@ -149,7 +244,12 @@ def _pair_scores(
 
 
 def pair_scores(
-    slots: Slots, product: Float64, gram: Float64, scale: Float32, given: Int64 | None = None
+    slots: Slots,
+    product: Float64,
+    gram: Float64,
+    scale: Float32,
+    given: Int64 | None = None,
+    own: Own | None = None,
 ) -> tuple[Float32, Float32]:
     """Score every image in every slot by the log-likelihood of its best pair.
 
@@ -163,6 +263,8 @@ def pair_scores(
         Covariance of each residual in units of the public covariance.
     given : int64 (n, 2), optional
         Partners: each slot is scored beside the image that the other slot holds. Left out, beside its best.
+    own : Own, optional
+        Each encryption is then compared with the images as they would be without it.
 
     Returns
     -------
@@ -175,6 +277,9 @@ def pair_scores(
     score = np.full((n, 2, slots.n_images), -1e30, np.float32)
     split = slots.coefficient.copy()
     partners = np.full((n, 2), -1, np.int64) if given is None else given
+    if own is None:
+        nothing = np.zeros((0, 2))
+        own = Own(nothing, nothing.astype(np.int64), nothing.astype(np.float32), nothing[:, 0])
     in_blocks(
         _pair_scores,
         n,
@@ -186,6 +291,10 @@ def pair_scores(
         gram,
         scale,
         partners,
+        own.influence,
+        own.assignment,
+        own.coefficient,
+        own.square,
         score,
         split,
     )
@@ -210,7 +319,9 @@ class Pairs:
     coefficient: Float32
 
 
-def best_pairs(slots: Slots, product: Float64, gram: Float64, scale: Float32) -> Pairs:
+def best_pairs(
+    slots: Slots, product: Float64, gram: Float64, scale: Float32, own: Own | None = None
+) -> Pairs:
     """Assign images to encryptions: each slot beside its best partner first, then twice beside the chosen one.
 
     Parameters
@@ -221,6 +332,8 @@ def best_pairs(slots: Slots, product: Float64, gram: Float64, scale: Float32) ->
         From `matched_filter`.
     scale : float32 (n,)
         Covariance of each residual in units of the public covariance.
+    own : Own, optional
+        Compare each encryption with the images as they would be without it.
 
     Returns
     -------
@@ -228,8 +341,8 @@ def best_pairs(slots: Slots, product: Float64, gram: Float64, scale: Float32) ->
     """
     assignment = None
     for _ in range(3):
-        score, _ = pair_scores(slots, product, gram, scale, assignment)
+        score, _ = pair_scores(slots, product, gram, scale, assignment, own)
         assignment = assign(slots, score)
-    score, coefficient = pair_scores(slots, product, gram, scale, assignment)
+    score, coefficient = pair_scores(slots, product, gram, scale, assignment, own)
     assert assignment is not None
     return Pairs(assignment, score, coefficient)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +16,7 @@ from instahide_nb.attack import companions, least_squares, matched_filter, sign_
 from instahide_nb.attack.assignment import Slots
 from instahide_nb.attack.negatives import votes
 from instahide_nb.attack.smoothness import RADIUS, PublicModel, Smoothness, smoothness
+from instahide_nb.attack.threads import in_blocks
 
 __all__ = [
     "State",
@@ -25,8 +27,10 @@ __all__ = [
     "infer_signs",
     "interleaved",
     "margin",
+    "measure_residuals",
     "meet_companions",
     "planar",
+    "prior_scale",
     "repair_signs",
 ]
 
@@ -36,6 +40,7 @@ Int64 = npt.NDArray[np.int64]
 
 _TEMPERATURE = np.array([4, 4, 2, 2, 1, 1, 1, 1], np.float32)
 _GRAM_RIDGE = 0.05  # of the whitening under which residuals of an epoch are compared
+_PULL = 1e-3  # of images to the mean public image, as a share of the mean diagonal of the normal matrix
 _SHRINKAGE = 0.5  # of the covariance between rows, times rows over pixels
 
 
@@ -47,6 +52,15 @@ def planar(image: Float32) -> Float32:
 def interleaved(image: Float32) -> Float32:
     """Images (n, channels, h, w) as (n, h, w, channels)."""
     return np.ascontiguousarray(image.transpose(0, 2, 3, 1))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What images were fitted to: influence of each encryption (images, n), assignment and coefficients (n, 2)."""
+
+    influence: Float64
+    assignment: Int64
+    coefficient: Float32
 
 
 @dataclass
@@ -74,6 +88,8 @@ class State:
         Inverse covariance between the rows of an epoch.
     expected : float32 (n, channels, h, w) or None
         Residual that the companions predict.
+    fitted : Fitted or None
+        What the images were fitted to.
     """
 
     slots: Slots
@@ -88,6 +104,7 @@ class State:
     group: Int64 = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     precision: Float64 | None = None
     expected: Float32 | None = None
+    fitted: Fitted | None = None
 
     @property
     def mean(self) -> Float32:
@@ -198,25 +215,50 @@ def meet_companions(state: State) -> None:
 def fit_images(state: State) -> None:
     """Solve for the private images, by generalised least squares once the companions are known: `image`."""
     n = len(state.size)
+    at = state.assignment, state.coefficient
+    number = state.slots.n_images
     if state.precision is not None:
-        state.image = companions.fit_images(
-            state.signed,
-            state.precision,
-            state.group,
-            state.assignment,
-            state.coefficient,
-            state.model.mean,
-            state.slots.n_images,
-        )
-        return
-    state.image = least_squares.fit_images(
-        state.signed.reshape(n, -1),
-        state.assignment,
-        state.coefficient,
-        np.float32(1) / state.scale,
-        state.mean,
-        state.slots.n_images,
-    ).reshape(-1, *state.size.shape[1:])
+        weights = state.precision, state.group
+        state.image = companions.fit_images(state.signed, *weights, *at, state.model.mean, number)
+        influence = companions.row_influence(*weights, *at, number)
+    else:
+        flat, weight = state.signed.reshape(n, -1), np.float32(1) / state.scale
+        image = least_squares.fit_images(flat, *at, weight, state.mean, number, _PULL)
+        state.image = image.reshape(-1, *state.size.shape[1:])
+        influence = least_squares.row_influence(*at, weight, number, _PULL)
+    state.fitted = Fitted(influence, *at)
+
+
+def measure_residuals(state: State) -> None:
+    """Estimate what each encryption's prediction leaves, half from its coefficients and half from itself: `scale`.
+
+    An encryption with a wrong image leaves more, and counts for less in the next round.
+    """
+    residual = state.signed - state.predict()
+    found = np.empty(len(residual))
+    flat = residual.reshape(len(residual), -1)
+    in_blocks(_mean_square, len(flat), flat, found)
+    measured = (found / float(state.pixel_variance)).astype(np.float32)
+    half = np.float32(0.5)
+    state.scale = np.maximum(half * prior_scale(state.coefficient) + half * measured, np.float32(0.003))
+
+
+@numba.njit(cache=True, nogil=True)
+def _mean_square(first: int, last: int, flat: Float32, out: Float64) -> None:
+    for i in range(first, last):
+        total = 0.0
+        for p in range(flat.shape[1]):
+            total += float(flat[i, p]) * float(flat[i, p])
+        out[i] = total / flat.shape[1]
+
+
+def prior_scale(coefficient: Float32) -> Float32:
+    """Expected covariance of the residual of encryptions, in units of the public covariance.
+
+    The rest of the coefficients is shared by k - 2 public images; 0.4 of its square is about what four of them leave.
+    """
+    rest = np.float32(1) - coefficient[:, 0] - coefficient[:, 1]
+    return (rest * rest * np.float32(0.4) + np.float32(0.005)).astype(np.float32)
 
 
 def repair_signs(state: State) -> int:
@@ -244,7 +286,13 @@ def assign_images(state: State, ridge: float) -> None:
     local = state.smoothness(ridge)
     signed = state.signed if state.expected is None else state.signed - state.expected
     product, gram = matched_filter.matched_filter(signed, state.image, state.model.mean, local)
-    found = matched_filter.best_pairs(state.slots, product, gram, state.scale)
+    own = None
+    if state.fitted is not None:
+        square = matched_filter.square_lengths(signed, state.model.mean, local)
+        own = matched_filter.Own(
+            state.fitted.influence, state.fitted.assignment, state.fitted.coefficient, square
+        )
+    found = matched_filter.best_pairs(state.slots, product, gram, state.scale, own)
     state.assignment, state.score, state.coefficient = found.assignment, found.score, found.coefficient
 
 

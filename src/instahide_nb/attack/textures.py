@@ -9,6 +9,8 @@ lifts the similarity of two encryptions that share an image from 2.3 to 3.4 stan
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,7 +18,17 @@ from instahide_nb.attack import least_squares, matched_filter
 from instahide_nb.attack.assignment import Slots
 from instahide_nb.attack.smoothness import PublicModel, Smoothness, autocovariance, smoothness, whiten
 
-__all__ = ["assign_textures", "fit_textures", "similarity", "texture_filter", "without_partner"]
+__all__ = [
+    "Explained",
+    "Scene",
+    "Textures",
+    "explain",
+    "fit_textures",
+    "scene",
+    "similarity",
+    "texture_filter",
+    "without_partner",
+]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -66,7 +78,27 @@ def similarity(feature: Float32, local: Smoothness) -> Float64:
     return product
 
 
-def fit_textures(feature: Float32, slots: Slots, assignment: Int64) -> Float32:
+@dataclass(frozen=True)
+class Textures:
+    """Textures of all images, and what they were fitted to.
+
+    Attributes
+    ----------
+    pattern : float32 (images, 4, h, w)
+    influence : float64 (images, n)
+        Change of every texture with the energies of each encryption.
+    assignment : int64 (n, 2)
+    coefficient : float32 (n, 2)
+        With which they were fitted; zero in unknown slots and in encryptions that were left out.
+    """
+
+    pattern: Float32
+    influence: Float64
+    assignment: Int64
+    coefficient: Float32
+
+
+def fit_textures(feature: Float32, slots: Slots, assignment: Int64) -> Textures:
     """Textures of all images by least squares.
 
     Parameters
@@ -79,47 +111,96 @@ def fit_textures(feature: Float32, slots: Slots, assignment: Int64) -> Float32:
 
     Returns
     -------
-    float32 (images, 4, h, w)
+    Textures
     """
-    known = assignment >= 0
-    rows = np.flatnonzero(known.any(axis=1) & ~slots.shared)
+    known = (assignment >= 0) & ~slots.shared[:, None]
+    fitted, coefficient = np.where(known, assignment, 0), np.where(known, slots.coefficient, np.float32(0))
     flat = feature.reshape(len(feature), -1)
+    weight = np.ones(len(flat), np.float32)
     out = least_squares.solve_mixtures(
-        flat[rows],
-        np.where(known, assignment, 0)[rows],
-        np.where(known, slots.coefficient, np.float32(0))[rows],
-        np.ones(len(rows), np.float32),
-        np.zeros(flat.shape[1], np.float32),
-        slots.n_images,
-        _PULL,
+        flat, fitted, coefficient, weight, np.zeros(flat.shape[1], np.float32), slots.n_images, _PULL
     )
-    return out.astype(np.float32).reshape(slots.n_images, *feature.shape[1:])
+    return Textures(
+        out.astype(np.float32).reshape(slots.n_images, *feature.shape[1:]),
+        least_squares.row_influence(fitted, coefficient, weight, slots.n_images, _PULL),
+        fitted,
+        coefficient,
+    )
 
 
-def assign_textures(
-    feature: Float32, texture: Float32, local: Smoothness, slots: Slots
-) -> tuple[Int64, Float32, Float32]:
-    """Fill every slot with the image whose texture, together with its partner's, explains the energies best.
+@dataclass(frozen=True)
+class Explained:
+    """An assignment, the textures fitted to it, and how well they explain the energies.
 
-    Parameters
+    Attributes
     ----------
-    feature : float32 (n, 4, h, w)
-    texture : float32 (images, 4, h, w)
-    local : Smoothness
-    slots : Slots
-
-    Returns
-    -------
+    textures : Textures
     assignment : int64 (n, 2)
     score : float32 (n, 2, images)
+        Of each image in each slot, beside the partner that was chosen.
     gain : float32 (n,)
         What the pair explains of each encryption: half the drop of its whitened squared length.
     """
+
+    textures: Textures
+    assignment: Int64
+    score: Float32
+    gain: Float32
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is to be explained: features of encryptions that are mixtures, and how they are whitened.
+
+    Attributes
+    ----------
+    slots : Slots
+    feature : float32 (n, planes, h, w)
+        Energies, or encryptions with their masks lifted.
+    local : Smoothness
+    square : float64 (n,)
+        Whitened squared length of each encryption's features.
+    """
+
+    slots: Slots
+    feature: Float32
+    local: Smoothness
+    square: Float64
+
+
+def scene(slots: Slots, feature: Float32, local: Smoothness) -> Scene:
+    """Features and their whitened lengths together."""
     none = np.zeros(feature.shape[1], np.float32)
-    product, gram = matched_filter.matched_filter(feature, texture, none, local)
-    found = matched_filter.best_pairs(slots, product, gram, np.ones(len(feature), np.float32))
+    return Scene(slots, feature, local, matched_filter.square_lengths(feature, none, local))
+
+
+def explain(scene: Scene, textures: Textures, times: int = 2) -> Explained:
+    """Assign images by textures and fit textures to the assignment, in turn.
+
+    Each encryption is compared with the textures as they would be without it. Otherwise what is wrong stays: a texture
+    that was fitted to an encryption resembles it.
+
+    Parameters
+    ----------
+    scene : Scene
+    textures : Textures
+    times : int
+        How often.
+
+    Returns
+    -------
+    Explained
+        Its score and gain are those of the last assignment, by the fit before it.
+    """
+    feature = scene.feature
+    none, one = np.zeros(feature.shape[1], np.float32), np.ones(len(feature), np.float32)
+    for _ in range(times):
+        product, gram = matched_filter.matched_filter(feature, textures.pattern, none, scene.local)
+        own = matched_filter.Own(textures.influence, textures.assignment, textures.coefficient, scene.square)
+        found = matched_filter.best_pairs(scene.slots, product, gram, one, own)
+        textures = fit_textures(feature, scene.slots, found.assignment)
     gain = np.take_along_axis(found.score[:, 0], found.assignment[:, :1], axis=1)[:, 0]
-    return found.assignment, found.score, gain
+    return Explained(textures, found.assignment, found.score, gain)
 
 
 def without_partner(

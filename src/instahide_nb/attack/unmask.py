@@ -31,11 +31,14 @@ from instahide_nb.attack.rounds import (
     infer_signs,
     interleaved,
     margin,
+    measure_residuals,
     meet_companions,
     planar,
+    prior_scale,
     repair_signs,
 )
 from instahide_nb.attack.smoothness import RADIUS, public_model
+from instahide_nb.attack.textures import Scene, explain, fit_textures, scene, texture_filter
 from instahide_nb.errors import InputError
 from instahide_nb.progress import progress as progress_bar
 from instahide_nb.release import Release
@@ -191,22 +194,23 @@ def solve(
         slots = replace(slots, epoch=np.full_like(slots.epoch, -1))
     with stage("energy"):
         feature = energy.planes(energy.features(encryption), *encryption.shape[1:3])
-        assignment, score = clusters.first_assignment(slots, feature)
+        energies = scene(slots, feature, texture_filter(feature))
+        begun = clusters.first_assignment(energies)
+        assignment = begun.assignment
     with stage("public model"):
         model = public_model(public)
     with stage("spectral"):
         first = spectral.retrieve(encryption, slots, assignment)
-    rest = np.float32(1) - slots.coefficient[:, 0] - slots.coefficient[:, 1]
     state = State(
         slots=slots,
         model=model,
         size=np.abs(planar(encryption)),
         assignment=np.where(slots.shared[:, None], -1, assignment),
         coefficient=slots.coefficient.copy(),
-        scale=(rest * rest * np.float32(0.4) + np.float32(0.005)).astype(np.float32),
+        scale=prior_scale(slots.coefficient),
         image=planar(first),
         signed=np.zeros((0,), np.float32),
-        score=score,
+        score=begun.score,
     )
     remember("spectral")
     with stage("independent signs"):
@@ -227,6 +231,7 @@ def solve(
                 assign_images(state, ridge)
         with stage("least squares"):
             fit_images(state)
+            measure_residuals(state)
         if settings.repair:
             with stage("sign repair"):
                 repair_signs(state)
@@ -245,7 +250,10 @@ def solve(
             fit_images(state)
         remember(f"companions {number + 1}")
     confidence = margin(state)
-    details = _details(state, confidence, stages) | {"rather_photographs_than_negatives": photographs}
+    details = _details(state, confidence, stages)
+    details["rather_photographs_than_negatives"] = photographs
+    with stage("second opinion"):
+        details["agreement_with_textures"] = second_opinion(energies, state.assignment)
     return UnmaskResult(
         recovered=interleaved(state.image),
         image_class=np.repeat(np.arange(len(slots.start) - 1), np.diff(slots.start)),
@@ -272,6 +280,18 @@ def _details(state: State, confidence: Float32, stages: list[str]) -> dict[str, 
         "shared_class_encryptions": int(state.slots.shared.sum()),
         "estimated_slot_accuracy": round(float(correct.astype(np.float64).sum() / correct.size), 4),
     }
+
+
+def second_opinion(scene: Scene, assignment: Int64) -> float:
+    """Share of slots to which the energies alone, which know no sign, give the image that they hold.
+
+    The likelihood behind `estimated_slot_accuracy` trusts the signs that follow from the images it judges.
+    Textures are fitted to the final assignment, and each encryption is compared with them as they would be without it.
+    """
+    again = explain(scene, fit_textures(scene.feature, scene.slots, assignment), times=1)
+    known = ~scene.slots.shared
+    same = int(np.count_nonzero(again.assignment[known] == assignment[known]))
+    return round(same / max(int(known.sum()) * 2, 1), 4)
 
 
 def decrypt(result: UnmaskResult) -> Float32:
