@@ -13,7 +13,10 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,7 @@ from instahide_nb.challenge import Challenge, build_challenge
 from instahide_nb.metrics import signed_pixels, ssim_pairs
 from instahide_nb.params import GenDataParams
 from instahide_nb.patches import public_patches
+from instahide_nb.sources import private_images
 
 PARTS: dict[str, Settings] = {
     "steps 1-5: independent signs": Settings(rounds=0, companion_rounds=0, repair=False),
@@ -34,8 +38,44 @@ PARTS: dict[str, Settings] = {
     "+ companions: the whole attack": Settings(),
     "whole, without sign repair": Settings(repair=False),
     "whole, independent signs": Settings(coupled=False),
-    "whole, without epochs": Settings(epochs=False, rounds=4),
+    "whole, energies not whitened": Settings(whitened=False),
+    "whole, images fitted to the encryption too": Settings(left_out=False),
+    "whole, without epochs": Settings(epochs=False),
 }
+
+CLASSES: dict[str, list[int]] = {
+    "2 classes of 50": [50, 50],
+    "100 classes of 1": [1] * 100,
+    "classes of 35, 20, 15, 10, 8, 5, 3, 2, 1, 1": [35, 20, 15, 10, 8, 5, 3, 2, 1, 1],
+}
+"""Other labels for the same private images, at random."""
+
+
+def relabelled(base: dict[str, Any], sizes: list[int], folder: Path) -> str:
+    """A source of the private images of `base` with classes of other sizes."""
+    generator = np.random.Generator(np.random.PCG64(base["seed"]))
+    chosen = private_images(base["private_source"], base["n_private"], generator=generator)
+    labels = generator.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    path = folder / f"classes-{len(sizes)}.npz"
+    np.savez(path, images=chosen.images, labels=labels)
+    return str(path)
+
+
+def shuffled(challenge: Challenge) -> Challenge:
+    """The same challenge with its rows in another order, so that no epochs are left."""
+    order = np.random.Generator(np.random.PCG64(0)).permutation(len(challenge.release.label))
+    release, secret = challenge.release, challenge.secret
+    return replace(
+        challenge,
+        release=replace(release, encryption=release.encryption[order], label=release.label[order]),
+        secret=replace(secret, pair=secret.pair[order]),
+    )
+
+
+def rounded(challenge: Challenge) -> Challenge:
+    """The same challenge with labels of four decimals."""
+    label = np.round(challenge.release.label.astype(np.float64), 4).astype(np.float32)
+    return replace(challenge, release=replace(challenge.release, label=label))
 
 
 def score(challenge: Challenge, result: UnmaskResult) -> dict[str, float]:
@@ -67,19 +107,26 @@ def score(challenge: Challenge, result: UnmaskResult) -> dict[str, float]:
 
 
 def measure(
-    name: str, parameters: dict[str, Any], settings: Settings, attacker: npt.NDArray[np.uint8]
+    name: str,
+    parameters: dict[str, Any],
+    settings: Settings,
+    attacker: npt.NDArray[np.uint8],
+    change: Callable[[Challenge], Challenge] | None = None,
 ) -> dict[str, Any]:
     """Make one challenge, attack it, score it."""
     challenge = build_challenge(GenDataParams.from_mapping(parameters))
+    challenge = change(challenge) if change else challenge
     begin = time.perf_counter()
     result = solve(challenge.release, attacker, settings=settings)
     seconds = time.perf_counter() - begin
     row = {"name": name, **score(challenge, result), "seconds": seconds}
     row["estimated_slots_right"] = result.details["estimated_slot_accuracy"]
+    row["second_opinion"] = result.details["agreement_with_textures"]
     row["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         f"| {name} | {row['max_ssim']:.3f} | {row['mean_image_ssim']:.3f} | {row['worst_image_ssim']:.3f} "
-        f"| {row['slots_right']:.3f} | {row['estimated_slots_right']:.3f} | {seconds:.0f} |",
+        f"| {row['slots_right']:.3f} | {row['estimated_slots_right']:.3f} | {row['second_opinion']:.3f} "
+        f"| {seconds:.0f} |",
         flush=True,
     )
     return row
@@ -118,9 +165,16 @@ def main(arguments: list[str] | None = None) -> None:
         (f"{count} encryptions an image", first | {"encryptions_per_image": count}, whole)
         for count in options.encryptions
     ]
-    print("| | max_ssim | image SSIM | worst | slots right | its own estimate | seconds |")
-    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    print("| | max_ssim | image SSIM | worst | slots right | its own estimate | second opinion | seconds |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     rows = [measure(name, base | change, settings, attacker) for name, change, settings in cases]
+    if not options.no_parts:
+        rows.append(measure("rows shuffled", base | first, whole, attacker, shuffled))
+        rows.append(measure("labels of four decimals", base | first, whole, attacker, rounded))
+        with TemporaryDirectory() as folder:
+            for name, sizes in CLASSES.items():
+                source = {"private_source": relabelled(base | first, sizes, Path(folder))}
+                rows.append(measure(name, base | first | source, whole, attacker))
     if options.out:
         options.out.write_text(json.dumps(rows, indent=2) + "\n")
 

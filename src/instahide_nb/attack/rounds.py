@@ -281,13 +281,13 @@ def repair_signs(state: State) -> int:
     return flips
 
 
-def assign_images(state: State, ridge: float) -> None:
+def assign_images(state: State, ridge: float, left_out: bool = True) -> None:
     """Assign images to encryptions by the matched filter: `assignment`, `coefficient`, `score`."""
     local = state.smoothness(ridge)
     signed = state.signed if state.expected is None else state.signed - state.expected
     product, gram = matched_filter.matched_filter(signed, state.image, state.model.mean, local)
     own = None
-    if state.fitted is not None:
+    if left_out and state.fitted is not None:
         square = matched_filter.square_lengths(signed, state.model.mean, local)
         own = matched_filter.Own(
             state.fitted.influence, state.fitted.assignment, state.fitted.coefficient, square

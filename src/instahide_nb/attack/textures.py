@@ -34,18 +34,20 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-_RIDGE = 0.3  # white noise added to the energies' covariance; 0.1 and 1 serve as well
 _PULL = 0.1  # of textures to zero, as a share of the mean diagonal: rows that hold them are few
 _SAMPLE = 1000  # encryptions whose covariance is taken
 
 
-def texture_filter(feature: Float32) -> Smoothness:
+def texture_filter(feature: Float32, ridge: float = 0.3) -> Smoothness:
     """The whitening filter of energies, from their own autocovariance over encryptions.
 
     Parameters
     ----------
     feature : float32 (n, 4, h, w)
         Standardised energies, a plane for each direction.
+    ridge : float
+        White noise added to the covariance, as a share of its diagonal; 0.1 and 1 serve as well, a very large one
+        whitens nothing.
 
     Returns
     -------
@@ -53,7 +55,7 @@ def texture_filter(feature: Float32) -> Smoothness:
     """
     planes = feature.shape[1]
     model = PublicModel(np.zeros(planes, np.float32), autocovariance(feature[:_SAMPLE], tapered=True))
-    return smoothness(model, feature.shape[2], feature.shape[3], _RIDGE)
+    return smoothness(model, feature.shape[2], feature.shape[3], ridge)
 
 
 def similarity(feature: Float32, local: Smoothness) -> Float64:
@@ -160,12 +162,15 @@ class Scene:
     local : Smoothness
     square : float64 (n,)
         Whitened squared length of each encryption's features.
+    left_out : bool
+        Compare each encryption with the textures as they would be without it.
     """
 
     slots: Slots
     feature: Float32
     local: Smoothness
     square: Float64
+    left_out: bool = True
 
 
 def scene(slots: Slots, feature: Float32, local: Smoothness) -> Scene:
@@ -197,7 +202,7 @@ def explain(scene: Scene, textures: Textures, times: int = 2) -> Explained:
     for _ in range(times):
         product, gram = matched_filter.matched_filter(feature, textures.pattern, none, scene.local)
         own = matched_filter.Own(textures.influence, textures.assignment, textures.coefficient, scene.square)
-        found = matched_filter.best_pairs(scene.slots, product, gram, one, own)
+        found = matched_filter.best_pairs(scene.slots, product, gram, one, own if scene.left_out else None)
         textures = fit_textures(feature, scene.slots, found.assignment)
     gain = np.take_along_axis(found.score[:, 0], found.assignment[:, :1], axis=1)[:, 0]
     return Explained(textures, found.assignment, found.score, gain)

@@ -48,6 +48,8 @@ __all__ = ["Settings", "UnmaskResult", "decrypt", "run", "solve"]
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
+_MORE_ROUNDS = 2  # where there are no epochs, and so no companions to meet
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -56,7 +58,8 @@ class Settings:
     Attributes
     ----------
     rounds : int
-        Rounds of signs, images and assignment after the first images, each encryption on its own.
+        Rounds of signs, images and assignment after the first images, each encryption on its own; two more where
+        there are no epochs.
     companion_rounds : int
         Further rounds in which the encryptions of an epoch inform each other.
     ridge : tuple of float
@@ -64,6 +67,8 @@ class Settings:
     coupled, repair, matched, epochs : bool
         Infer the signs of an encryption together; turn back flipped pixels; assign by the matched filter; use the
         epochs, if the rows are in epochs, in assignment and for companions.
+    whitened, left_out : bool
+        Whiten the energies; compare each encryption with textures and images as they would be without it.
     """
 
     rounds: int = 2
@@ -73,6 +78,8 @@ class Settings:
     repair: bool = True
     matched: bool = True
     epochs: bool = True
+    whitened: bool = True
+    left_out: bool = True
 
 
 @dataclass(frozen=True)
@@ -194,7 +201,8 @@ def solve(
         slots = replace(slots, epoch=np.full_like(slots.epoch, -1))
     with stage("energy"):
         feature = energy.planes(energy.features(encryption), *encryption.shape[1:3])
-        energies = scene(slots, feature, texture_filter(feature))
+        local = texture_filter(feature) if settings.whitened else texture_filter(feature, ridge=1e6)
+        energies = replace(scene(slots, feature, local), left_out=settings.left_out)
         begun = clusters.first_assignment(energies)
         assignment = begun.assignment
     with stage("public model"):
@@ -222,13 +230,14 @@ def solve(
             repair_signs(state)
         remember("sign repair")
     state.assignment = assignment
-    for number in range(settings.rounds):
+    in_epochs = bool(slots.epoch[0] >= 0)
+    for number in range(settings.rounds if in_epochs else settings.rounds + _MORE_ROUNDS):
         ridge = settings.ridge[min(number, len(settings.ridge) - 1)]
         with stage("coupled signs"):
             infer_signs(state, ridge, settings.coupled)
         if settings.matched:
             with stage("assignment"):
-                assign_images(state, ridge)
+                assign_images(state, ridge, settings.left_out)
         with stage("least squares"):
             fit_images(state)
             measure_residuals(state)
@@ -236,7 +245,7 @@ def solve(
             with stage("sign repair"):
                 repair_signs(state)
         remember(f"round {number + 1}")
-    if slots.epoch[0] >= 0:
+    if in_epochs:
         state.group = np.arange(len(encryption), dtype=np.int64).reshape(-1, slots.n_images)
     for number in range(settings.companion_rounds if len(state.group) else 0):
         ridge = settings.ridge[-1]
@@ -245,7 +254,7 @@ def solve(
         with stage("coupled signs"):
             infer_signs(state, ridge, settings.coupled)
         with stage("assignment"):
-            assign_images(state, ridge)
+            assign_images(state, ridge, settings.left_out)
         with stage("least squares"):
             fit_images(state)
         remember(f"companions {number + 1}")
