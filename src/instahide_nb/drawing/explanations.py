@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack import energy
+from instahide_nb.attack import energy, textures
 from instahide_nb.attack.assignment import read_slots
 from instahide_nb.attack.result import AttackResult
 from instahide_nb.attack.spectral import pixel_matrix
@@ -57,15 +57,20 @@ def _sharing(assignment: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     return (holds @ holds.T) > 0
 
 
+def _whitened_similarity(release: Release, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Correlations of the whitened energies of some encryptions, as `unmask` sees them."""
+    feature = energy.planes(energy.features(release.encryption), *release.encryption.shape[1:3])
+    return textures.similarity(feature[rows], textures.texture_filter(feature))
+
+
 def sharing_histogram(release: Release, result: AttackResult, *, encryptions: int = 1000) -> Figure:
-    """Correlation of energies of pairs of encryptions, those that share an image and those that share none.
+    """Correlation of whitened energies of pairs of encryptions, those that share an image and those that share none.
 
     Which pairs share an image is the attack's own finding. The first `encryptions` rows are compared.
     """
     from instahide_nb.figures import similarity_histogram
 
-    table = energy.features(release.encryption[:encryptions])
-    similarity = energy.correlation(table, table)
+    similarity = _whitened_similarity(release, np.arange(min(encryptions, len(release.encryption))))
     upper = np.triu(np.ones(similarity.shape, bool), 1)
     share = _sharing(result.assignment[:encryptions])
     same, other = similarity[share & upper], similarity[~share & upper]
@@ -94,8 +99,7 @@ def cluster_matrix(release: Release, result: AttackResult, *, strongest: int = 1
         place = (result.assignment[held, 1] == image).astype(np.int64)
         strength = slots.coefficient[held, place]
         rows += held[np.argsort(-strength, kind="stable")[:strongest]].tolist()
-    table = energy.features(release.encryption)[rows]
-    similarity = np.clip(energy.correlation(table, table), 0, None)
+    similarity = np.clip(_whitened_similarity(release, np.array(rows)), 0, None)
     np.fill_diagonal(similarity, 0)
     grey = np.floor(255 * np.minimum(similarity / similarity.max(), 1) + 0.5).astype(np.uint8)
     factor = max(1, 480 // len(grey))
