@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from instahide_nb.attack.companions import fit_images, predict_residuals, row_influence, row_precision
@@ -108,3 +110,15 @@ def test_influence_is_what_an_encryption_changes() -> None:
         inside = (np.abs(before) < 0.9) & (np.abs(after) < 0.9)  # images are clipped at 1
         expected = np.broadcast_to(0.05 * influence[:, i, None, None, None], before.shape)
         assert np.allclose((after - before)[inside], expected[inside], atol=1e-5)
+
+
+def test_a_whitening_that_is_not_positive_still_gives_a_precision() -> None:
+    rows, _, group = residuals()
+    local = smoothness(white_model(), SIDE, SIDE, 0.0)
+    tap = local.tap.copy()
+    tap[:, 0, 0, 3, 4] = (
+        3.0  # a filter that takes off three times the neighbour: some lengths come out negative
+    )
+    found = row_precision(rows, group, replace(local, tap=tap), 0.0)
+    assert np.isfinite(found).all()
+    assert (np.diagonal(found, axis1=1, axis2=2) > 0).all()

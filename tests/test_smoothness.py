@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 from dead_leaves import dead_leaves
 
-from instahide_nb.attack.smoothness import RADIUS, PublicModel, public_model, smoothness, whiten
+from instahide_nb.attack.smoothness import (
+    RADIUS,
+    PublicModel,
+    autocovariance,
+    public_model,
+    smoothness,
+    whiten,
+)
 
 
 def stationary(rho: float = 0.8, link: float = 0.6) -> PublicModel:
@@ -69,3 +76,16 @@ def test_moments_are_those_of_numpy() -> None:
 def test_covariance_is_symmetric() -> None:
     covariance = public_model(dead_leaves(20, (12, 12), 4)).covariance
     assert np.allclose(covariance, covariance.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1], atol=1e-6)
+
+
+def test_a_covariance_that_is_not_positive_is_tapered() -> None:
+    """Ramps: products of distant pixels are known from few pairs, and too large for the near ones."""
+    ramp = np.linspace(-1, 1, 16)
+    made = np.random.default_rng(0).normal(size=(30, 2)) @ np.stack([ramp, np.abs(ramp) - 0.5])
+    image = np.repeat(made[:, None, None, :], 16, axis=2).repeat(3, axis=1).astype(np.float32)
+    model = PublicModel(np.zeros(3, np.float32), autocovariance(image, tapered=False))
+    local = smoothness(model, 16, 16, 0.05)
+    own = model.covariance[0, 0, 2 * RADIUS, 2 * RADIUS]
+    assert np.isfinite(local.tap).all()
+    assert (local.variance >= 0.05 * own * 0.999).all()
+    assert (local.variance <= 1.05 * own * 1.001).all()

@@ -84,19 +84,19 @@ def read_slots(label: npt.NDArray[np.floating], n_images: int) -> Slots:
     count = present.sum(axis=1)
     if (label < 0).any() or count.min() < 1 or count.max() > 2:
         raise InputError(
-            "label.npy: unmask needs one or two positive entries a row, the coefficients of two private images; "
+            "label.npy: this attack needs one or two positive entries a row, the coefficients of two private images; "
             "this release has other labels (an inside-dataset release, perhaps)"
         )
     distinct = np.unique(label[present])
     if len(distinct) <= 2 and n > 4:
         raise InputError(
-            "label.npy: the labels name classes but not coefficients, and unmask needs the coefficients; "
+            "label.npy: the labels name classes but not coefficients, and this attack needs the coefficients; "
             "publish label.npy as sums of coefficients per class"
         )
     if not (count == 2).any():
         raise InputError(
             "label.npy: no encryption has private images of two classes, so that no coefficient of a single image "
-            "is known; unmask needs private images of two classes or more"
+            "is known; this attack needs private images of two classes or more"
         )
     order = np.argsort(-label, axis=1, kind="stable")[:, :2] if n_classes > 1 else np.zeros((n, 2), np.int64)
     shared = count == 1

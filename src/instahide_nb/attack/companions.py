@@ -31,12 +31,26 @@ def _invert(first: int, last: int, gram: Float64, shrinkage: float, out: Float64
     size = gram.shape[1]
     identity = np.eye(size)
     regular = np.empty((size, size))
+    lower = np.empty((size, size))
     for e in range(first, last):
+        typical = 0.0
         for r in range(size):
-            for s in range(size):
-                regular[r, s] = 0.5 * (gram[e, r, s] + gram[e, s, r])
-            regular[r, r] += shrinkage * gram[e, r, r] + 1e-9
-        inverse = solve(factor(regular), identity)
+            typical += abs(gram[e, r, r]) / size
+        strength = shrinkage
+        for _ in range(30):
+            # whitening by a local filter is not quite a positive form; where that shows, the rows are told apart less
+            for r in range(size):
+                for s in range(size):
+                    regular[r, s] = 0.5 * (gram[e, r, s] + gram[e, s, r])
+                regular[r, r] += strength * max(gram[e, r, r], 1e-3 * typical) + 1e-9
+            lower = factor(regular)
+            smallest = lower[0, 0]
+            for r in range(size):
+                smallest = min(smallest, lower[r, r])
+            if smallest * smallest > 1e-9 * typical:
+                break
+            strength = 2.0 * strength + 0.1
+        inverse = solve(lower, identity)
         for r in range(size):
             for s in range(size):
                 out[e, r, s] = 0.5 * (inverse[r, s] + inverse[s, r])

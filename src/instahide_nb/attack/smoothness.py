@@ -33,7 +33,6 @@ Float64 = npt.NDArray[np.float64]
 
 RADIUS = 3
 _TAPS = 2 * RADIUS + 1
-_SMALL = 16  # below this too few pairs are six pixels apart for an unbiased covariance
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def public_model(public: npt.NDArray[np.uint8]) -> PublicModel:
     mean = ((2.0 * mean_level - 255.0) / 255.0).astype(np.float32)
     image = ((2.0 * public.astype(np.float32) - 255.0) / 255.0 - mean).astype(np.float32)
     planar = np.ascontiguousarray(image.transpose(0, 3, 1, 2))
-    return PublicModel(mean, autocovariance(planar, tapered=min(planar.shape[2:]) < _SMALL))
+    return PublicModel(mean, autocovariance(planar, tapered=False))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -210,13 +209,25 @@ def _systems(
         )
 
 
+def _tapered(covariance: Float64, height: int, width: int) -> Float64:
+    """The covariance as it is when divided by the number of pixels instead of the number of pairs."""
+    shift = np.abs(np.arange(-2 * RADIUS, 2 * RADIUS + 1))
+    vertical, horizontal = np.maximum(height - shift, 0) / height, np.maximum(width - shift, 0) / width
+    tapered: Float64 = covariance * vertical[:, None] * horizontal[None, :]
+    return tapered
+
+
 def smoothness(model: PublicModel, height: int, width: int, ridge: float) -> Smoothness:
     """Regression of each pixel on its neighbours, for images of one size.
+
+    A covariance estimated without bias from small or very smooth images need not be positive. Where that shows, it is
+    tapered, which makes it so.
 
     Parameters
     ----------
     model : PublicModel
     height, width : int
+        As large as the images behind the model.
     ridge : float
         White noise added to the covariance, as a share of a pixel's variance.
 
@@ -237,7 +248,14 @@ def smoothness(model: PublicModel, height: int, width: int, ridge: float) -> Smo
     tap = np.empty((len(vertical), len(horizontal), channels, channels, _TAPS, _TAPS))
     variance = np.empty((len(vertical), len(horizontal), channels))
     jobs = len(vertical) * len(horizontal)
-    in_blocks(_systems, jobs, model.covariance, float(ridge), vertical, horizontal, tap, variance, block=7)
+    covariance = model.covariance
+    in_blocks(_systems, jobs, covariance, float(ridge), vertical, horizontal, tap, variance, block=7)
+    own = np.array([covariance[c, c, 2 * RADIUS, 2 * RADIUS] for c in range(channels)])
+    if not (
+        (variance > 0) & (variance >= ridge * own * (1 - 1e-6)) & (variance <= (1 + ridge) * own * 2)
+    ).all():
+        covariance = _tapered(covariance, height, width)
+        in_blocks(_systems, jobs, covariance, float(ridge), vertical, horizontal, tap, variance, block=7)
     return Smoothness(
         np.ascontiguousarray(np.moveaxis(tap[:, column], 1, -1).astype(np.float32)),
         np.ascontiguousarray(np.moveaxis(variance[:, column], 1, -1).astype(np.float32)),
