@@ -21,7 +21,15 @@ from instahide_nb.attack.label_ratios import ratio_targets
 from instahide_nb.attack.scan_plan import RATIO_ROUNDING, last_attempt
 from instahide_nb.attack.seed_lanes import LANES, compiled, wide_vectors
 
-__all__ = ["NUMBER_ERROR", "DecidingRows", "add_numbers", "deciding_rows", "numbers", "show_ratio", "undecided"]
+__all__ = [
+    "NUMBER_ERROR",
+    "DecidingRows",
+    "add_numbers",
+    "deciding_rows",
+    "numbers",
+    "show_ratio",
+    "undecided",
+]
 
 NUMBER_ERROR = (2.5e-3, 1e-3)
 """How far |N| may be off: the first as a share of it, the second absolute, where r2 is nearly 1 and N nearly 0."""
@@ -151,7 +159,9 @@ def show_ratio(
 
 
 @nb.njit(**compiled)  # pragma: no cover - compiled
-def undecided(accepted: Any, shown: Any, sums: Any, end: Any, greatest: Any, least: Any, count: Any, out: Any) -> None:
+def undecided(
+    accepted: Any, shown: Any, sums: Any, end: Any, greatest: Any, least: Any, count: Any, out: Any
+) -> None:
     """1 for each seed but those that surely keep the row and do not show its ratio."""
     wide_vectors()
     total, largest, pair = sums[0], sums[1], sums[2]

@@ -13,6 +13,7 @@ compared by multiplication, which is faster than dividing.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -236,16 +237,23 @@ def scan(
         ThreadPoolExecutor(threads) as pool,
         progress(total=stop - start, desc="scanning seeds", unit=" seeds", scaled=True) as bar,
     ):
-        for first in range(start, stop, CHUNK):
-            last = min(first + CHUNK, stop)
-            share = -(-(last - first) // (threads * LANES)) * LANES
-            parts = [(low, min(low + share, last)) for low in range(first, last, share)]
-            found = list(pool.map(lambda part: _look(plan, epoch, *part), parts))
-            survivors += sum(count for count, _ in found)
-            seeds = sorted(seed for _, more in found for seed in more)
-            fitting += len(seeds)
-            bar.update(last - first)
-            for seed in seeds:
-                if verify(seed):
-                    return ScanOutcome(seed, start, last, survivors, fitting, 1, plan)
+        first = start
+        try:
+            for first in range(start, stop, CHUNK):
+                last = min(first + CHUNK, stop)
+                share = -(-(last - first) // (threads * LANES)) * LANES
+                parts = [(low, min(low + share, last)) for low in range(first, last, share)]
+                found = list(pool.map(lambda part: _look(plan, epoch, *part), parts))
+                survivors += sum(count for count, _ in found)
+                seeds = sorted(seed for _, more in found for seed in more)
+                fitting += len(seeds)
+                for seed in seeds:
+                    if verify(seed):
+                        bar.update(last - first)
+                        return ScanOutcome(seed, start, last, survivors, fitting, 1, plan)
+                bar.update(last - first)
+        except KeyboardInterrupt:
+            # Chunks below `first` are done; this one counts as not looked at.
+            print(f"scan interrupted; go on with -p seed_start={first}", file=sys.stderr, flush=True)
+            raise
     return ScanOutcome(None, start, max(start, stop), survivors, fitting, 0, plan)
