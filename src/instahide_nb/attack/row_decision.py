@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attack.first_epoch import FirstEpoch, share_kept
-from instahide_nb.attack.label_ratios import ratio_targets
+from instahide_nb.attack.label_ratios import RatioTargets, ratio_targets
 from instahide_nb.attack.scan_plan import RATIO_ROUNDING, last_attempt
 from instahide_nb.attack.seed_lanes import LANES, compiled, wide_vectors
 
@@ -73,12 +73,11 @@ _share_kept = lru_cache(share_kept)
 def deciding_rows(epoch: FirstEpoch) -> DecidingRows:
     """Choose the rows: none where k is odd, labels sum more than two coefficients, or most rows are drawn again."""
     e, points = epoch, epoch.k // 2
-    rows = np.empty(0, np.int64)
-    low = high = np.empty(0)
+    shown = RatioTargets(np.empty(0, np.int64), np.empty(0), np.empty(0))
     even = e.k % 2 == 0 and e.private_places == 2
     if even and _share_kept(e.k, e.max_coefficient, e.min_private_sum) >= _WORTH_IT:
-        targets = ratio_targets(e.value[:_FIRST_ROWS], e.k, 2, e.tolerance)
-        rows, low, high = (a[:_MOST_ROWS] for a in (targets.row, targets.low, targets.high))
+        shown = ratio_targets(e.value[:_FIRST_ROWS], e.k, 2, e.tolerance)
+    rows, low, high = shown.row[:_MOST_ROWS], shown.low[:_MOST_ROWS], shown.high[:_MOST_ROWS]
     attempts = [last_attempt(int(r) * points + points - 1, _SPREAD) for r in rows]
     return DecidingRows(
         rows * points,

@@ -33,6 +33,7 @@ __all__ = ["CHUNK", "ScanOutcome", "scan"]
 CHUNK = 1 << 24
 """Seeds between two steps of the progress bar; a scan stops behind the chunk in which a seed was verified."""
 
+_PARTS = 4  # of a chunk for each thread, so that none waits long for another
 _PIECE = 1 << 20  # seeds whose survivors are noted before they are checked
 
 
@@ -241,7 +242,7 @@ def scan(
         try:
             for first in range(start, stop, CHUNK):
                 last = min(first + CHUNK, stop)
-                share = -(-(last - first) // (threads * LANES)) * LANES
+                share = -(-(last - first) // (_PARTS * threads * LANES)) * LANES
                 parts = [(low, min(low + share, last)) for low in range(first, last, share)]
                 found = list(pool.map(lambda part: _look(plan, epoch, *part), parts))
                 survivors += sum(count for count, _ in found)
