@@ -8,7 +8,7 @@ from typing import Any
 import numba as nb
 import numpy as np
 
-from instahide_nb.attack.seed_scan import wide_vectors
+from instahide_nb.attack.seed_lanes import wide_vectors
 
 __all__ = ["scan_of", "seeding_alone"]
 

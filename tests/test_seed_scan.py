@@ -175,3 +175,22 @@ def test_no_plan_without_ratios():
     label = np.zeros((50, 3), np.float32)
     label[:, 1] = np.linspace(0.3, 0.6, 50)
     assert plan_scan(ratio_targets(label, 6, 2, 1e-6), 6, 0.56) is None
+
+
+def test_an_interrupted_scan_says_where_to_go_on(monkeypatch, capsys):
+    label = first_labels(77, 6, 2, None)
+    tolerance, _ = label_tolerance(label, 6)
+    plan = plan_scan(ratio_targets(label, 6, 2, tolerance), 6, 0.56)
+    assert plan is not None
+    epoch = FirstEpoch.from_label(label, 2, tolerance, 6, 0.65, 0.3)
+
+    def look(plan, epoch, start, stop):
+        if stop > 3_000:
+            raise KeyboardInterrupt
+        return 0, []
+
+    monkeypatch.setattr(seed_scan, "CHUNK", 1_000)
+    monkeypatch.setattr(seed_scan, "_look", look)
+    with pytest.raises(KeyboardInterrupt):
+        scan(plan, epoch, 100, 9_000, lambda seed: True, threads=1)
+    assert capsys.readouterr().err.splitlines()[-1] == "scan interrupted; go on with -p seed_start=2100"

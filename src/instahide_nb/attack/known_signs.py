@@ -44,8 +44,8 @@ _ITERATIONS = 4
 
 def lift(encryption: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_]) -> Float64:
     """Encryptions with their masks lifted, as (n, h*w*3) float64."""
-    flat = encryption.reshape(len(encryption), -1).astype(np.float64)
-    return np.where(positive, flat, -flat)
+    lifted = encryption.reshape(len(encryption), -1).astype(np.float64)
+    return np.negative(lifted, out=lifted, where=~positive)
 
 
 @nb.njit(cache=True)  # pragma: no cover - compiled

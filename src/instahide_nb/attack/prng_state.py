@@ -184,16 +184,16 @@ def _neighbour_errors(
     release: Release, confidence: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_]
 ) -> list[list[int]]:
     """The same for pairs of neighbours."""
-    left, right = _neighbours(confidence, confidence.size)
-    lifted = (release.encryption.ravel() > 0) == positive.ravel()
-    wrong = lifted[left] != lifted[right]
-    return _error_curve(wrong, np.arange(len(wrong)))
+    shape = release.encryption.shape
+    lifted = (release.encryption > 0) == positive.reshape(shape)
+    wrong = lifted[:, :, :-1] != lifted[:, :, 1:]
+    return _error_curve(wrong.ravel(), by_confidence(confidence, confidence.size))
 
 
 def _error_curve(wrong: npt.NDArray[np.bool_], order: Int64) -> list[list[int]]:
-    running = np.add.accumulate(wrong[order].astype(np.int64))
+    ordered = wrong[order]
     steps = [10**d * m for d in range(3, 9) for m in (1, 2, 5)]
-    curve = [[count, int(running[count - 1])] for count in steps if count <= len(order)]
+    curve = [[count, int(np.count_nonzero(ordered[:count]))] for count in steps if count <= len(order)]
     return [*curve, [int(wrong.size), int(wrong.sum())]]
 
 
@@ -275,6 +275,7 @@ def run(
         details["sign_errors"] = _neighbour_errors(release, confidence, replay.positive)
     else:
         details["sign_errors"] = sign_errors(release, solved.signed, confidence, replay.positive)
+    del confidence  # as large as the encryptions
     if not pairs_fit:
         if info.scheme != "cross":
             return fail(

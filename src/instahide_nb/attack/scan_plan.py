@@ -13,15 +13,17 @@ import numpy.typing as npt
 
 from instahide_nb.attack.label_ratios import RatioTargets
 
-__all__ = ["TOGETHER", "ScanPlan", "plan_scan"]
+__all__ = ["RATIO_ROUNDING", "TOGETHER", "ScanPlan", "last_attempt", "plan_scan"]
 
 TOGETHER = 3
 """Targets that are compared in one go: the tables of a plan have a multiple of it."""
 
+RATIO_ROUNDING = 2.0**-21
+"""Of a ratio: words cut to 32 bits, single precision, over a radius that is seldom small."""
+
 _MOST_ATTEMPTS = 56  # points whose words depend on the seeding alone, not on other words
 _NEVER = 2.0  # the lower end of an interval that no ratio meets
 _ACCEPTED = np.pi / 4  # share of the square's points that lie in the disc
-_ROUNDING = 2.0**-21  # of a ratio: words cut to 32 bits, single precision, over a radius that is seldom small
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,11 @@ def _binomial_below(n: int, chance: float, needed: int) -> float:
     return min(total, 1.0)
 
 
-def _last_attempt(accepted: int) -> int:
-    """Behind which attempt the point number `accepted` (from 0) seldom comes: 2.5 standard deviations."""
+def last_attempt(accepted: int, spreads: float = 2.5) -> int:
+    """Behind which attempt the point number `accepted` (from 0) seldom comes: so many standard deviations."""
     mean = (accepted + 1) / _ACCEPTED
     spread = (accepted + 1) * (1 - _ACCEPTED)
-    return int(np.ceil(mean + 2.5 * np.sqrt(spread) / _ACCEPTED)) + 1
+    return int(np.ceil(mean + spreads * np.sqrt(spread) / _ACCEPTED)) + 1
 
 
 def plan_scan(
@@ -109,7 +111,7 @@ def plan_scan(
         None when no row can be compared.
     """
     usable = np.unique(targets.row)
-    usable = usable[[_last_attempt(int(r) * k // 2) <= _MOST_ATTEMPTS for r in usable]]
+    usable = usable[[last_attempt(int(r) * k // 2) <= _MOST_ATTEMPTS for r in usable]]
     best: tuple[float, npt.NDArray[np.int64], int, float] | None = None
     for size in range(min(fewest_rows, len(usable)), len(usable) + 1):
         rows = usable[:size]
@@ -134,7 +136,7 @@ def _intervals(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """For each attempt the intervals of those targets whose pair may be that attempt's point."""
     before = targets.row * k // 2  # points before the row's first pair
-    last = np.array([_last_attempt(int(c)) for c in before])
+    last = np.array([last_attempt(int(c)) for c in before])
     attempts = int(last.max())
     possible = [np.flatnonzero((before <= a) & (a < last)) for a in range(attempts)]
     most = -(-max(len(p) for p in possible) // TOGETHER) * TOGETHER
@@ -143,6 +145,6 @@ def _intervals(
     high = np.full((attempts, most), _NEVER, np.float32)
     for a, chosen in enumerate(possible):
         accepted[a, : len(chosen)] = before[chosen]
-        low[a, : len(chosen)] = targets.low[chosen] - _ROUNDING
-        high[a, : len(chosen)] = targets.high[chosen] + _ROUNDING
+        low[a, : len(chosen)] = targets.low[chosen] - RATIO_ROUNDING
+        high[a, : len(chosen)] = targets.high[chosen] + RATIO_ROUNDING
     return accepted, low, high, np.array([len(p) for p in possible], np.int64)

@@ -13,6 +13,7 @@ compared by multiplication, which is faster than dividing.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,21 +21,20 @@ from typing import Any
 
 import numba as nb
 import numpy as np
-from numba.extending import intrinsic
 
 from instahide_nb.attack.first_epoch import FirstEpoch, epoch_fits
+from instahide_nb.attack.row_decision import add_numbers, deciding_rows, numbers, show_ratio, undecided
 from instahide_nb.attack.scan_plan import TOGETHER, ScanPlan
+from instahide_nb.attack.seed_lanes import LANES, compiled, first_words, four_steps, point, wide_vectors
 from instahide_nb.progress import progress
 
-__all__ = ["CHUNK", "ScanOutcome", "scan", "wide_vectors"]
+__all__ = ["CHUNK", "ScanOutcome", "scan"]
 
 CHUNK = 1 << 24
 """Seeds between two steps of the progress bar; a scan stops behind the chunk in which a seed was verified."""
 
-LANES = 256  # seeds at a time: with their first words they stay in a second-level cache
+_PARTS = 4  # of a chunk for each thread, so that none waits long for another
 _PIECE = 1 << 20  # seeds whose survivors are noted before they are checked
-
-_compiled: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
 @dataclass(frozen=True)
@@ -60,104 +60,7 @@ class ScanOutcome:
     plan: ScanPlan = field(repr=False)
 
 
-@intrinsic
-def wide_vectors(_: Any) -> Any:  # pragma: no cover - called by the compiler
-    """Let the function that calls this use 512-bit vectors where the processor has them.
-
-    LLVM keeps to 256 bits on most such processors, since wide vectors can lower the clock. It knows this attribute of
-    a function; llvmlite has no name for it, hence ``set.add``.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        attributes = builder.function.attributes
-        if isinstance(attributes, set):
-            set.add(attributes, '"prefer-vector-width"="512"')
-        return context.get_dummy_value()
-
-    return nb.types.none(), generate
-
-
-@nb.njit(inline="always")  # pragma: no cover - compiled
-def _step(word: Any, i: Any) -> Any:
-    """One step of the seeding; every operation is cast, or numba widens it to 64 bits."""
-    mixed = np.uint32(word ^ np.uint32(word >> np.uint32(30)))
-    return np.uint32(np.uint32(mixed * np.uint32(1812433253)) + np.uint32(i))
-
-
-@nb.njit(inline="always")  # pragma: no cover - compiled
-def _signed_word(first: Any, second: Any, middle: Any) -> Any:
-    """The tempered word that x(j), x(j+1), x(j+397) make, as a signed number: the point's coordinate * 2**31."""
-    joined = np.uint32((first & np.uint32(0x80000000)) | (second & np.uint32(0x7FFFFFFF)))
-    odd = np.uint32(np.uint32(0) - np.uint32(joined & np.uint32(1)))
-    y = np.uint32(middle ^ np.uint32(joined >> np.uint32(1)) ^ np.uint32(odd & np.uint32(0x9908B0DF)))
-    y = np.uint32(y ^ np.uint32(y >> np.uint32(11)))
-    y = np.uint32(y ^ np.uint32(np.uint32(y << np.uint32(7)) & np.uint32(0x9D2C5680)))
-    y = np.uint32(y ^ np.uint32(np.uint32(y << np.uint32(15)) & np.uint32(0xEFC60000)))
-    y = np.uint32(y ^ np.uint32(y >> np.uint32(18)))
-    return np.int32(y ^ np.uint32(0x80000000))
-
-
-@nb.njit(**_compiled)  # pragma: no cover - compiled
-def _first_words(start: Any, attempts: Any, words: Any, last: Any) -> None:
-    """x(0) .. x(4 * attempts) of each seed; the last of them again in `last`."""
-    wide_vectors()
-    row = words[0]
-    for i in range(LANES):
-        row[i] = np.uint32(np.uint32(start) + np.uint32(i))
-    for j in range(1, 4 * attempts + 1, 4):
-        before, a, b, c, d = words[j - 1], words[j], words[j + 1], words[j + 2], words[j + 3]
-        for i in range(LANES):
-            v = _step(before[i], j)
-            a[i] = v
-            v = _step(v, j + 1)
-            b[i] = v
-            v = _step(v, j + 2)
-            c[i] = v
-            d[i] = _step(v, j + 3)
-    row = words[4 * attempts]
-    for i in range(LANES):
-        last[i] = row[i]
-
-
-@nb.njit(**_compiled)  # pragma: no cover - compiled
-def _four_steps(word: Any, j: Any, out: Any) -> None:
-    wide_vectors()
-    for i in range(LANES):
-        out[i] = _step(_step(_step(_step(word[i], j), j + 1), j + 2), j + 3)
-
-
-@nb.njit(**_compiled)  # pragma: no cover - compiled
-def _point(
-    words: Any,
-    attempt: Any,
-    word: Any,
-    accepted: Any,
-    out: Any,
-    accepted_out: Any,
-    small: Any,
-    large: Any,
-) -> None:
-    """One point of the polar method: its smaller and its larger coordinate, or (1, 0), which no ratio fits."""
-    wide_vectors()
-    w0, w1 = words[4 * attempt], words[4 * attempt + 1]
-    w2, w3 = words[4 * attempt + 2], words[4 * attempt + 3]
-    j = 397 + 4 * attempt
-    for i in range(LANES):
-        v = _step(word[i], j)
-        x1 = abs(np.float32(_signed_word(w0[i], w1[i], v)))
-        v = _step(_step(v, j + 1), j + 2)
-        x2 = abs(np.float32(_signed_word(w2[i], w3[i], v)))
-        out[i] = _step(v, j + 3)
-        radius = np.float32(np.float32(x1 * x1) + np.float32(x2 * x2))
-        inside = radius < np.float32(4611686018427387904.0)  # 2**62
-        less = x1 if x1 < x2 else x2
-        more = x2 if x1 < x2 else x1
-        small[i] = less if inside else np.float32(1)
-        large[i] = more if inside else np.float32(0)
-        accepted_out[i] = np.int32(accepted[i] + np.int32(inside))
-
-
-@nb.njit(**_compiled)  # pragma: no cover - compiled
+@nb.njit(**compiled)  # pragma: no cover - compiled
 def _compare(
     accepted: Any, small: Any, large: Any, place: Any, low: Any, high: Any, hits: Any, out: Any
 ) -> None:
@@ -174,56 +77,125 @@ def _compare(
         out[i] = np.int32(hits[i] + np.int32(np.int32(meets0) + np.int32(meets1)) + np.int32(meets2))
 
 
-@nb.njit(**_compiled)  # pragma: no cover - compiled
-def _survivors(
-    start: Any, groups: Any, place: Any, low: Any, high: Any, count: Any, needed: Any, out: Any
-) -> Any:
-    """Seeds of `groups` groups that survive, ascending; how many."""
-    wide_vectors()
-    attempts = len(count)
-    words = np.empty((4 * attempts + 1, LANES), np.uint32)
-    word, next_word = np.empty(LANES, np.uint32), np.empty(LANES, np.uint32)
-    small, large = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    accepted, next_accepted = np.empty(LANES, np.int32), np.empty(LANES, np.int32)
-    hits, next_hits = np.empty(LANES, np.int32), np.empty(LANES, np.int32)
+@nb.njit(**compiled)  # pragma: no cover - compiled
+def _start(first: Any, attempts: Any, words: Any, last: Any, spare: Any) -> None:
+    """x(0) .. x(4 * attempts) of LANES seeds from `first` on, and x(396) in `last`."""
+    row = words[0]
+    for i in range(LANES):
+        row[i] = np.uint32(np.uint32(first) + np.uint32(i))
+    first_words(attempts, words)
+    word, other, kept = words[4 * attempts], spare, last
+    for j in range(4 * attempts + 1, 397, 4):
+        four_steps(word, j, other)
+        word, other, kept = other, kept, other
+    last[:] = word
+
+
+@nb.njit(**compiled)  # pragma: no cover - compiled
+def _decide(words: Any, word: Any, rows: Any, stage: Any, ints: Any, floats: Any, stays: Any) -> None:
+    """1 for each seed that row number `stage` does not rule out."""
+    first, attempts, low, high, points, greatest, least = rows
+    begin = first[stage]
+    next_word, small, large, both, greater = words[-1], floats[0], floats[1], floats[2], floats[3]
+    sums, next_sums = floats[4:7], floats[7:10]
+    accepted, next_accepted, shown, next_shown = ints[0], ints[1], ints[2], ints[3]
+    accepted[:] = 0
+    shown[:] = 0
+    sums[:] = 0
+    for a in range(attempts[stage]):
+        point(words, a, word, accepted, next_word, next_accepted, small, large)
+        word, next_word = next_word, word
+        if a >= begin:
+            numbers(small, large, both, greater)
+            add_numbers(accepted, large, both, greater, begin, points, sums, next_sums)
+            show_ratio(accepted, small, large, begin, low[stage], high[stage], shown, next_shown)
+            sums, next_sums = next_sums, sums
+            shown, next_shown = next_shown, shown
+        accepted, next_accepted = next_accepted, accepted
+    undecided(accepted, shown, sums, begin + points, greatest, least, 2 * points, stays)
+
+
+@nb.njit(**compiled)  # pragma: no cover - compiled
+def _agree(words: Any, word: Any, plan: Any, ints: Any, floats: Any, stays: Any) -> None:
+    """1 for each seed that shows enough ratios of any rows."""
+    place, low, high, count, needed = plan
+    next_word, small, large = words[-1], floats[0], floats[1]
+    accepted, next_accepted, hits, next_hits = ints[0], ints[1], ints[2], ints[3]
+    accepted[:] = 0
+    hits[:] = 0
+    for a in range(len(count)):
+        point(words, a, word, accepted, next_word, next_accepted, small, large)
+        word, next_word = next_word, word
+        for t in range(0, count[a], TOGETHER):
+            some = slice(t, t + TOGETHER)
+            _compare(accepted, small, large, place[a, some], low[a, some], high[a, some], hits, next_hits)
+            hits, next_hits = next_hits, hits
+        accepted, next_accepted = next_accepted, accepted
+    for i in range(LANES):
+        stays[i] = np.int32(hits[i] >= needed)
+
+
+@nb.njit(**compiled)  # pragma: no cover - compiled
+def _survivors(start: Any, groups: Any, plan: Any, rows: Any, out: Any) -> Any:
+    """Seeds of `groups` groups that survive, ascending; how many.
+
+    The first stages look at one deciding row each, the last at all rows of the plan. Seeds that a stage does not rule
+    out wait in a queue, with their x(396), until they fill all lanes of the next.
+    """
+    stages, attempts = len(rows[0]), len(plan[3])
+    words = np.empty((4 * attempts + 2, LANES), np.uint32)  # and one more to work with
+    word = np.empty(LANES, np.uint32)
+    ints, floats = np.empty((4, LANES), np.int32), np.empty((10, LANES), np.float32)
+    stays = np.empty(LANES, np.int32)
+    queue, waiting = np.zeros((stages + 2, 2, 2 * LANES), np.uint32), np.zeros(stages + 2, np.int64)
     found = 0
-    for group in range(groups):
-        first = np.uint32(start + group * LANES)
-        _first_words(first, attempts, words, word)
-        for j in range(4 * attempts + 1, 397, 4):
-            _four_steps(word, j, next_word)
-            word, next_word = next_word, word
-        accepted[:] = 0
-        hits[:] = 0
-        for a in range(attempts):
-            _point(words, a, word, accepted, next_word, next_accepted, small, large)
-            word, next_word = next_word, word
-            for t in range(0, count[a], TOGETHER):
-                some = slice(t, t + TOGETHER)
-                _compare(accepted, small, large, place[a, some], low[a, some], high[a, some], hits, next_hits)
-                hits, next_hits = next_hits, hits
-            accepted, next_accepted = next_accepted, accepted
-        enough = np.int32(0)
-        for i in range(LANES):
-            enough = np.int32(enough + np.int32(hits[i] >= needed))
-        if enough > 0:
-            for i in range(LANES):
-                if hits[i] >= needed:
-                    out[found] = np.uint32(first + np.uint32(i))
-                    found += 1
+    for group in range(groups + 1):  # in the last round queues are emptied
+        if group < groups:
+            waiting[0] = LANES
+            tries = rows[1][0] if stages > 0 else attempts
+            _start(start + group * LANES, tries, words, word, words[-1])
+            queue[0, 0, :LANES] = words[0]
+            queue[0, 1, :LANES] = word
+        for stage in range(stages + 1):
+            seeds, state = queue[stage]
+            next_seeds, next_state = queue[stage + 1]
+            while waiting[stage] >= LANES or (group == groups and waiting[stage] > 0):
+                lanes = min(waiting[stage], LANES)
+                if stage > 0:
+                    words[0] = seeds[:LANES]
+                    word[:] = state[:LANES]
+                    first_words(rows[1][stage] if stage < stages else attempts, words)
+                if stage < stages:
+                    _decide(words, word, rows, stage, ints, floats, stays)
+                else:
+                    _agree(words, word, plan, ints, floats, stays)
+                n = waiting[stage + 1]
+                for i in range(lanes):
+                    next_seeds[n] = seeds[i]
+                    next_state[n] = state[i]
+                    n += stays[i]
+                waiting[stage + 1] = n
+                waiting[stage] -= lanes
+                for i in range(waiting[stage]):
+                    seeds[i], state[i] = seeds[LANES + i], state[LANES + i]
+        survivors = queue[stages + 1, 0]
+        for i in range(waiting[stages + 1]):
+            out[found] = survivors[i]
+            found += 1
+        waiting[stages + 1] = 0
     return found
 
 
 def _look(plan: ScanPlan, epoch: FirstEpoch, start: int, stop: int) -> tuple[int, list[int]]:
     """Survivors (how many) and fitting seeds of a range."""
     survivors, fitting = 0, []
-    out = np.empty(_PIECE, np.uint32)
+    out = np.empty(_PIECE + LANES, np.uint32)
+    tables = (plan.accepted, plan.low, plan.high, plan.count, plan.needed)
+    d = deciding_rows(epoch)
+    rows = (d.first, d.attempts, d.low, d.high, d.points, d.greatest, d.least)
     for first in range(start, stop, _PIECE):
         size = min(_PIECE, stop - first)
-        groups = -(-size // LANES)
-        found = int(
-            _survivors(first, groups, plan.accepted, plan.low, plan.high, plan.count, plan.needed, out)
-        )
+        found = int(_survivors(first, -(-size // LANES), tables, rows, out))
         seeds = out[:found].astype(np.int64)
         # The last group may go past the end of the range, and past 2**32.
         seeds = seeds[(seeds >= first) & (seeds < first + size)]
@@ -266,16 +238,23 @@ def scan(
         ThreadPoolExecutor(threads) as pool,
         progress(total=stop - start, desc="scanning seeds", unit=" seeds", scaled=True) as bar,
     ):
-        for first in range(start, stop, CHUNK):
-            last = min(first + CHUNK, stop)
-            share = -(-(last - first) // (threads * LANES)) * LANES
-            parts = [(low, min(low + share, last)) for low in range(first, last, share)]
-            found = list(pool.map(lambda part: _look(plan, epoch, *part), parts))
-            survivors += sum(count for count, _ in found)
-            seeds = sorted(seed for _, more in found for seed in more)
-            fitting += len(seeds)
-            bar.update(last - first)
-            for seed in seeds:
-                if verify(seed):
-                    return ScanOutcome(seed, start, last, survivors, fitting, 1, plan)
+        first = start
+        try:
+            for first in range(start, stop, CHUNK):
+                last = min(first + CHUNK, stop)
+                share = -(-(last - first) // (_PARTS * threads * LANES)) * LANES
+                parts = [(low, min(low + share, last)) for low in range(first, last, share)]
+                found = list(pool.map(lambda part: _look(plan, epoch, *part), parts))
+                survivors += sum(count for count, _ in found)
+                seeds = sorted(seed for _, more in found for seed in more)
+                fitting += len(seeds)
+                for seed in seeds:
+                    if verify(seed):
+                        bar.update(last - first)
+                        return ScanOutcome(seed, start, last, survivors, fitting, 1, plan)
+                bar.update(last - first)
+        except KeyboardInterrupt:
+            # Chunks below `first` are done; this one counts as not looked at.
+            print(f"scan interrupted; go on with -p seed_start={first}", file=sys.stderr, flush=True)
+            raise
     return ScanOutcome(None, start, max(start, stop), survivors, fitting, 0, plan)

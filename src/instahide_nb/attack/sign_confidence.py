@@ -105,5 +105,5 @@ def by_confidence(confidence: Float32, count: int) -> npt.NDArray[np.int64]:
     count = min(count, flat.size)
     least = np.partition(flat, flat.size - count)[flat.size - count] if count else np.float32(np.inf)
     chosen = np.flatnonzero((flat >= least) & (flat > 0))
-    order = np.argsort(-flat[chosen], kind="stable")
-    return chosen[order][:count]
+    order = np.argsort(-flat[chosen], kind="stable")[:count]
+    return chosen[order]
