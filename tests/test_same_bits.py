@@ -1,7 +1,7 @@
 """The tiny run is the same to the last bit whatever the processor's features, kernels, threads and surroundings.
 
 The cases are in matrix.py; ``make same-bits`` runs them on demo, and with all attacks. Here they run with the attacks
-that are cheap on tiny: prng-state begins with unmask and is integer arithmetic afterwards, and carlini-v1's steps are
+that are cheap on tiny: prng-state is compared by `make same-bits`: it solves over GF(2) in integers, and carlini-v1's steps are
 carlini-v2's, and least squares once more.
 """
 

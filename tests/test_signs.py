@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from dead_leaves import dead_leaves
 
-from instahide_nb.attack.signs import coupled_signs, independent_signs, log_likelihood
+from instahide_nb.attack.signs import coupled_signs, independent_signs
 from instahide_nb.attack.smoothness import Smoothness, public_model, smoothness
 
 TEMPERATURE = np.array([4, 2, 2, 1, 1, 1], np.float32)
@@ -51,14 +51,3 @@ def test_together_more_signs_are_right() -> None:
 
     assert wrong(together) < 0.6 * wrong(alone)
     assert (np.abs(together) <= size + 1e-5).all()
-
-
-def test_the_likelihood_prefers_the_true_prediction() -> None:
-    rng = np.random.default_rng(3)
-    prediction = rng.normal(size=(20, 200)).astype(np.float32)
-    size = np.abs(prediction + 0.3 * rng.normal(size=prediction.shape)).astype(np.float32)
-    variance = np.full(20, 0.09, np.float32)
-    right = log_likelihood(size, prediction, variance)
-    assert right > log_likelihood(size, np.float32(0.5) * prediction, variance)
-    assert right > log_likelihood(size, prediction[::-1], variance)
-    assert right == log_likelihood(size, -prediction, variance)

@@ -179,3 +179,18 @@ def test_published_scale_on_embedded_photographs(tmp_path: Path) -> None:
     assert ssim.mean() > 0.96
     assert ssim.min() > 0.7
     assert result.details["estimated_slot_accuracy"] > 0.95
+
+
+@pytest.mark.parametrize("shift", [-50, 50])
+def test_photographs_are_told_from_negatives_where_the_public_ones_differ_in_brightness(
+    tmp_path: Path, shift: int
+) -> None:
+    """The challenge's public photographs are much brighter, or darker, than the attacker's."""
+    shifted = np.clip(public_patches("embedded", 200).astype(int) + shift, 0, 255).astype(np.uint8)
+    np.savez(tmp_path / "public.npz", images=shifted)
+    challenge = build_challenge(GenDataParams(public_source=str(tmp_path / "public.npz")))
+    settings = Settings(rounds=1, companion_rounds=0)
+    found = solve(challenge.release, public_patches("embedded:attacker", 200), settings=settings)
+    upright = similarity(found.recovered, challenge.secret.private).mean()
+    assert upright > 0.6
+    assert upright > similarity(-found.recovered, challenge.secret.private).mean() + 0.2

@@ -1,4 +1,4 @@
-"""Assignment by a whitened matched filter, once the signs of the encryptions are roughly known.
+"""Assignment by a whitened matched filter: of encryptions with lifted masks, or of their energies (`textures`).
 
 With its mask lifted an encryption is a linear mixture: ``x - mean = la Ya + lb Yb + residual`` with centred private
 images Y, and a residual whose covariance is that of public images. For every candidate pair the whitened squared
@@ -113,7 +113,7 @@ class Own:
     """What each encryption itself contributed to the images that it is compared with.
 
     An image that was fitted to an encryption resembles it also where it should not, and the fewer encryptions hold it
-    the more. Least squares says what the images would be without a row, exactly: image j less
+    the more. Least squares says what the images would be without a row (exactly; nearly, where rows are correlated): image j less
     ``influence[j, i] / (1 - h_i)`` times the residual of row i, h_i its leverage.
 
     Attributes

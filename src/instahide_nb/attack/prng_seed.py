@@ -121,7 +121,7 @@ def run(
     public : (m, h, w, 3) uint8 array
         The attacker's own public images; hardly needed.
     seed_start, seed_stop : int
-        Seeds to scan: seed_start .. seed_stop - 1. A scan that was interrupted goes on from where it stopped.
+        Seeds to scan: seed_start .. seed_stop - 1. An interrupted scan prints the seed_start to go on with.
     workdir
         Not used by this attack.
 

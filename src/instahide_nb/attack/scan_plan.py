@@ -57,11 +57,6 @@ class ScanPlan:
     overlooked: float
     survivors: float
 
-    @property
-    def vector_operations(self) -> int:
-        """Vector operations for each group of seeds that the recurrence alone needs: four a step."""
-        return 4 * (396 + 4 * len(self.count))
-
 
 def _binomial_below(n: int, chance: float, needed: int) -> float:
     """P(fewer than `needed` of n)."""

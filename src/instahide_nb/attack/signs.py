@@ -9,8 +9,6 @@ temperature down.
 
 from __future__ import annotations
 
-import math
-
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +16,7 @@ import numpy.typing as npt
 from instahide_nb.attack.smoothness import RADIUS, Smoothness, predict
 from instahide_nb.attack.threads import in_blocks
 
-__all__ = ["coupled_signs", "independent_signs", "log_likelihood"]
+__all__ = ["coupled_signs", "independent_signs"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -60,44 +58,6 @@ def independent_signs(size: Float32, prediction: Float32, variance: Float32) -> 
     out = np.empty(size.shape, np.float32)
     in_blocks(_independent, len(size), size, prediction, variance, out)
     return out
-
-
-@numba.njit(cache=True, nogil=True)
-def _likelihood(
-    first: int, last: int, size: Float32, prediction: Float32, variance: Float32, out: npt.NDArray[np.float64]
-) -> None:
-    for i in range(first, last):
-        v = float(variance[i])
-        total = 0.0
-        for p in range(size.shape[1]):
-            m = float(prediction[i, p])
-            u = float(size[i, p]) * m / v
-            total += np.sqrt(1.0 + u * u) - 1.0 - m * m / (2.0 * v)
-        out[i] = total
-
-
-def log_likelihood(size: Float32, prediction: Float32, variance: Float32) -> float:
-    """Folded normal log-likelihood of all sizes, above that of a zero prediction.
-
-    Parameters
-    ----------
-    size, prediction : float32 (n, d)
-    variance : float32 (n,)
-
-    Returns
-    -------
-    float
-        log cosh(u) is replaced by ``sqrt(1 + u^2) - 1``, the integral of the algebraic sigmoid.
-
-    Examples
-    --------
-    >>> one = np.ones((1, 2), np.float32)
-    >>> round(log_likelihood(one, one, one[:, 0]), 4)
-    -0.1716
-    """
-    out = np.empty(len(size))
-    in_blocks(_likelihood, len(size), size, prediction, variance, out)
-    return math.fsum(out.tolist())
 
 
 @numba.njit(cache=True, nogil=True)

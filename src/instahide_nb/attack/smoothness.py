@@ -1,4 +1,4 @@
-"""How natural images vary: a local precision filter learned from public patches.
+"""How natural images vary: a local precision filter learned from public patches (for `textures`, from energies).
 
 A residual ``x - m`` of an encryption is a mixture of public images, so it is smooth as they are. Given its
 neighbours in a 7 x 7 window of all channels, the expected value of a pixel is a fixed linear combination of them,

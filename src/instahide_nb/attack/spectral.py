@@ -6,7 +6,7 @@ At one pixel, the weighted mean of ``(x^2 - expected) / (2 l1 l2)`` over the enc
 estimate of ``Pa Pb``: one entry of a matrix of rank one over all images. Its leading eigenvector is the
 pixel in all images, up to one common sign. Neighbouring pixels are strongly correlated over the images, so a
 maximum spanning tree over neighbours carries the sign from pixel to pixel. The last sign, of everything at once,
-is left open; public images are not grey on average, so the encryptions are likelier under one of the two.
+is left open; `negatives` reads it from colours.
 """
 
 from __future__ import annotations

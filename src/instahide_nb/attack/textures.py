@@ -158,7 +158,7 @@ class Scene:
     ----------
     slots : Slots
     feature : float32 (n, planes, h, w)
-        Energies, or encryptions with their masks lifted.
+        Energies.
     local : Smoothness
     square : float64 (n,)
         Whitened squared length of each encryption's features.

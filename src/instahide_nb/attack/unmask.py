@@ -1,7 +1,7 @@
 """The `unmask` attack: private images from masked mixtures, without a network and without the generator's bug.
 
-Energy of local differences (`energy`) finds the encryptions of one image (`clusters`, `assignment`); squares give
-a first image up to signs (`spectral`); then rounds of: infer the masks (`signs`), solve for the
+Energies of local differences (`energy`) find the encryptions of one image (`clusters`, `textures`, `assignment`);
+squares give first images up to one sign (`spectral`), which colours tell (`negatives`); then rounds of: infer the masks (`signs`), solve for the
 images (`least_squares`), turn back flipped pixels (`sign_repair`), assign anew (`matched_filter`); and more
 rounds in which the encryptions of an epoch, which share public images, inform each other (`companions`).
 """
@@ -48,6 +48,7 @@ __all__ = ["Settings", "UnmaskResult", "decrypt", "run", "solve"]
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
+_RIDGE = 0.3  # white noise added to the public covariance, as a share of a pixel's variance
 _MORE_ROUNDS = 2  # where there are no epochs, and so no companions to meet
 
 
@@ -62,21 +63,17 @@ class Settings:
         there are no epochs.
     companion_rounds : int
         Further rounds in which the encryptions of an epoch inform each other.
-    ridge : tuple of float
-        White noise added to the public covariance in each round (the last one repeats): images are noisy at first.
-    coupled, repair, matched, epochs : bool
-        Infer the signs of an encryption together; turn back flipped pixels; assign by the matched filter; use the
-        epochs, if the rows are in epochs, in assignment and for companions.
+    coupled, repair, epochs : bool
+        Infer the signs of an encryption together; turn back flipped pixels; use the epochs, if the rows are in epochs,
+        in assignment and for companions.
     whitened, left_out : bool
         Whiten the energies; compare each encryption with textures and images as they would be without it.
     """
 
     rounds: int = 2
     companion_rounds: int = 6
-    ridge: tuple[float, ...] = (0.3,)
     coupled: bool = True
     repair: bool = True
-    matched: bool = True
     epochs: bool = True
     whitened: bool = True
     left_out: bool = True
@@ -163,7 +160,7 @@ def solve(
     release : Release
         Encryptions and labels; labels must carry coefficients.
     public : uint8 (m, h, w, 3)
-        The attacker's own public images: only their mean colour and autocovariance are used.
+        The attacker's own public images: their mean colours, patch by patch, and their autocovariance are used.
     settings : Settings, optional
     progress : callable, optional
         Called with the name of each stage as it begins.
@@ -232,12 +229,10 @@ def solve(
     state.assignment = assignment
     in_epochs = bool(slots.epoch[0] >= 0)
     for number in range(settings.rounds if in_epochs else settings.rounds + _MORE_ROUNDS):
-        ridge = settings.ridge[min(number, len(settings.ridge) - 1)]
         with stage("coupled signs"):
-            infer_signs(state, ridge, settings.coupled)
-        if settings.matched:
-            with stage("assignment"):
-                assign_images(state, ridge, settings.left_out)
+            infer_signs(state, _RIDGE, settings.coupled)
+        with stage("assignment"):
+            assign_images(state, _RIDGE, settings.left_out)
         with stage("least squares"):
             fit_images(state)
             measure_residuals(state)
@@ -248,13 +243,12 @@ def solve(
     if in_epochs:
         state.group = np.arange(len(encryption), dtype=np.int64).reshape(-1, slots.n_images)
     for number in range(settings.companion_rounds if len(state.group) else 0):
-        ridge = settings.ridge[-1]
         with stage("companions"):
             meet_companions(state)
         with stage("coupled signs"):
-            infer_signs(state, ridge, settings.coupled)
+            infer_signs(state, _RIDGE, settings.coupled)
         with stage("assignment"):
-            assign_images(state, ridge, settings.left_out)
+            assign_images(state, _RIDGE, settings.left_out)
         with stage("least squares"):
             fit_images(state)
         remember(f"companions {number + 1}")
@@ -340,7 +334,7 @@ def run(
     """
     settings = Settings()
     with progress_bar(
-        total=5 + 4 * (settings.rounds + settings.companion_rounds), desc="unmask", unit="stage"
+        total=6 + 4 * (settings.rounds + settings.companion_rounds), desc="unmask", unit="stage"
     ) as bar:
 
         def show(name: str) -> None:
@@ -348,6 +342,7 @@ def run(
             bar.update(1)
 
         result = solve(release, public, settings=settings, progress=show)
+        bar.total = bar.n  # without epochs there are fewer stages
     return AttackResult(
         method="unmask",
         recovered=result.recovered,
