@@ -42,6 +42,13 @@ PARTS: dict[str, Settings] = {
     "whole, without epochs": Settings(epochs=False),
 }
 
+HARD: dict[str, Settings] = {
+    "energies not whitened": Settings(whitened=False),
+    "images fitted to the encryption too": Settings(left_out=False),
+    "neither": Settings(whitened=False, left_out=False),
+}
+"""What matters where classes are large."""
+
 CLASSES: dict[str, list[int]] = {
     "2 classes of 50": [50, 50],
     "100 classes of 1": [1] * 100,
@@ -174,6 +181,9 @@ def main(arguments: list[str] | None = None) -> None:
             for name, sizes in CLASSES.items():
                 source = {"private_source": relabelled(base | first, sizes, Path(folder))}
                 rows.append(measure(name, base | first | source, whole, attacker))
+                if len(sizes) == 2:
+                    for part, settings in HARD.items():
+                        rows.append(measure(f"{name}, {part}", base | first | source, settings, attacker))
     if options.out:
         options.out.write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -1,8 +1,8 @@
 """The tiny run is the same to the last bit whatever the processor's features, kernels, threads and surroundings.
 
 The cases are in matrix.py; ``make same-bits`` runs them on demo, and with all attacks. Here they run with the attacks
-that are cheap on tiny: prng-state is compared by `make same-bits`: it solves over GF(2) in integers, and carlini-v1's steps are
-carlini-v2's, and least squares once more.
+that are cheap on tiny. The others are compared by `make same-bits`: prng-state solves over GF(2) in integers, and
+carlini-v1's steps are carlini-v2's, and least squares once more.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def test_hash_seeds_took_effect(answers: Answers) -> None:
     assert len({answers(case)["surroundings"]["hash"] for case in seeded}) == len(seeded)
 
 
-@by_case
+@pytest.mark.parametrize("case", CASES[1:], ids=lambda case: case.name.replace(" ", "-"))
 def test_bits_are_the_same(case: Case, answers: Answers) -> None:
     assert differing({name.name: answers(name)["digests"] for name in (CASES[0], case)}) == []
 

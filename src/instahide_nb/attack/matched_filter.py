@@ -113,8 +113,8 @@ class Own:
     """What each encryption itself contributed to the images that it is compared with.
 
     An image that was fitted to an encryption resembles it also where it should not, and the fewer encryptions hold it
-    the more. Least squares says what the images would be without a row (exactly; nearly, where rows are correlated): image j less
-    ``influence[j, i] / (1 - h_i)`` times the residual of row i, h_i its leverage.
+    the more. Least squares says what the images would be without a row (exactly; nearly, where rows are
+    correlated): image j less ``influence[j, i] / (1 - h_i)`` times the residual of row i, h_i its leverage.
 
     Attributes
     ----------

@@ -1,9 +1,10 @@
 """The `unmask` attack: private images from masked mixtures, without a network and without the generator's bug.
 
 Energies of local differences (`energy`) find the encryptions of one image (`clusters`, `textures`, `assignment`);
-squares give first images up to one sign (`spectral`), which colours tell (`negatives`); then rounds of: infer the masks (`signs`), solve for the
-images (`least_squares`), turn back flipped pixels (`sign_repair`), assign anew (`matched_filter`); and more
-rounds in which the encryptions of an epoch, which share public images, inform each other (`companions`).
+squares give first images up to one sign (`spectral`), which colours tell (`negatives`). Then come rounds of: infer the
+masks (`signs`), solve for the images (`least_squares`), turn back flipped pixels (`sign_repair`), assign anew
+(`matched_filter`); and more rounds in which the encryptions of an epoch, which share public images, inform each other
+(`companions`).
 """
 
 from __future__ import annotations
