@@ -96,7 +96,7 @@ def sift_filter(quick: bool, runs: int) -> Case:
 
 def gf2_solve(quick: bool, runs: int) -> Case:
     """Factorising a dense system over GF(2), against elimination on packed rows in numpy."""
-    from instahide_nb.attack.gf2 import factorise
+    from instahide_nb.attack.generator.gf2 import factorise
 
     size = 1024 if quick else 4096
     rows = np.random.default_rng(1).integers(0, 2**64, (size + 64, size // 64), np.uint64)
@@ -128,7 +128,7 @@ def generator_state(quick: bool, runs: int) -> Case:
     """From 20,400 scattered mask bits, three of them wrong, to the generator's whole state, proved on others."""
     import tracemalloc
 
-    from instahide_nb.attack.state_search import EQUATIONS, find_state
+    from instahide_nb.attack.generator.state_search import EQUATIONS, find_state
     from instahide_nb.mersenne import low_bit_equations, low_bits, seeded_window
 
     if quick:

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from synthetic_challenge import Synthetic, make, positive, smooth_images
 
-from instahide_nb.attack.exact_images import ordered_pairs, recover_images, recovered_pixels
-from instahide_nb.attack.joint import joint_images
-from instahide_nb.attack.known_signs import (
+from instahide_nb.attack.generator.exact_images import ordered_pairs, recover_images, recovered_pixels
+from instahide_nb.attack.generator.joint import joint_images
+from instahide_nb.attack.generator.known_signs import (
     generalised_images,
     lift,
     public_covariance,
     reproduced,
     row_coefficients,
 )
-from instahide_nb.attack.replay import Replay
+from instahide_nb.attack.generator.replay import Replay
 from instahide_nb.encryption import pixel_values
 
 OTHER_PUBLIC = smooth_images(100, 16, 77)
@@ -55,7 +55,7 @@ def test_joint_solution_holds_the_public_images_that_were_used():
 
 
 def test_too_large_a_joint_system_is_left_alone(monkeypatch):
-    monkeypatch.setattr("instahide_nb.attack.joint.MOST_UNKNOWNS", 30)
+    monkeypatch.setattr("instahide_nb.attack.generator.joint.MOST_UNKNOWNS", 30)
     made = make()
     images = recover_images(made.release, replay_of(made), OTHER_PUBLIC)
     assert not images.proved.any()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instahide_nb.attack.gf2 import Factorisation, factorise, find_errors, parities
+from instahide_nb.attack.generator.gf2 import Factorisation, factorise, find_errors, parities
 from instahide_nb.mersenne import STATE_BITS, low_bit_equations, low_bits, tempered_words
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from instahide_nb.attack.label_ratios import label_tolerance, labels_agree, ratio_targets
+from instahide_nb.attack.generator.label_ratios import label_tolerance, labels_agree, ratio_targets
 from instahide_nb.encryption import class_coefficients, draw_coefficients, integer_weights
 from instahide_nb.errors import InputError
 from instahide_nb.streams import open_stream

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from synthetic_challenge import Synthetic, make, positive, smooth_images
 
-from instahide_nb.attack import prng_seed
+from instahide_nb.attack.generator import prng_seed
 from instahide_nb.attack.result import AttackResult
 from instahide_nb.encryption import pixel_values
 from instahide_nb.errors import InputError

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from synthetic_challenge import Synthetic, estimated_signs, make, positive, smooth_images
 
-from instahide_nb.attack import prng_state
+from instahide_nb.attack.generator import prng_state
+from instahide_nb.attack.generator.sign_confidence import by_confidence, neighbour_confidence, sign_confidence
+from instahide_nb.attack.generator.state_search import EQUATIONS, find_state
 from instahide_nb.attack.result import AttackResult
-from instahide_nb.attack.sign_confidence import by_confidence, neighbour_confidence, sign_confidence
-from instahide_nb.attack.state_search import EQUATIONS, find_state
 from instahide_nb.attack.unmask import UnmaskResult
 from instahide_nb.encryption import pixel_values
 from instahide_nb.mersenne import low_bits, tempered_words

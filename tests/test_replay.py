@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic_challenge import make, positive
 
-from instahide_nb.attack.replay import (
+from instahide_nb.attack.generator.replay import (
     SAME_SIGN,
     Layout,
     align,

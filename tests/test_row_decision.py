@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from test_seed_scan import first_labels
 
-from instahide_nb.attack import row_decision, seed_scan
-from instahide_nb.attack.first_epoch import FirstEpoch
-from instahide_nb.attack.label_ratios import label_tolerance, ratio_targets
-from instahide_nb.attack.scan_plan import plan_scan
-from instahide_nb.attack.seed_lanes import LANES
+from instahide_nb.attack.generator import row_decision, seed_scan
+from instahide_nb.attack.generator.first_epoch import FirstEpoch
+from instahide_nb.attack.generator.label_ratios import label_tolerance, ratio_targets
+from instahide_nb.attack.generator.scan_plan import plan_scan
+from instahide_nb.attack.generator.seed_lanes import LANES
 
 
 def test_numbers_are_as_near_as_promised():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from instahide_nb import seed_cluster
-from instahide_nb.attack.prng_seed import find_seed
+from instahide_nb.attack.generator.prng_seed import find_seed
 from instahide_nb.challenge import build_challenge
 from instahide_nb.errors import InputError
 from instahide_nb.params import GenDataParams

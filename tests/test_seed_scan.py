@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_challenge import make
 
-from instahide_nb.attack import seed_scan
-from instahide_nb.attack.first_epoch import FirstEpoch, epoch_fits, legacy_normals, share_kept
-from instahide_nb.attack.label_ratios import label_tolerance, ratio_targets
-from instahide_nb.attack.prng_seed import find_seed
-from instahide_nb.attack.scan_plan import plan_scan
-from instahide_nb.attack.seed_scan import LANES, scan
+from instahide_nb.attack.generator import seed_scan
+from instahide_nb.attack.generator.first_epoch import FirstEpoch, epoch_fits, legacy_normals, share_kept
+from instahide_nb.attack.generator.label_ratios import label_tolerance, ratio_targets
+from instahide_nb.attack.generator.prng_seed import find_seed
+from instahide_nb.attack.generator.scan_plan import plan_scan
+from instahide_nb.attack.generator.seed_scan import LANES, scan
 from instahide_nb.encryption import class_coefficients, draw_coefficients, integer_weights
 from instahide_nb.streams import open_stream
 

@@ -142,7 +142,7 @@ def lowest_seed(
 def _scan(release: Release, first: int, last: int, threads: int | None) -> int | None:
     import numba
 
-    from instahide_nb.attack.prng_seed import find_seed
+    from instahide_nb.attack.generator.prng_seed import find_seed
 
     wish = threads or int(
         os.environ.get("NUMBA_NUM_THREADS", 1)

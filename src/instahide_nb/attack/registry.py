@@ -33,8 +33,8 @@ _GROUP = "instahide_nb.attacks"
 _GIVEN = ("seed_start", "seed_stop", "workdir")  # what run_attack passes by itself
 _OWN = {
     "unmask": "instahide_nb.attack.unmask:run",
-    "prng-state": "instahide_nb.attack.prng_state:run",
-    "prng-seed": "instahide_nb.attack.prng_seed:run",
+    "prng-state": "instahide_nb.attack.generator.prng_state:run",
+    "prng-seed": "instahide_nb.attack.generator.prng_seed:run",
     "carlini-v2": "instahide_nb.attack.carlini.versions:run_v2",
     "carlini-v1": "instahide_nb.attack.carlini.versions:run_v1",
 }

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack.generator_result import (
+from instahide_nb.attack.generator.generator_result import (
     Stopwatch,
     check_epochs,
     coefficients_fit,
@@ -28,11 +28,11 @@ from instahide_nb.attack.generator_result import (
     success,
     with_pairs,
 )
-from instahide_nb.attack.label_ratios import label_tolerance
-from instahide_nb.attack.replay import Layout
+from instahide_nb.attack.generator.label_ratios import label_tolerance
+from instahide_nb.attack.generator.replay import Layout
+from instahide_nb.attack.generator.sign_confidence import by_confidence, neighbour_confidence, sign_confidence
+from instahide_nb.attack.generator.state_search import EQUATIONS, FoundState, find_state
 from instahide_nb.attack.result import AttackResult
-from instahide_nb.attack.sign_confidence import by_confidence, neighbour_confidence, sign_confidence
-from instahide_nb.attack.state_search import EQUATIONS, FoundState, find_state
 from instahide_nb.errors import InputError
 from instahide_nb.mersenne import rewind, seeded_window, step_back
 from instahide_nb.release import Release

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack.label_ratios import RatioTargets
+from instahide_nb.attack.generator.label_ratios import RatioTargets
 
 __all__ = ["RATIO_ROUNDING", "TOGETHER", "ScanPlan", "last_attempt", "plan_scan"]
 

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attack.cholesky import factor, solve
-from instahide_nb.attack.known_signs import generalised_images, weighted_images
-from instahide_nb.attack.replay import image_classes
+from instahide_nb.attack.generator.known_signs import generalised_images, weighted_images
+from instahide_nb.attack.generator.replay import image_classes
 from instahide_nb.progress import progress
 
 __all__ = ["LabelImages", "images_from_labels"]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack.joint import joint_images
-from instahide_nb.attack.known_signs import (
+from instahide_nb.attack.generator.joint import joint_images
+from instahide_nb.attack.generator.known_signs import (
     generalised_images,
     integer_shares,
     lift,
@@ -21,8 +21,8 @@ from instahide_nb.attack.known_signs import (
     row_coefficients,
     solve_weighted,
 )
-from instahide_nb.attack.label_images import images_from_labels
-from instahide_nb.attack.replay import Replay
+from instahide_nb.attack.generator.label_images import images_from_labels
+from instahide_nb.attack.generator.replay import Replay
 from instahide_nb.encryption import WEIGHT_ONE, pixel_values
 from instahide_nb.progress import progress
 from instahide_nb.release import Release

@@ -10,9 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack.exact_images import RecoveredImages, ordered_pairs, recover_images, recovered_pixels
-from instahide_nb.attack.label_ratios import labels_agree
-from instahide_nb.attack.replay import (
+from instahide_nb.attack.generator.exact_images import (
+    RecoveredImages,
+    ordered_pairs,
+    recover_images,
+    recovered_pixels,
+)
+from instahide_nb.attack.generator.label_ratios import labels_agree
+from instahide_nb.attack.generator.replay import (
     SAME_SIGN,
     Layout,
     Replay,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack.gf2 import factorise, find_errors
+from instahide_nb.attack.generator.gf2 import factorise, find_errors
 from instahide_nb.mersenne import STATE_BITS, low_bit_equations, low_bits
 
 __all__ = ["EQUATIONS", "FoundState", "find_state"]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack.first_epoch import FirstEpoch, share_kept
-from instahide_nb.attack.generator_result import (
+from instahide_nb.attack.generator.first_epoch import FirstEpoch, share_kept
+from instahide_nb.attack.generator.generator_result import (
     Stopwatch,
     check_epochs,
     coefficients_fit,
@@ -24,10 +24,10 @@ from instahide_nb.attack.generator_result import (
     success,
     with_pairs,
 )
-from instahide_nb.attack.label_ratios import label_tolerance, ratio_targets
+from instahide_nb.attack.generator.label_ratios import label_tolerance, ratio_targets
+from instahide_nb.attack.generator.scan_plan import ScanPlan, plan_scan
+from instahide_nb.attack.generator.seed_scan import ScanOutcome, scan
 from instahide_nb.attack.result import AttackResult
-from instahide_nb.attack.scan_plan import ScanPlan, plan_scan
-from instahide_nb.attack.seed_scan import ScanOutcome, scan
 from instahide_nb.errors import InputError
 from instahide_nb.mersenne import seeded_window
 from instahide_nb.release import Release

@@ -16,10 +16,10 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack.first_epoch import FirstEpoch, share_kept
-from instahide_nb.attack.label_ratios import RatioTargets, ratio_targets
-from instahide_nb.attack.scan_plan import RATIO_ROUNDING, last_attempt
-from instahide_nb.attack.seed_lanes import LANES, compiled, wide_vectors
+from instahide_nb.attack.generator.first_epoch import FirstEpoch, share_kept
+from instahide_nb.attack.generator.label_ratios import RatioTargets, ratio_targets
+from instahide_nb.attack.generator.scan_plan import RATIO_ROUNDING, last_attempt
+from instahide_nb.attack.generator.seed_lanes import LANES, compiled, wide_vectors
 
 __all__ = [
     "NUMBER_ERROR",

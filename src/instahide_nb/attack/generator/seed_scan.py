@@ -22,10 +22,23 @@ from typing import Any
 import numba as nb
 import numpy as np
 
-from instahide_nb.attack.first_epoch import FirstEpoch, epoch_fits
-from instahide_nb.attack.row_decision import add_numbers, deciding_rows, numbers, show_ratio, undecided
-from instahide_nb.attack.scan_plan import TOGETHER, ScanPlan
-from instahide_nb.attack.seed_lanes import LANES, compiled, first_words, four_steps, point, wide_vectors
+from instahide_nb.attack.generator.first_epoch import FirstEpoch, epoch_fits
+from instahide_nb.attack.generator.row_decision import (
+    add_numbers,
+    deciding_rows,
+    numbers,
+    show_ratio,
+    undecided,
+)
+from instahide_nb.attack.generator.scan_plan import TOGETHER, ScanPlan
+from instahide_nb.attack.generator.seed_lanes import (
+    LANES,
+    compiled,
+    first_words,
+    four_steps,
+    point,
+    wide_vectors,
+)
 from instahide_nb.progress import progress
 
 __all__ = ["CHUNK", "ScanOutcome", "scan"]
