@@ -12,9 +12,11 @@ from instahide_nb.attack.generator import seed_scan
 from instahide_nb.attack.generator.first_epoch import FirstEpoch, epoch_fits, legacy_normals, share_kept
 from instahide_nb.attack.generator.label_ratios import label_tolerance, ratio_targets
 from instahide_nb.attack.generator.prng_seed import find_seed
+from instahide_nb.attack.generator.scan_mark import Progress, ScanMark
 from instahide_nb.attack.generator.scan_plan import plan_scan
 from instahide_nb.attack.generator.seed_scan import LANES, scan
 from instahide_nb.encryption import class_coefficients, draw_coefficients, integer_weights
+from instahide_nb.storage import read_json
 from instahide_nb.streams import open_stream
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -194,3 +196,61 @@ def test_an_interrupted_scan_says_where_to_go_on(monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         scan(plan, epoch, 100, 9_000, lambda seed: True, threads=1)
     assert capsys.readouterr().err.splitlines()[-1] == "scan interrupted; go on with -p seed_start=2100"
+
+
+def test_a_scan_that_was_cut_off_goes_on_and_counts_the_same(monkeypatch, tmp_path):
+    made = make(seed=30_500, epochs=2)
+    whole, _ = find_seed(made.release, 0, 40_000)
+    assert whole is not None
+    assert whole.seed == 30_500
+    monkeypatch.setattr(seed_scan, "CHUNK", 4_096)
+    looked: list[int] = []
+    look = seed_scan._look
+
+    def interrupted(plan, epoch, start, stop):
+        if start >= 12_288 and not looked:
+            raise KeyboardInterrupt
+        looked_at.append(start)
+        return look(plan, epoch, start, stop)
+
+    looked_at: list[int] = []
+    monkeypatch.setattr(seed_scan, "_look", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        find_seed(made.release, 0, 40_000, workdir=tmp_path)
+    assert read_json(tmp_path / "scan.json")["next_seed"] == 12_288
+    looked.append(1)
+    looked_at.clear()
+    again, _ = find_seed(made.release, 0, 40_000, workdir=tmp_path)
+    assert again is not None
+    assert min(looked_at) == 12_288
+    assert (again.seed, again.start, again.survivors, again.fitting) == (
+        whole.seed,
+        whole.start,
+        whole.survivors,
+        whole.fitting,
+    )
+    assert not (tmp_path / "scan.json").exists()
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        '{"scan": {"label": "other"}, "next_seed": 5000, "survivors": 0, "fitting": 0}',
+        '{"scan": {"label": "this"}, "next_seed": 99999999, "survivors": 0, "fitting": 0}',
+        '{"scan": {"label": "this"}, "next_seed": "x", "survivors": 0, "fitting": 0}',
+        '{"scan": {"label": "this"}, "next_seed": 5000, "more": 1}',
+        "{",
+        "[]",
+    ],
+)
+def test_the_file_of_another_scan_or_a_damaged_one_counts_as_none(tmp_path, kept):
+    (tmp_path / "scan.json").write_text(kept)
+    assert ScanMark(tmp_path, {"label": "this"}).read(100, 9_000) == Progress(100)
+
+
+def test_a_mark_is_read_as_it_was_written(tmp_path):
+    mark = ScanMark(tmp_path, {"label": "this", "range": [100, 9_000]})
+    mark.write(Progress(5_000, 7, 1))
+    assert mark.read(100, 9_000) == Progress(5_000, 7, 1)
+    mark.remove()
+    assert mark.read(100, 9_000) == Progress(100)

@@ -25,12 +25,14 @@ from instahide_nb.attack.generator.generator_result import (
     with_pairs,
 )
 from instahide_nb.attack.generator.label_ratios import label_tolerance, ratio_targets
+from instahide_nb.attack.generator.scan_mark import ScanMark
 from instahide_nb.attack.generator.scan_plan import ScanPlan, plan_scan
 from instahide_nb.attack.generator.seed_scan import ScanOutcome, scan
 from instahide_nb.attack.result import AttackResult
 from instahide_nb.errors import InputError
 from instahide_nb.mersenne import seeded_window
 from instahide_nb.release import Release
+from instahide_nb.storage import sha256_array
 
 __all__ = ["find_seed", "run"]
 
@@ -53,7 +55,7 @@ def _plan(release: Release, tolerance: float) -> tuple[ScanPlan | None, FirstEpo
 
 
 def find_seed(
-    release: Release, seed_start: int = 0, seed_stop: int = 2**32
+    release: Release, seed_start: int = 0, seed_stop: int = 2**32, *, workdir: Path | None = None
 ) -> tuple[ScanOutcome | None, int | None]:
     """Scan seeds for the lowest that reproduces all labels.
 
@@ -62,6 +64,8 @@ def find_seed(
     release : Release
     seed_start, seed_stop : int
         The range to scan, within 0 .. 2**32.
+    workdir : Path, optional
+        Folder for ``scan.json``, which tells how far the scan has come until it ends.
 
     Returns
     -------
@@ -84,7 +88,15 @@ def find_seed(
     if plan is None:
         return None, decimals
     verify = lambda seed: coefficients_fit(release, seed, tolerance)  # noqa: E731
-    return scan(plan, epoch, seed_start, seed_stop, verify), decimals
+    known = {
+        "label": sha256_array(release.label),
+        "range": [seed_start, seed_stop],
+        "rows": plan.rows.tolist(),
+    }
+    mark = ScanMark(workdir, known)
+    outcome = scan(plan, epoch, seed_start, seed_stop, verify, mark=mark)
+    mark.remove()
+    return outcome, decimals
 
 
 def _told(outcome: ScanOutcome, decimals: int | None) -> dict[str, Any]:
@@ -121,9 +133,9 @@ def run(
     public : (m, h, w, 3) uint8 array
         The attacker's own public images; hardly needed.
     seed_start, seed_stop : int
-        Seeds to scan: seed_start .. seed_stop - 1. An interrupted scan prints the seed_start to go on with.
-    workdir
-        Not used by this attack.
+        Seeds to scan: seed_start .. seed_stop - 1.
+    workdir : Path, optional
+        The attack's folder. An interrupted scan of the same labels and range goes on from where it stopped.
 
     Returns
     -------
@@ -146,7 +158,7 @@ def run(
     if (reason := check_epochs(release)) is not None:
         return fail(reason, {})
     with watch.stage("scan"):
-        outcome, decimals = find_seed(release, seed_start, seed_stop)
+        outcome, decimals = find_seed(release, seed_start, seed_stop, workdir=workdir)
     if outcome is None:
         return fail("no label of the first epoch shows the ratio of two coefficients", {})
     details = _told(outcome, decimals)

@@ -30,6 +30,7 @@ from instahide_nb.attack.generator.row_decision import (
     show_ratio,
     undecided,
 )
+from instahide_nb.attack.generator.scan_mark import Progress, ScanMark
 from instahide_nb.attack.generator.scan_plan import TOGETHER, ScanPlan
 from instahide_nb.attack.generator.seed_lanes import (
     LANES,
@@ -225,6 +226,7 @@ def scan(
     verify: Callable[[int], bool],
     *,
     threads: int | None = None,
+    mark: ScanMark | None = None,
 ) -> ScanOutcome:
     """Scan the seeds start .. stop-1 and return the lowest that is verified.
 
@@ -240,20 +242,24 @@ def scan(
         Says of a seed that fits whether it reproduces everything.
     threads : int, optional
         As many as numba uses by default.
+    mark : ScanMark, optional
+        Goes on where an earlier scan of the same labels and range ended, and keeps how far this one comes.
 
     Returns
     -------
     ScanOutcome
     """
     threads = threads or nb.get_num_threads()
-    survivors = fitting = 0
+    begun = mark.read(start, stop) if mark else Progress(start)
+    survivors, fitting = begun.survivors, begun.fitting
     with (
         ThreadPoolExecutor(threads) as pool,
         progress(total=stop - start, desc="scanning seeds", unit=" seeds", scaled=True) as bar,
     ):
-        first = start
+        first = begun.next_seed
+        bar.update(first - start)
         try:
-            for first in range(start, stop, CHUNK):
+            for first in range(begun.next_seed, stop, CHUNK):
                 last = min(first + CHUNK, stop)
                 share = -(-(last - first) // (_PARTS * threads * LANES)) * LANES
                 parts = [(low, min(low + share, last)) for low in range(first, last, share)]
@@ -266,6 +272,8 @@ def scan(
                         bar.update(last - first)
                         return ScanOutcome(seed, start, last, survivors, fitting, 1, plan)
                 bar.update(last - first)
+                if mark:
+                    mark.write(Progress(last, survivors, fitting))
         except KeyboardInterrupt:
             # Chunks below `first` are done; this one counts as not looked at.
             print(f"scan interrupted; go on with -p seed_start={first}", file=sys.stderr, flush=True)
