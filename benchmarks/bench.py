@@ -2,13 +2,15 @@
 
 Writes ``runs/bench/bench.json`` and ``runs/bench/bench.md``. Every case runs in a process of its own; within it each
 candidate runs once a round, five rounds, and medians and ratios of rounds are given. ``--docs`` also writes the tables
-into ``docs/benchmarks.md``, between its markers. ``--only`` measures some cases anew and keeps the others' figures.
+into ``docs/benchmarks.md``, between its markers, and keeps the figures beside it. ``--only`` measures some cases
+anew and keeps the others' figures.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -60,6 +62,7 @@ def main() -> int:
     print(text)
     if options.docs:
         replace_between_markers(ROOT / "docs" / "benchmarks.md", text)
+        shutil.copyfile(known, ROOT / "docs" / "benchmarks.json")
     failed = [name for name, case in result["cases"].items() if "failed" in case]
     over = over_bounds(result["growth"])
     print("".join(f"{name}: more memory than its bound\n" for name in over), end="", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Fills the findings of docs/sweeps.md from the tables in docs/sweeps/, between the markers.
+"""Fills the findings of docs/sweeps.md and README.md from the tables in docs/sweeps/, between their markers.
 
 ``python docs/fill_sweeps.py --keep runs/sweeps/k`` first copies a sweep's table, times and figure there.
 """
@@ -14,14 +14,14 @@ from pathlib import Path
 from instahide_nb.sweep_file import load_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE, TABLES = ROOT / "docs" / "sweeps.md", ROOT / "docs" / "sweeps"
+PAGE, README, TABLES = ROOT / "docs" / "sweeps.md", ROOT / "README.md", ROOT / "docs" / "sweeps"
 START, END = "<!-- findings: start -->", "<!-- findings: end -->"
 
 Table = list[dict[str, str]]
 
 
 def mean(table: Table, column: str = "max_ssim", **wanted: object) -> float:
-    """Mean over the runs of a table that have these parameters."""
+    """Mean over the runs of a table that have these parameters; not a number where none of them has a score."""
     values = [
         float(row[column])
         for row in table
@@ -31,54 +31,101 @@ def mean(table: Table, column: str = "max_ssim", **wanted: object) -> float:
 
 
 def k_finding(table: Table) -> str:
-    """Of params/sweeps/k.yaml."""
-    parts = []
-    for epochs in (50, 20, 10):
-        at = [f"{mean(table, k=k, encryptions_per_image=epochs):.2f} at k = {k}" for k in (2, 4, 6, 8)]
-        parts.append(f"{epochs} encryptions an image give Max_SSIM {', '.join(at[:-1])} and {at[-1]}")
-    return "Few encryptions protect better than many mixed images: " + "; ".join(parts) + "."
+    """Of params/sweeps/k.yaml: which of the two axes moves the score more, and all scores."""
+    counts, mixed = (50, 20, 10), (2, 4, 6, 8)
+    at = {(e, k): mean(table, k=k, encryptions_per_image=e) for e in counts for k in mixed}
+    over_k = max(max(at[e, k] for k in mixed) - min(at[e, k] for k in mixed) for e in counts)
+    over_e = max(max(at[e, k] for e in counts) - min(at[e, k] for e in counts) for k in mixed)
+    lead = "Fewer encryptions protect" if over_e > over_k else "More mixed images protect"
+    rest = "more mixed images do" if over_e > over_k else "fewer encryptions do"
+    parts = [f"{', '.join(f'{at[e, k]:.2f}' for k in mixed)} with {e} encryptions an image" for e in counts]
+    return (
+        f"{lead} more than {rest}, by up to {max(over_e, over_k):.2f} of Max_SSIM against {min(over_e, over_k):.2f}: "
+        f"for k = {', '.join(map(str, mixed))} `unmask` reaches {'; '.join(parts)}."
+    )
 
 
 def scheme_finding(table: Table) -> str:
-    """Of params/sweeps/scheme.yaml."""
-    cross = ", ".join(f"{mean(table, scheme='cross', k=k):.3f}" for k in (2, 4, 6))
-    inside = ", ".join(f"{mean(table, scheme='inside', k=k):.3f}" for k in (2, 4, 6))
+    """Of params/sweeps/scheme.yaml: where a known seed leaves something hidden."""
+    scores = {
+        scheme: ", ".join(f"{mean(table, scheme=scheme, k=k):.3f}" for k in (2, 4, 6))
+        for scheme in ("cross", "inside")
+    }
     return (
-        f"Once the seed is known, public images are all that still hides anything: Max_SSIM is {cross} for k = 2, 4, 6 "
-        f"across datasets and {inside} inside one, where every image that was mixed is asked for."
+        f"With the seed known, `prng-seed` reaches Max_SSIM {scores['cross']} across datasets for k = 2, 4, 6, "
+        f"and {scores['inside']} inside one, where every image that was mixed in is asked for."
     )
 
 
 def rng_finding(table: Table) -> str:
-    """Of params/sweeps/rng.yaml."""
-    methods = list(dict.fromkeys(row["method"] for row in table))
-    parts = [
-        f"`{m}` {mean(table, method=m, rng='mt19937'):.2f} and {mean(table, method=m, rng='chacha20'):.2f}"
-        for m in methods
-    ]
-    return "Max_SSIM with mt19937 and with chacha20: " + ", ".join(parts) + "."
+    """Of params/sweeps/rng.yaml: which attacks lose half of their score or more, or find nothing."""
+    lost, kept = [], []
+    for method in dict.fromkeys(row["method"] for row in table):
+        old, new = (mean(table, method=method, rng=rng) for rng in ("mt19937", "chacha20"))
+        text = f"`{method}` {old:.2f} and {new:.2f}" if new == new else f"`{method}` {old:.2f} and no answer"
+        (kept if new >= old / 2 else lost).append(text)
+    return (
+        f"Max_SSIM with `mt19937` and with `chacha20`: the secure generator stops {', '.join(lost) or 'no attack'}; "
+        f"it does not stop {', '.join(kept) or 'any other'}."
+    )
 
 
 FINDINGS: dict[str, Callable[[Table], str]] = {"k": k_finding, "scheme": scheme_finding, "rng": rng_finding}
 
 
+def read_table(name: str) -> Table:
+    """A sweep's table as it is kept in docs/sweeps."""
+    with open(TABLES / f"{name}.csv", encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def question(name: str) -> str:
+    """What a sweep file asks, in its first line."""
+    path = ROOT / "params" / "sweeps" / f"{name}.yaml"
+    return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+
+
+def cost(name: str) -> str:
+    """What the runs of a sweep took, from its table of times."""
+    with open(TABLES / f"{name}-times.csv", encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    spent = sum(float(row[f"{stage}_s"] or 0) for row in rows for stage in ("gen_data", "attack", "evaluate"))
+    return f"{spent / 60:.0f} min of one busy core, {max(int(row['peak_mib'] or 0) for row in rows):,} MiB at most"
+
+
 def section(name: str) -> str:
     """A sweep's question, finding, figure and files."""
-    path = ROOT / "params" / "sweeps" / f"{name}.yaml"
-    question = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
-    with open(TABLES / f"{name}.csv", encoding="utf-8", newline="") as stream:
-        table = list(csv.DictReader(stream))
-    figure = load_sweep(path).figure
+    table = read_table(name)
+    figure = load_sweep(ROOT / "params" / "sweeps" / f"{name}.yaml").figure
     assert figure is not None
     return (
-        f"**{question}** {FINDINGS[name](table)}\n\n![{figure.y} against {figure.x}](sweeps/{name}.png)\n\n"
-        f"{len(table)} runs: [table](sweeps/{name}.csv), [times](sweeps/{name}-times.csv), made by "
+        f"**{question(name)}** {FINDINGS[name](table)}\n\n![{figure.y} against {figure.x}](sweeps/{name}.png)\n\n"
+        f"{len(table)} runs ({cost(name)}): [table](sweeps/{name}.csv), [times](sweeps/{name}-times.csv), made by "
         f"`instahide-nb sweep params/sweeps/{name}.yaml`.\n"
     )
 
 
+def page_part() -> str:
+    """All findings with their figures, for docs/sweeps.md."""
+    return "\n".join(section(name) for name in FINDINGS)
+
+
+def readme_part() -> str:
+    """A line a finding, for README.md."""
+    return "\n".join(f"- {FINDINGS[name](read_table(name))}" for name in FINDINGS) + "\n"
+
+
+def filled(page: str, part: str) -> str:
+    """A page with its findings made anew."""
+    before, start, rest = page.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise SystemExit(f"docs/fill_sweeps.py: the page has no {START} ... {END}")
+    return f"{before}{START}\n\n{part}\n{END}{after}"
+
+
 def main() -> None:
-    """Copy what was asked for, then fill the page."""
+    """Copy what was asked for, then fill both pages."""
     words = sys.argv[1:]
     if words[:1] == ["--keep"]:
         for folder in map(Path, words[1:]):
@@ -91,12 +138,8 @@ def main() -> None:
                 shutil.copyfile(folder / source, TABLES / f"{folder.name}{suffix}")
     elif words:
         raise SystemExit("docs/fill_sweeps.py: takes --keep FOLDER..., or nothing")
-    known = [name for name in FINDINGS if (TABLES / f"{name}.csv").exists()]
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(START)
-    _, _, after = rest.partition(END)
-    text = "\n".join(section(name) for name in known)
-    PAGE.write_text(f"{before}{START}\n\n{text}\n{END}{after}", encoding="utf-8")
+    for path, make in ((PAGE, page_part), (README, readme_part)):
+        path.write_text(filled(path.read_text(encoding="utf-8"), make()), encoding="utf-8")
 
 
 if __name__ == "__main__":

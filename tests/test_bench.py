@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +98,62 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     table = (tmp_path / "bench.md").read_text()
     assert "plain numpy" in table
     assert result["machine"]["processor"] in table
+
+
+def process(seconds: dict[str, float]) -> dict[str, object]:
+    return {
+        "seconds": {name: [value] for name, value in seconds.items()},
+        "processor_seconds": [1.0],
+        "peak_mib": 2000.0,
+        "max_ssim": 0.9,
+    }
+
+
+def test_growth_is_continued_by_its_exponent() -> None:
+    from scaling import predictions
+
+    found = {
+        str(n): {"unmask": process({"total": n + n**2, "signs": n, "companions": n**2})} for n in (10, 20, 40)
+    }
+    guess = predictions(found, [10, 20, 40], 400)
+    assert guess["signs"] == pytest.approx((1, 400))
+    assert guess["companions"] == pytest.approx((2, 160_000))
+
+
+def test_hours_are_bracketed_by_the_fit_and_the_highest_power() -> None:
+    from scaling import HIGHEST, WANTED, times
+
+    def growth(*sizes: int) -> dict[str, object]:
+        seconds = {n: {"total": float(n), "companions": float(n)} for n in sizes}
+        return {str(n): {"unmask": process(seconds[n]), "evaluate": process(seconds[n])} for n in sizes}
+
+    machine = {"threads": "1"}
+    table = times(
+        {"growth": growth(5000, 10_000), "machine": machine}, {"growth": growth(20_000), "machine": machine}
+    )
+    (row,) = (line for line in table.splitlines() if line.startswith("| companions"))
+    assert f"| {WANTED / 3600:,.0f} |" in row  # grew linearly
+    assert f"| {20_000 * (WANTED / 20_000) ** HIGHEST['companions'] / 3600:,.0f}, n^3 |" in row
+
+
+def test_every_stage_of_unmask_has_its_highest_power() -> None:
+    from scaling import HIGHEST
+
+    from instahide_nb.attack import unmask
+
+    source = Path(unmask.__file__).read_text(encoding="utf-8")
+    assert set(re.findall(r'with stage\("([^"]+)"\)', source)) == set(HIGHEST)
+
+
+def test_pages_are_as_their_measurements_make_them() -> None:
+    import report
+    import scaling
+
+    bench = json.loads(scaling.BENCH.read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert f"{report.START}\n\n{report.markdown(bench)}\n{report.END}" in page, (
+        "run benchmarks/bench.py --docs"
+    )
+    assert not bench["quick"]
+    page = scaling.PAGE.read_text(encoding="utf-8")
+    assert scaling.filled(page) == page, "run `python benchmarks/scaling.py`"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import shutil
@@ -434,3 +435,39 @@ def test_options_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(InputError, match="cannot be reached") as caught:
             sweep.run_sweep(path, tmp_path / "out", scheduler=address, say=lambda line: None)
         assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def findings() -> Any:
+    """docs/fill_sweeps.py."""
+    spec = importlib.util.spec_from_file_location("fill_sweeps", ROOT / "docs" / "fill_sweeps.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_findings_are_those_of_the_tables(findings: Any) -> None:
+    for path, part in ((findings.PAGE, findings.page_part()), (findings.README, findings.readme_part())):
+        page = path.read_text(encoding="utf-8")
+        assert findings.filled(page, part) == page, "run `python docs/fill_sweeps.py`"
+
+
+def test_kept_tables_are_of_the_sweeps_shipped(findings: Any) -> None:
+    for name in findings.FINDINGS:
+        runs = load_sweep(ROOT / "params" / "sweeps" / f"{name}.yaml").runs
+        assert [row["id"] for row in findings.read_table(name)] == [run.identity[:12] for run in runs]
+
+
+def test_a_finding_follows_its_table(findings: Any) -> None:
+    table = [
+        {"encryptions_per_image": str(e), "k": str(k), "max_ssim": str(0.9 if k < 8 else 0.1)}
+        for e in (10, 20, 50)
+        for k in (2, 4, 6, 8)
+    ]
+    assert findings.k_finding(table).startswith("More mixed images protect more than fewer encryptions do")
+    scores = {("a", "mt19937"): "1", ("a", "chacha20"): "", ("b", "mt19937"): "0.9", ("b", "chacha20"): "0.8"}
+    table = [{"method": m, "rng": r, "max_ssim": score} for (m, r), score in scores.items()]
+    found = findings.rng_finding(table)
+    assert "stops `a` 1.00 and no answer; it does not stop `b` 0.90 and 0.80" in found

@@ -1,0 +1,155 @@
+"""What an attack on many more images would cost, from measured growth: fills the tables of docs/scaling.md.
+
+``python benchmarks/bench.py --only growth --sizes 20000 --out runs/largest`` measures the last data point, and
+``python benchmarks/scaling.py --keep runs/largest`` keeps it beside the page. The other sizes are those of
+docs/benchmarks.json.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from measuring import fitted_exponent, median
+
+__all__ = ["filled", "memory", "predictions", "times"]
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE, BENCH, LARGEST = (ROOT / "docs" / name for name in ("scaling.md", "benchmarks.json", "scaling.json"))
+WANTED = 2_500_000
+"""Encryptions of 50,000 private images, fifty each."""
+
+EPOCHS = 50
+PIXELS = 3072
+CLASSES = 10
+
+HIGHEST = {
+    "energy": 3,
+    "public model": 0,
+    "spectral": 1,
+    "independent signs": 3,
+    "sign repair": 1,
+    "coupled signs": 1,
+    "assignment": 3,
+    "least squares": 3,
+    "companions": 3,
+    "second opinion": 3,
+}
+"""Exponent of n of each stage's fastest growing part, counted from the code, with fifty encryptions an image.
+
+Images are as many as n / 50. Each encryption is tried with all pairs of images of its classes, n^3, and each epoch is
+a linear assignment of its slots to the images of a class, n^3 at worst. A Cholesky factor of the normal matrix of all
+images, or of the Gram matrix of an epoch, is n^3 too. The spectral step only meets pairs that occur.
+"""
+
+
+def predictions(found: dict[str, Any], sizes: list[int], wanted: int) -> dict[str, tuple[float, float]]:
+    """For each stage of unmask, the fitted exponent and the seconds that the fit gives at another size.
+
+    Parameters
+    ----------
+    found : dict
+        ``growth`` of a measurement.
+    sizes : list of int
+        Numbers of encryptions to fit.
+    wanted : int
+        Number of encryptions to predict.
+    """
+    out = {}
+    for stage in found[str(sizes[0])]["unmask"]["seconds"]:
+        values = [median(found[str(n)]["unmask"]["seconds"][stage]) for n in sizes]
+        power = fitted_exponent([float(n) for n in sizes], values)
+        out[stage] = power, values[-1] * (wanted / sizes[-1]) ** power
+    return out
+
+
+def times(bench: dict[str, Any], largest: dict[str, Any]) -> str:
+    """The table of times: measured, predicted, and what that would be at 2.5 million encryptions."""
+    sizes = sorted(int(n) for n in bench["growth"])
+    ((name, figures),) = largest["growth"].items()
+    last = int(name)
+    before, measured = bench["growth"][str(sizes[-1])]["unmask"]["seconds"], figures["unmask"]["seconds"]
+    fit = predictions(bench["growth"], sizes, last)
+    again = predictions(bench["growth"] | largest["growth"], [*sizes, last], WANTED)
+    counted = {s: median(measured[s]) * (WANTED / last) ** HIGHEST[s] for s in fit if s != "total"}
+    head = ["stage of unmask", f"{sizes[-1]:,}", "grows as n^", f"fit at {last:,}", f"measured at {last:,}"]
+    head += ["hours at 2.5 million, by the fit", "by the highest power"]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for stage in [*counted, "total"]:
+        power, guess = fit[stage]
+        cells = [f"{median(before[stage]):.3g} s", f"{power:.2f}", f"{guess:.3g} s"]
+        cells.append(f"{median(measured[stage]):.3g} s")
+        if stage == "total":
+            low = sum(again[s][1] for s in counted)
+            cells += [_hours(low), _hours(sum(counted.values()))]
+        else:
+            cells += [_hours(again[stage][1]), f"{_hours(counted[stage])}, n^{HIGHEST[stage]}"]
+        lines.append(f"| {stage} | {' | '.join(cells)} |")
+    peaks = ", ".join(f"{s} {about['peak_mib'] * 2**20 / 1e9:.2f} GB" for s, about in figures.items())
+    lines.append(
+        f"\nAt {last:,} encryptions of {last // EPOCHS} images: Max_SSIM {figures['evaluate']['max_ssim']:.3f}; "
+        f"peak memory of {peaks}; threads: {largest['machine']['threads']}. The fit at {last:,} is of the sizes up to "
+        f"{sizes[-1]:,} alone (threads: {bench['machine']['threads']}); the hours use all sizes."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+
+
+def memory(n: int = WANTED) -> str:
+    """The table of the largest arrays, in GB of 10^9 bytes, as the code holds them today.
+
+    Examples
+    --------
+    >>> print(memory(5000).splitlines()[2])
+    | encryptions, and each array of their shape (float32) | n x 3,072 | 0.061 |
+    """
+    images = n // EPOCHS
+    pairs = n * (images // CLASSES) ** 2
+    arrays = {
+        "encryptions, and each array of their shape (float32)": ("n x 3,072", 4 * n * PIXELS),
+        "energies (float32)": ("n x 3,844", 4 * n * 31 * 31 * 4),
+        "scores of slots (float32)": ("n x 2 x images", 8 * n * images),
+        "products with all images, and influence on them (float64), each": ("n x images", 8 * n * images),
+        "normal matrix (float64)": ("images x images", 8 * images**2),
+        "precision of all epochs (float64)": ("50 x images x images", 8 * EPOCHS * images**2),
+        "precision of one epoch (float64)": ("images x images", 8 * images**2),
+    }
+    lines = [f"| array | shape | GB at {n:,} |", "| --- " * 3 + "|"]
+    lines += [f"| {name} | {shape} | {size / 1e9:,.2g} |" for name, (shape, size) in arrays.items()]
+    return (
+        "\n".join(lines) + f"\n\nCandidate pairs of images, all encryptions together: {pairs:.2g} a round.\n"
+    )
+
+
+def filled(page: str) -> str:
+    """The page with its two tables made anew."""
+    bench, largest = (json.loads(path.read_text(encoding="utf-8")) for path in (BENCH, LARGEST))
+    for name, part in (("times", times(bench, largest)), ("memory", memory())):
+        start, end = f"<!-- {name}: start -->", f"<!-- {name}: end -->"
+        before, found, rest = page.partition(start)
+        _, closed, after = rest.partition(end)
+        if not found or not closed:
+            raise SystemExit(f"{PAGE}: has no {start} ... {end}")
+        page = f"{before}{start}\n\n{part}\n{end}{after}"
+    return page
+
+
+def main() -> None:
+    """Keep a measurement, if one is named, and fill the page."""
+    words = sys.argv[1:]
+    if words[:1] == ["--keep"] and len(words) == 2:
+        shutil.copyfile(Path(words[1]) / "bench.json", LARGEST)
+    elif words:
+        raise SystemExit("benchmarks/scaling.py: takes --keep FOLDER, or nothing")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
