@@ -94,7 +94,7 @@ def open_cluster(
             memory_limit=0,
         )
     with cluster, distributed.Client(cluster, set_as_default=False) as client:
-        say(f"{count} workers on this machine; dashboard {_dashboard(client)}")
+        say(f"{count} worker{'s' if count > 1 else ''} on this machine; dashboard {_dashboard(client)}")
         yield client, max(1, processors // count)
 
 
