@@ -466,7 +466,10 @@ def test_a_finding_follows_its_table(findings: Any) -> None:
         for e in (10, 20, 50)
         for k in (2, 4, 6, 8)
     ]
-    assert findings.k_finding(table).startswith("More mixed images protect more than fewer encryptions do")
+    found = findings.k_finding(table)
+    assert found.startswith("From 50 to 10 encryptions an image `unmask` loses 0.00 of Max_SSIM on average")
+    assert "from two mixed images to eight it loses 0.80 of Max_SSIM" in found
+    assert "0.90, 0.90, 0.90, 0.10 with 20 encryptions an image" in found
     scores = {("a", "mt19937"): "1", ("a", "chacha20"): "", ("b", "mt19937"): "0.9", ("b", "chacha20"): "0.8"}
     table = [{"method": m, "rng": r, "max_ssim": score} for (m, r), score in scores.items()]
     found = findings.rng_finding(table)
