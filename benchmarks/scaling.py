@@ -128,6 +128,40 @@ def memory(n: int = WANTED) -> str:
     )
 
 
+def separation(run: Path, rows: int = 2000) -> str:
+    """How far pairs of encryptions that share a private image stand apart from others by the correlation of energies.
+
+    Given are the differences of means in units of the standard deviation of both (d'), over all pairs of the first
+    `rows` encryptions, and for the fifth with the largest product of the shared image's coefficients.
+    """
+    import numpy as np
+
+    from instahide_nb.attack.energy import features
+    from instahide_nb.challenge import load_secret
+    from instahide_nb.release import load_release
+
+    secret = load_secret(run / "secret")
+    likeness = np.corrcoef(features(load_release(run / "release").encryption[:rows]))
+    holds = np.zeros((rows, len(secret.private)))  # the coefficient of each private image in each encryption
+    np.add.at(
+        holds,
+        (np.repeat(np.arange(rows), 2), secret.pair[:rows].ravel()),
+        secret.coefficient[:rows, :2].ravel(),
+    )
+    product = holds @ holds.T
+    above = np.triu_indices(rows, 1)
+    likeness, product = likeness[above], product[above]
+    other = likeness[product == 0]
+
+    def apart(shared: object) -> float:
+        chosen = likeness[shared]
+        return float((chosen.mean() - other.mean()) / np.sqrt((chosen.var() + other.var()) / 2))
+
+    top = np.quantile(product[product > 0], 0.8)
+    some, most = apart(product > 0), apart(product >= top)
+    return f"d' {some:.1f} over all pairs that share an image, {most:.1f} in the top fifth"
+
+
 def filled(page: str) -> str:
     """The page with its two tables made anew."""
     bench, largest = (json.loads(path.read_text(encoding="utf-8")) for path in (BENCH, LARGEST))
@@ -144,10 +178,13 @@ def filled(page: str) -> str:
 def main() -> None:
     """Keep a measurement, if one is named, and fill the page."""
     words = sys.argv[1:]
+    if words[:1] == ["--separation"] and len(words) == 2:
+        print(separation(Path(words[1])))
+        return
     if words[:1] == ["--keep"] and len(words) == 2:
         shutil.copyfile(Path(words[1]) / "bench.json", LARGEST)
     elif words:
-        raise SystemExit("benchmarks/scaling.py: takes --keep FOLDER, or nothing")
+        raise SystemExit("benchmarks/scaling.py: takes --keep FOLDER, --separation RUN, or nothing")
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
