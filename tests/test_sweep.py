@@ -470,7 +470,8 @@ def test_a_finding_follows_its_table(findings: Any) -> None:
     assert found.startswith("From 50 to 10 encryptions an image `unmask` loses 0.00 of Max_SSIM on average")
     assert "from two mixed images to eight it loses 0.80 of Max_SSIM" in found
     assert "0.90, 0.90, 0.90, 0.10 with 20 encryptions an image" in found
-    scores = {("a", "mt19937"): "1", ("a", "chacha20"): "", ("b", "mt19937"): "0.9", ("b", "chacha20"): "0.8"}
-    table = [{"method": m, "rng": r, "max_ssim": score} for (m, r), score in scores.items()]
-    found = findings.rng_finding(table)
-    assert "stops `a` 1.00 and no answer; it does not stop `b` 0.90 and 0.80" in found
+    runs = [("a", "mt19937", "1", "true"), ("a", "chacha20", "0.99", "false")]
+    runs += [("b", "mt19937", "0.9", ""), ("b", "chacha20", "0.8", "")]
+    names = ("method", "rng", "max_ssim", "recovered_generator")
+    found = findings.rng_finding([dict(zip(names, run, strict=True)) for run in runs])
+    assert "from `a` (1.00 and 0.99), and is nothing to `b` (0.90 and 0.80)" in found
