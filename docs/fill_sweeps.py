@@ -73,8 +73,8 @@ def rng_finding(table: Table) -> str:
         text = f"`{method}` ({old:.2f} and {new:.2f})"
         (stopped if found["mt19937"] and not found["chacha20"] else others).append(text)
     return (
-        f"`chacha20` hides the generator, which `mt19937` does not, from {' and '.join(stopped) or 'no attack'}, and is "
-        f"nothing to {', '.join(others) or 'any other'}: in brackets, Max_SSIM with `mt19937` and with `chacha20`."
+        f"`chacha20` stops {' and '.join(stopped) or 'no attack'}, to which it leaves the images found without the "
+        f"generator, and not {', '.join(others) or 'any other'}; in brackets Max_SSIM with `mt19937` and `chacha20`."
     )
 
 

@@ -474,4 +474,5 @@ def test_a_finding_follows_its_table(findings: Any) -> None:
     runs += [("b", "mt19937", "0.9", ""), ("b", "chacha20", "0.8", "")]
     names = ("method", "rng", "max_ssim", "recovered_generator")
     found = findings.rng_finding([dict(zip(names, run, strict=True)) for run in runs])
-    assert "from `a` (1.00 and 0.99), and is nothing to `b` (0.90 and 0.80)" in found
+    assert found.startswith("`chacha20` stops `a` (1.00 and 0.99), ")
+    assert " and not `b` (0.90 and 0.80); " in found
