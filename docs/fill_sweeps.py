@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from instahide_nb.sweep_file import load_sweep
 
@@ -18,6 +19,13 @@ PAGE, README, TABLES = ROOT / "docs" / "sweeps.md", ROOT / "README.md", ROOT / "
 START, END = "<!-- findings: start -->", "<!-- findings: end -->"
 
 Table = list[dict[str, str]]
+
+
+class Finding(NamedTuple):
+    """A sweep's finding in one sentence, and the scores behind it."""
+
+    sentence: str
+    scores: str
 
 
 def mean(table: Table, column: str = "max_ssim", **wanted: object) -> float:
@@ -30,24 +38,25 @@ def mean(table: Table, column: str = "max_ssim", **wanted: object) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
-def k_finding(table: Table) -> str:
+def k_finding(table: Table) -> Finding:
     """Of params/sweeps/k.yaml: what each of the two axes does on average, and all scores."""
     counts, mixed = (50, 20, 10), (2, 4, 6, 8)
     at = {(e, k): mean(table, k=k, encryptions_per_image=e) for e in counts for k in mixed}
-    fewer = sum(at[10, k] - at[50, k] for k in mixed) / len(mixed)
-    more = sum(at[e, 8] - at[e, 2] for e in counts) / len(counts)
-    parts = [f"{', '.join(f'{at[e, k]:.2f}' for k in mixed)} with {e} encryptions an image" for e in counts]
-    return (
-        f"From 50 to 10 encryptions an image `unmask` {_change(fewer)} on average, from two mixed images to eight it "
-        f"{_change(more)}: for k = {', '.join(map(str, mixed))} it reaches {'; '.join(parts)}."
+    fewer = sum(at[10, k] - at[50, k] for k in mixed[1:]) / len(mixed[1:])
+    more = sum(at[e, 8] - at[e, 4] for e in counts) / len(counts)
+    parts = [f"{', '.join(f'{at[e, k]:.3f}' for k in mixed)} with {e} encryptions an image" for e in counts]
+    return Finding(
+        f"From 50 to 10 encryptions an image `unmask` {_change(fewer)} of Max_SSIM, from 4 to 8 mixed images it "
+        f"{_change(more)}; at k = 2, without public images, it goes from {at[50, 2]:.2f} to {at[10, 2]:.2f}",
+        f"for k = {', '.join(map(str, mixed))} it reaches {'; '.join(parts)}",
     )
 
 
 def _change(difference: float) -> str:
-    return f"{'gains' if difference > 0 else 'loses'} {abs(difference):.2f} of Max_SSIM"
+    return f"{'gains' if difference > 0 else 'loses'} {abs(difference):.2f}"
 
 
-def scheme_finding(table: Table) -> str:
+def scheme_finding(table: Table) -> Finding:
     """Of params/sweeps/scheme.yaml: where a known seed leaves something hidden."""
     scores = {scheme: [mean(table, scheme=scheme, k=k) for k in (2, 4, 6)] for scheme in ("cross", "inside")}
     cross, inside = (", ".join(f"{score:.3f}" for score in scores[scheme]) for scheme in ("cross", "inside"))
@@ -57,28 +66,34 @@ def scheme_finding(table: Table) -> str:
         1: f"Only {' '.join(hidden)} hides anything",
         2: "Both hide something",
     }
-    return (
-        f"{lead[len(hidden)]} once the seed is known: for k = 2, 4, 6 `prng-seed` reaches Max_SSIM {cross} across "
-        f"datasets and {inside} inside one, where all k images are private."
+    return Finding(
+        f"{lead[len(hidden)]} once the seed is known, whether the images mixed in are public (cross) or private "
+        "(inside)",
+        f"for k = 2, 4, 6 `prng-seed` reaches Max_SSIM {cross} and {inside}",
     )
 
 
-def rng_finding(table: Table) -> str:
+def rng_finding(table: Table) -> Finding:
     """Of params/sweeps/rng.yaml: which attacks find the generator only where it is the old one, and all scores."""
-    stopped, others = [], []
+    stopped, others, scores = [], [], []
     for method in dict.fromkeys(row["method"] for row in table):
         found = {row["rng"]: row["recovered_generator"] == "true" for row in table if row["method"] == method}
         old, new = (mean(table, method=method, rng=rng) for rng in ("mt19937", "chacha20"))
-        # A failed attack on the generator answers with the best images that it has without it.
-        text = f"`{method}` ({old:.2f} and {new:.2f})"
-        (stopped if found["mt19937"] and not found["chacha20"] else others).append(text)
-    return (
-        f"`chacha20` stops {' and '.join(stopped) or 'no attack'}, to which it leaves the images found without the "
-        f"generator, and not {', '.join(others) or 'any other'}; in brackets Max_SSIM with `mt19937` and `chacha20`."
+        scores.append(f"`{method}` {old:.2f} and {new:.2f}")
+        (stopped if found["mt19937"] and not found["chacha20"] else others).append(f"`{method}`")
+    return Finding(
+        f"`chacha20` hides the generator from {' and '.join(stopped) or 'no attack'}, which find it in `mt19937`, and "
+        f"is nothing to {', '.join(others) or 'any other'}",
+        f"Max_SSIM with `mt19937` and with `chacha20` is {', '.join(scores)} (an attack that does not find the "
+        "generator answers with the images that it has without)",
     )
 
 
-FINDINGS: dict[str, Callable[[Table], str]] = {"k": k_finding, "scheme": scheme_finding, "rng": rng_finding}
+FINDINGS: dict[str, Callable[[Table], Finding]] = {
+    "k": k_finding,
+    "scheme": scheme_finding,
+    "rng": rng_finding,
+}
 
 
 def read_table(name: str) -> Table:
@@ -104,10 +119,12 @@ def cost(name: str) -> str:
 def section(name: str) -> str:
     """A sweep's question, finding, figure and files."""
     table = read_table(name)
+    finding = FINDINGS[name](table)
     figure = load_sweep(ROOT / "params" / "sweeps" / f"{name}.yaml").figure
     assert figure is not None
     return (
-        f"**{question(name)}** {FINDINGS[name](table)}\n\n![{figure.y} against {figure.x}](sweeps/{name}.png)\n\n"
+        f"**{question(name)}** {finding.sentence}: {finding.scores}.\n\n"
+        f"![{figure.y} against {figure.x}](sweeps/{name}.png)\n\n"
         f"{len(table)} runs ({cost(name)}): [table](sweeps/{name}.csv), [times](sweeps/{name}-times.csv), made by "
         f"`instahide-nb sweep params/sweeps/{name}.yaml`.\n"
     )
@@ -120,7 +137,7 @@ def page_part() -> str:
 
 def readme_part() -> str:
     """A line a finding, for README.md."""
-    return "\n".join(f"- {FINDINGS[name](read_table(name))}" for name in FINDINGS) + "\n"
+    return "\n".join(f"- {FINDINGS[name](read_table(name)).sentence}." for name in FINDINGS) + "\n"
 
 
 def filled(page: str, part: str) -> str:

@@ -467,12 +467,13 @@ def test_a_finding_follows_its_table(findings: Any) -> None:
         for k in (2, 4, 6, 8)
     ]
     found = findings.k_finding(table)
-    assert found.startswith("From 50 to 10 encryptions an image `unmask` loses 0.00 of Max_SSIM on average")
-    assert "from two mixed images to eight it loses 0.80 of Max_SSIM" in found
-    assert "0.90, 0.90, 0.90, 0.10 with 20 encryptions an image" in found
+    assert found.sentence.startswith("From 50 to 10 encryptions an image `unmask` loses 0.00 of Max_SSIM, ")
+    assert "from 4 to 8 mixed images it loses 0.80" in found.sentence
+    assert "0.900, 0.900, 0.900, 0.100 with 20 encryptions an image" in found.scores
     runs = [("a", "mt19937", "1", "true"), ("a", "chacha20", "0.99", "false")]
     runs += [("b", "mt19937", "0.9", ""), ("b", "chacha20", "0.8", "")]
     names = ("method", "rng", "max_ssim", "recovered_generator")
     found = findings.rng_finding([dict(zip(names, run, strict=True)) for run in runs])
-    assert found.startswith("`chacha20` stops `a` (1.00 and 0.99), ")
-    assert " and not `b` (0.90 and 0.80); " in found
+    assert found.sentence.startswith("`chacha20` hides the generator from `a`, ")
+    assert found.sentence.endswith(" and is nothing to `b`")
+    assert "`a` 1.00 and 0.99, `b` 0.90 and 0.80" in found.scores
