@@ -3,7 +3,8 @@
 The energies of an encryption (`energy.features`) are close to a mixture of a pattern of each of its two private
 images, weighted by their coefficients. So the patterns, here called textures, follow from an assignment by least
 squares, and an assignment follows from textures by the matched filter that serves later for images. Energies at
-neighbouring places rise and fall together, whatever the private images, and are whitened first (docs/unmask.md says what that gains).
+neighbouring places rise and fall together, whatever the private images, and are whitened first (docs/unmask.md says
+what that gains).
 """
 
 from __future__ import annotations
