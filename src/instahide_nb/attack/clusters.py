@@ -31,7 +31,7 @@ Int64 = npt.NDArray[np.int64]
 STRONG_PER_IMAGE = (4, 6, 9, 14, 20)
 """Encryptions clustered for each image of a class, largest coefficients first; each number is tried."""
 _MOST_STRONG = 4000  # of one class at once: bounds the memory at 0.5 GB
-_MENDING_ROUNDS = 2  # of clusters with the partner taken off; a third changes nothing
+_MENDING_ROUNDS = 2  # of clusters with the partner taken off
 
 
 def strong_slots(slots: Slots, image_class: int, per_image: int = 20) -> Int64:
