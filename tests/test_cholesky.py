@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from instahide_nb.attack.cholesky import factor, solve, solve_spd
+from instahide_nb.attack.cholesky import factor, inverse, solve, solve_spd
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 40])
@@ -21,3 +21,12 @@ def test_against_numpy(n: int) -> None:
 
 def test_a_singular_matrix_gives_finite_factors() -> None:
     assert np.isfinite(factor(np.ones((3, 3)))).all()
+
+
+@given(st.integers(1, 20), st.integers(0, 1000))
+def test_the_inverse_is_symmetric_and_inverts(size: int, seed: int) -> None:
+    a = np.random.default_rng(seed).normal(size=(size, size))
+    matrix = a @ a.T + 0.1 * np.eye(size)
+    found = inverse(factor(matrix))
+    assert np.array_equal(found, found.T)
+    assert np.allclose(found @ matrix, np.eye(size), atol=1e-8)

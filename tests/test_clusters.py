@@ -31,7 +31,7 @@ def planted(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_planted_images_are_found() -> None:
     label, pair, feature = planted()
     slots = read_slots(label, 6)
-    seed = seed_clusters(scene(slots, feature, texture_filter(feature)))
+    (seed,) = seed_clusters(scene(slots, feature, texture_filter(feature)), (20,))
     row, slot = np.nonzero(seed >= 0)
     true = pair[row, slots.image_class[row, slot]]
     found = seed[row, slot]

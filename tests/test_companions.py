@@ -108,7 +108,7 @@ def test_influence_is_what_an_encryption_changes() -> None:
         changed[i] += np.float32(0.05)
         after = fit_images(changed, precision, group, assignment, coefficient, mean, 6)
         inside = (np.abs(before) < 0.9) & (np.abs(after) < 0.9)  # images are clipped at 1
-        expected = np.broadcast_to(0.05 * influence[:, i, None, None, None], before.shape)
+        expected = np.broadcast_to(0.05 * influence[i, :, None, None, None], before.shape)
         assert np.allclose((after - before)[inside], expected[inside], atol=1e-5)
 
 

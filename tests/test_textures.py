@@ -60,13 +60,13 @@ def test_an_unknown_partner_is_noise_and_rows_of_one_class_say_nothing() -> None
     only = Slots(slots.image_class, slots.coefficient, shared, slots.start, slots.epoch)
     spoilt_fit, fit = fit_textures(spoilt, only, pair), fit_textures(feature, only, pair)
     assert np.array_equal(spoilt_fit.pattern, fit.pattern)
-    assert not fit.influence[:, :20].any()
+    assert not fit.influence[:20].any()
 
 
 def given(texture: np.ndarray, n: int) -> Textures:
     """Textures that were fitted to nothing."""
     return Textures(
-        texture, np.zeros((len(texture), n)), np.zeros((n, 2), np.int64), np.zeros((n, 2), np.float32)
+        texture, np.zeros((n, len(texture))), np.zeros((n, 2), np.int64), np.zeros((n, 2), np.float32)
     )
 
 

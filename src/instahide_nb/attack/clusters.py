@@ -87,43 +87,49 @@ def cut_to_size(tree: npt.NDArray[np.float64], n_members: int, n_clusters: int) 
     return np.arange(n_members, dtype=np.int64) % n_clusters
 
 
-def seed_clusters(scene: Scene, per_image: int = 20, known: Explained | None = None) -> Int64:
+def seed_clusters(scene: Scene, per_image: tuple[int, ...], known: Explained | None = None) -> list[Int64]:
     """Cluster the strong encryptions of every class by the similarity of their features.
 
     Parameters
     ----------
     scene : Scene
-    per_image : int
-        Strong encryptions for each image of a class.
+    per_image : tuple of int
+        Strong encryptions for each image of a class; each number is one answer. Similarities are computed once.
     known : Explained, optional
         What is believed of the images in the other slots, to be taken off first.
 
     Returns
     -------
-    int64 (n, 2)
+    list of int64 (n, 2)
         Image of each slot that was clustered; -1 elsewhere.
     """
+    slots, feature = scene.slots, scene.feature
+    seeds = [np.full(slots.image_class.shape, -1, np.int64) for _ in per_image]
+    for c in range(len(slots.start) - 1):
+        size = int(slots.start[c + 1] - slots.start[c])
+        most = strong_slots(slots, c, max(per_image))
+        if size == 0 or len(most) == 0:
+            continue
+        if known is None:
+            chosen = feature[most[:, 0]]
+        else:
+            chosen = without_partner(feature, known.textures.pattern, slots, known.assignment, most)
+        apart = 1.0 - similarity(chosen, scene.local) if size > 1 else np.zeros((len(most), len(most)))
+        for seed, number in zip(seeds, per_image, strict=True):
+            strong = strong_slots(slots, c, number)  # the first of `most`
+            group = _groups(apart[: len(strong), : len(strong)], size)
+            seed[strong[:, 0], strong[:, 1]] = np.where(group >= 0, group + slots.start[c], -1)
+    return seeds
+
+
+def _groups(apart: npt.NDArray[np.float64], size: int) -> Int64:
+    """Groups of one class by the distances of its strong encryptions."""
     from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import squareform
 
-    slots, feature = scene.slots, scene.feature
-    seed = np.full(slots.image_class.shape, -1, np.int64)
-    for c in range(len(slots.start) - 1):
-        size = int(slots.start[c + 1] - slots.start[c])
-        strong = strong_slots(slots, c, per_image)
-        if size == 0 or len(strong) == 0:
-            continue
-        if size == 1 or len(strong) <= size:
-            group = np.arange(len(strong)) % size
-        else:
-            if known is None:
-                chosen = feature[strong[:, 0]]
-            else:
-                chosen = without_partner(feature, known.textures.pattern, slots, known.assignment, strong)
-            tree = linkage(squareform(1.0 - similarity(chosen, scene.local), checks=False), "average")
-            group = cut_to_size(tree, len(strong), size)
-        seed[strong[:, 0], strong[:, 1]] = np.where(group >= 0, group + slots.start[c], -1)
-    return seed
+    if size == 1 or len(apart) <= size:
+        return np.arange(len(apart), dtype=np.int64) % size
+    return cut_to_size(linkage(squareform(apart, checks=False), "average"), len(apart), size)
 
 
 def _class_gains(slots: Slots, gain: Float32) -> list[float]:
@@ -151,7 +157,7 @@ def mend(scene: Scene, known: Explained, rounds: int) -> Explained:
     """
     slots = scene.slots
     for _ in range(rounds):
-        seed = seed_clusters(scene, STRONG_PER_IMAGE[-1], known)
+        (seed,) = seed_clusters(scene, STRONG_PER_IMAGE[-1:], known)
         other = explain(scene, fit_textures(scene.feature, slots, seed))
         mended = known.assignment.copy()
         pairs = zip(_class_gains(slots, other.gain), _class_gains(slots, known.gain), strict=True)
@@ -184,8 +190,7 @@ def first_assignment(energies: Scene) -> Explained:
     slots, feature = energies.slots, energies.feature
     gains = [-math.inf] * (len(slots.start) - 1)
     kept = np.full(slots.image_class.shape, -1, np.int64)
-    for per_image in STRONG_PER_IMAGE:
-        seed = seed_clusters(energies, per_image)
+    for seed in seed_clusters(energies, STRONG_PER_IMAGE):
         found = explain(energies, fit_textures(feature, slots, seed))
         for c, gain in enumerate(_class_gains(slots, found.gain)):
             if gain > gains[c]:

@@ -14,8 +14,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack.cholesky import factor, solve
-from instahide_nb.attack.matched_filter import integer_product
+from instahide_nb.attack.cholesky import factor, inverse, solve
+from instahide_nb.attack.exact_product import integer_mix, integer_product
 from instahide_nb.attack.smoothness import Smoothness, whiten
 from instahide_nb.attack.threads import in_blocks
 
@@ -29,7 +29,6 @@ Int64 = npt.NDArray[np.int64]
 @numba.njit(cache=True, nogil=True)
 def _invert(first: int, last: int, gram: Float64, shrinkage: float, out: Float64) -> None:
     size = gram.shape[1]
-    identity = np.eye(size)
     regular = np.empty((size, size))
     lower = np.empty((size, size))
     for e in range(first, last):
@@ -50,10 +49,7 @@ def _invert(first: int, last: int, gram: Float64, shrinkage: float, out: Float64
             if smallest * smallest > 1e-9 * typical:
                 break
             strength = 2.0 * strength + 0.1
-        inverse = solve(lower, identity)
-        for r in range(size):
-            for s in range(size):
-                out[e, r, s] = 0.5 * (inverse[r, s] + inverse[s, r])
+        out[e] = inverse(lower)
 
 
 def row_precision(residual: Float32, group: Int64, model: Smoothness, shrinkage: float) -> Float64:
@@ -85,21 +81,12 @@ def row_precision(residual: Float32, group: Int64, model: Smoothness, shrinkage:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
-def _mix(first: int, last: int, weight: Float32, group: Int64, source: Float32, out: Float32) -> None:
+def _mix(weight: Float64, group: Int64, source: Float32) -> Float32:
     """Row r of a group becomes the sum over s of weight[r, s] times row s."""
-    size = group.shape[1]
-    total = np.empty(source.shape[1], np.float32)
-    for job in range(first, last):
-        e, r = job // size, job % size
-        total[:] = np.float32(0)
-        for s in range(size):
-            factor_ = weight[e, r, s]
-            if factor_ != np.float32(0):
-                row = source[group[e, s]]
-                for p in range(total.shape[0]):
-                    total[p] += factor_ * row[p]
-        out[group[e, r]] = total
+    out = np.zeros_like(source)
+    for e, rows in enumerate(group):
+        out[rows] = integer_mix(weight[e], source[rows])
+    return out
 
 
 def predict_residuals(residual: Float32, precision: Float64, group: Int64) -> tuple[Float32, Float32]:
@@ -119,12 +106,10 @@ def predict_residuals(residual: Float32, precision: Float64, group: Int64) -> tu
         What remains of the covariance of each row, in units of the public covariance.
     """
     own = np.diagonal(precision, axis1=1, axis2=2)
-    weight = (-precision / own[:, :, None]).astype(np.float32)
+    weight = -precision / own[:, :, None]
     number = np.arange(group.shape[1])
     weight[:, number, number] = 0
-    flat = residual.reshape(len(residual), -1)
-    expected = np.zeros_like(flat)
-    in_blocks(_mix, group.size, weight, group, flat, expected)
+    expected = _mix(weight, group, residual.reshape(len(residual), -1))
     scale = np.empty(len(residual), np.float32)
     scale[group.ravel()] = (1.0 / own).ravel()
     return expected.reshape(residual.shape), scale
@@ -167,14 +152,14 @@ def _regular(normal: Float64, ridge: float) -> Float64:
 def _weighted_design(
     precision: Float64, group: Int64, assignment: Int64, coefficient: Float32, n: int
 ) -> Float64:
-    out = np.zeros((n, assignment.shape[0]))
+    out = np.zeros((assignment.shape[0], n))
     for e in range(group.shape[0]):
-        for s in range(group.shape[1]):
-            other = group[e, s]
-            for j in range(2):
-                target, weight = out[assignment[other, j]], float(coefficient[other, j])
-                for r in range(group.shape[1]):
-                    target[group[e, r]] += precision[e, r, s] * weight
+        for r in range(group.shape[1]):
+            target = out[group[e, r]]
+            for s in range(group.shape[1]):
+                other = group[e, s]
+                for j in range(2):
+                    target[assignment[other, j]] += precision[e, r, s] * coefficient[other, j]
     return out
 
 
@@ -186,9 +171,10 @@ def row_influence(
     n_images: int,
     ridge: float = 1e-3,
 ) -> Float64:
-    """How much every image that `fit_images` finds changes with each encryption, float64 (images, n)."""
+    """How much every image that `fit_images` finds changes with each encryption, float64 (n, images)."""
     normal = _regular(_normal_matrix(precision, group, assignment, coefficient, n_images), ridge)
-    return solve(factor(normal), _weighted_design(precision, group, assignment, coefficient, n_images))
+    design = _weighted_design(precision, group, assignment, coefficient, n_images)
+    return integer_product(design, inverse(factor(normal)))
 
 
 def fit_images(
@@ -225,8 +211,7 @@ def fit_images(
     """
     centre = mean[:, None, None]
     centred = (signed - centre).reshape(len(signed), -1)
-    mixed = np.zeros_like(centred)
-    in_blocks(_mix, group.size, precision.astype(np.float32), group, centred, mixed)
+    mixed = _mix(precision, group, centred)
     right = np.zeros((n_images, centred.shape[1]))
     in_blocks(_gather, centred.shape[1], mixed, assignment, coefficient, right, block=256)
     normal = _regular(_normal_matrix(precision, group, assignment, coefficient, n_images), ridge)

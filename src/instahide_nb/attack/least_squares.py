@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack.cholesky import factor, solve
+from instahide_nb.attack.cholesky import factor, inverse, solve
 from instahide_nb.attack.threads import in_blocks
 
 __all__ = ["fit_images", "predict_encryptions", "row_influence", "solve_mixtures"]
@@ -139,15 +139,23 @@ def solve_mixtures(
     return solve(factor(normal + pull * np.eye(n_images)), right)
 
 
-@numba.njit(cache=True)
-def _design(assignment: Int64, coefficient: Float32, weight: Float32, n_images: int) -> Float64:
-    out = np.zeros((n_images, assignment.shape[0]))
-    for i in range(assignment.shape[0]):
+@numba.njit(cache=True, nogil=True)
+def _influence(
+    first: int,
+    last: int,
+    normal_inverse: Float64,
+    assignment: Int64,
+    coefficient: Float32,
+    weight: Float32,
+    out: Float64,
+) -> None:
+    for i in range(first, last):
         a, b = assignment[i, 0], assignment[i, 1]
-        if a >= 0 and b >= 0:
-            out[a, i] += weight[i] * coefficient[i, 0]
-            out[b, i] += weight[i] * coefficient[i, 1]
-    return out
+        if a < 0 or b < 0:
+            continue
+        wa, wb = float(weight[i]) * coefficient[i, 0], float(weight[i]) * coefficient[i, 1]
+        for j in range(normal_inverse.shape[0]):
+            out[i, j] = wa * normal_inverse[a, j] + wb * normal_inverse[b, j]
 
 
 def row_influence(
@@ -162,17 +170,27 @@ def row_influence(
 
     Returns
     -------
-    float64 (images, n)
+    float64 (n, images)
 
     Examples
     --------
     >>> one, half = np.zeros((2, 2), np.int64), np.full((2, 2), 0.5, np.float32)
     >>> row_influence(one, half, np.ones(2, np.float32), 1, 0.0).round(6).tolist()
-    [[0.5, 0.5]]
+    [[0.5], [0.5]]
     """
     normal = _normal_matrix(assignment, coefficient, weight, n_images)
     pull = ridge * float(np.mean(np.diag(normal))) + 1e-12
-    return solve(factor(normal + pull * np.eye(n_images)), _design(assignment, coefficient, weight, n_images))
+    out = np.zeros((len(assignment), n_images))
+    in_blocks(
+        _influence,
+        len(out),
+        inverse(factor(normal + pull * np.eye(n_images))),
+        assignment,
+        coefficient,
+        weight,
+        out,
+    )
+    return out
 
 
 def fit_images(

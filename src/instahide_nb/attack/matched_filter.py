@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attack.assignment import Slots, assign
+from instahide_nb.attack.exact_product import integer_product, integers
 from instahide_nb.attack.smoothness import Smoothness, whiten
 from instahide_nb.attack.threads import in_blocks
 
@@ -21,7 +22,6 @@ __all__ = [
     "Own",
     "Pairs",
     "best_pairs",
-    "integer_product",
     "matched_filter",
     "pair_scores",
     "square_lengths",
@@ -31,49 +31,16 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-
-@numba.njit(cache=True, nogil=True)
-def _round(first: int, last: int, table: Float32, scale: float, out: Float64) -> None:
-    for i in range(first, last):
-        for p in range(table.shape[1]):
-            out[i, p] = np.rint(float(table[i, p]) * scale)
-
-
-def integer_product(a: Float32, b: Float32) -> Float64:
-    """``a @ b.T`` with both factors rounded to 20 bits, so that the product is exact in any order of summation.
-
-    Parameters
-    ----------
-    a : float32 (n, d)
-    b : float32 (m, d)
-
-    Returns
-    -------
-    float64 (n, m)
-
-    Examples
-    --------
-    >>> integer_product(np.array([[1, 2]], np.float32), np.array([[3, 4], [0, 1]], np.float32)).tolist()
-    [[11.0, 2.0]]
-    """
-    bits = min(20, (52 - int(a.shape[1]).bit_length()) // 2)
-
-    def integers(table: Float32) -> tuple[Float64, float]:
-        largest = max(float(table.max()), -float(table.min())) if table.size else 0.0
-        _, exponent = np.frexp(largest)
-        scale = 2.0 ** (bits - int(exponent))  # a power of two: scaling rounds nothing
-        out = np.empty(table.shape)
-        in_blocks(_round, len(table), table, scale, out)
-        return out, scale
-
-    qa, scale_a = integers(a)
-    qb, scale_b = integers(b)
-    product: Float64 = (qa @ qb.T) / (scale_a * scale_b)
-    return product
+_MANY_IMAGES = 128  # below, one product with all is quicker than to gather the rows of each class
 
 
 def matched_filter(
-    signed: Float32, image: Float32, mean: Float32, model: Smoothness, block: int = 2000
+    signed: Float32,
+    image: Float32,
+    mean: Float32,
+    model: Smoothness,
+    slots: Slots | None = None,
+    block: int = 2000,
 ) -> tuple[Float64, Float64]:
     """Products of encryptions and images after whitening.
 
@@ -85,6 +52,8 @@ def matched_filter(
     mean : float32 (channels,)
         Mean colour of public images.
     model : Smoothness
+    slots : Slots, optional
+        Where images are many, only products with images of an encryption's own classes are then made; the others are 0.
     block : int
         Encryptions at a time.
 
@@ -99,12 +68,23 @@ def matched_filter(
     centred = image - centre
     white = whiten(centred, model).reshape(len(image), -1)
     gram = integer_product(centred.reshape(len(image), -1), white)
-    product = np.concatenate(
-        [
-            integer_product((signed[low : low + block] - centre).reshape(-1, white.shape[1]), white)
-            for low in range(0, len(signed), block)
-        ]
-    )
+    own_only = slots is not None and len(image) > _MANY_IMAGES
+    terms = white.shape[1]
+    whole_white, white_scale = integers(white, terms)
+    product = np.zeros((len(signed), len(image)))
+    for low in range(0, len(signed), block):
+        part = (signed[low : low + block] - centre).reshape(-1, terms)
+        whole, scale = integers(part, terms)
+        out = product[low : low + block]
+        if slots is None or not own_only:
+            np.matmul(whole, whole_white.T, out=out)
+        else:
+            image_class = slots.image_class[low : low + block]
+            for c in np.flatnonzero(np.diff(slots.start)):
+                rows = np.flatnonzero((image_class == c).any(axis=1))
+                first, last = slots.start[c], slots.start[c + 1]
+                out[rows, first:last] = whole[rows] @ whole_white[first:last].T
+        out /= scale * white_scale
     return product, 0.5 * (gram + gram.T)
 
 
@@ -114,11 +94,11 @@ class Own:
 
     An image that was fitted to an encryption resembles it also where it should not, and the fewer encryptions hold it
     the more. Least squares says what the images would be without a row (exactly; nearly, where rows are
-    correlated): image j less ``influence[j, i] / (1 - h_i)`` times the residual of row i, h_i its leverage.
+    correlated): image j less ``influence[i, j] / (1 - h_i)`` times the residual of row i, h_i its leverage.
 
     Attributes
     ----------
-    influence : float64 (images, n)
+    influence : float64 (n, images)
         Change of every image with each encryption.
     assignment : int64 (n, 2)
     coefficient : float32 (n, 2)
@@ -198,7 +178,7 @@ def _pair_scores(
         if with_own:
             a, b = own[i, 0], own[i, 1]
             oa, ob = float(own_coefficient[i, 0]), float(own_coefficient[i, 1])
-            leverage = min(oa * influence[a, i] + ob * influence[b, i], 0.9)
+            leverage = min(oa * influence[i, a] + ob * influence[i, b], 0.9)
             left_over = square[i] - oa * product[i, a] - ob * product[i, b]
             along_a = product[i, a] - oa * gram[a, a] - ob * gram[b, a]
             along_b = product[i, b] - oa * gram[a, b] - ob * gram[b, b]
@@ -209,7 +189,7 @@ def _pair_scores(
                 pull[j] = 0.0
                 along[j] = 0.0
                 if with_own:
-                    pull[j] = influence[j, i] / (1.0 - leverage)
+                    pull[j] = influence[i, j] / (1.0 - leverage)
                     along[j] = product[i, j] - oa * gram[a, j] - ob * gram[b, j]
                     mine[j] -= pull[j] * left_over
         for j in range(start[ca], start[ca + 1]):
@@ -218,7 +198,10 @@ def _pair_scores(
             score[i, 1, k] = np.float32(-1e30)
         for j in range(start[ca], start[ca + 1]):
             gjj = gram[j, j] - 2.0 * pull[j] * along[j] + pull[j] * pull[j] * length
-            for k in range(start[cb], start[cb + 1]):
+            k_low, k_high = start[cb], start[cb + 1]
+            if given[i, 1] >= 0 and given[i, 0] >= 0 and given[i, 0] != j:
+                k_low, k_high = given[i, 1], given[i, 1] + 1  # no other pair is asked for
+            for k in range(k_low, k_high):
                 # with a given partner each slot is scored beside it; without, beside its best partner
                 left = given[i, 1] < 0 or given[i, 1] == k
                 right = given[i, 0] < 0 or given[i, 0] == j

@@ -56,7 +56,7 @@ def interleaved(image: Float32) -> Float32:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What images were fitted to: influence of each encryption (images, n), assignment and coefficients (n, 2)."""
+    """What images were fitted to: influence of each encryption (n, images), assignment and coefficients (n, 2)."""
 
     influence: Float64
     assignment: Int64
@@ -285,7 +285,7 @@ def assign_images(state: State, ridge: float, left_out: bool = True) -> None:
     """Assign images to encryptions by the matched filter: `assignment`, `coefficient`, `score`."""
     local = state.smoothness(ridge)
     signed = state.signed if state.expected is None else state.signed - state.expected
-    product, gram = matched_filter.matched_filter(signed, state.image, state.model.mean, local)
+    product, gram = matched_filter.matched_filter(signed, state.image, state.model.mean, local, state.slots)
     own = None
     if left_out and state.fitted is not None:
         square = matched_filter.square_lengths(signed, state.model.mean, local)

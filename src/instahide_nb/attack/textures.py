@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from instahide_nb.attack import least_squares, matched_filter
 from instahide_nb.attack.assignment import Slots
+from instahide_nb.attack.exact_product import integer_product
 from instahide_nb.attack.smoothness import PublicModel, Smoothness, autocovariance, smoothness, whiten
 
 __all__ = [
@@ -73,7 +74,7 @@ def similarity(feature: Float32, local: Smoothness) -> Float64:
         Symmetric, with a diagonal of ones.
     """
     flat, white = feature.reshape(len(feature), -1), whiten(feature, local).reshape(len(feature), -1)
-    product = matched_filter.integer_product(flat, white)
+    product = integer_product(flat, white)
     product += product.T.copy()
     norm = np.sqrt(np.maximum(np.diagonal(product), 1e-9))
     product /= norm[:, None] * norm[None, :]
@@ -87,7 +88,7 @@ class Textures:
     Attributes
     ----------
     pattern : float32 (images, 4, h, w)
-    influence : float64 (images, n)
+    influence : float64 (n, images)
         Change of every texture with the energies of each encryption.
     assignment : int64 (n, 2)
     coefficient : float32 (n, 2)
@@ -200,7 +201,9 @@ def explain(scene: Scene, textures: Textures, times: int = 2) -> Explained:
     feature = scene.feature
     none, one = np.zeros(feature.shape[1], np.float32), np.ones(len(feature), np.float32)
     for _ in range(times):
-        product, gram = matched_filter.matched_filter(feature, textures.pattern, none, scene.local)
+        product, gram = matched_filter.matched_filter(
+            feature, textures.pattern, none, scene.local, scene.slots
+        )
         own = matched_filter.Own(textures.influence, textures.assignment, textures.coefficient, scene.square)
         found = matched_filter.best_pairs(scene.slots, product, gram, one, own if scene.left_out else None)
         textures = fit_textures(feature, scene.slots, found.assignment)
