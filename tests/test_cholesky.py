@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from instahide_nb.attack.cholesky import factor, inverse, solve, solve_spd
 
