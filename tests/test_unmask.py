@@ -137,6 +137,15 @@ def test_labels_of_four_decimals_suffice(case: Case) -> None:
     assert similarity(result.recovered, case.challenge.secret.private).mean() > 0.9
 
 
+@pytest.mark.parametrize(("k", "least"), [(2, 0.99), (3, 0.9)])
+def test_without_shared_public_images_nobody_has_companions(tmp_path: Path, k: int, least: float) -> None:
+    challenge, public = make_case(tmp_path, k=k)
+    result = solve(challenge.release, public)
+    assert not [stage for stage in result.stages if stage.startswith("companions")]
+    assert result.stages[-1] == "round 4"
+    assert similarity(result.recovered, challenge.secret.private).mean() > least
+
+
 @pytest.mark.parametrize("scheme", ["inside", "mixup"])
 def test_other_schemes_are_refused(case: Case, scheme: str) -> None:
     info = replace(case.challenge.release.info, scheme=scheme)

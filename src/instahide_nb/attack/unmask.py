@@ -50,7 +50,7 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 _RIDGE = 0.3  # white noise added to the public covariance, as a share of a pixel's variance
-_MORE_ROUNDS = 2  # where there are no epochs, and so no companions to meet
+_MORE_ROUNDS = 2  # where there are no companions to meet
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Settings:
     ----------
     rounds : int
         Rounds of signs, images and assignment after the first images, each encryption on its own; two more where
-        there are no epochs.
+        no companions follow.
     companion_rounds : int
-        Further rounds in which the encryptions of an epoch inform each other.
+        Further rounds in which the encryptions of an epoch inform each other; none without epochs, or where k < 4.
     coupled, repair, epochs : bool
         Infer the signs of an encryption together; turn back flipped pixels; use the epochs, if the rows are in epochs,
         in assignment and for companions.
@@ -228,8 +228,10 @@ def solve(
             repair_signs(state)
         remember("sign repair")
     state.assignment = assignment
-    in_epochs = bool(slots.epoch[0] >= 0)
-    for number in range(settings.rounds if in_epochs else settings.rounds + _MORE_ROUNDS):
+    # each public image is in k - 2 rows of an epoch: fewer than two share nothing, and at k = 2 residuals are no more
+    # than the errors of the fit, which their own inverse would blow up
+    accompanied = bool(slots.epoch[0] >= 0) and release.info.k >= 4
+    for number in range(settings.rounds if accompanied else settings.rounds + _MORE_ROUNDS):
         with stage("coupled signs"):
             infer_signs(state, _RIDGE, settings.coupled)
         with stage("assignment"):
@@ -241,7 +243,7 @@ def solve(
             with stage("sign repair"):
                 repair_signs(state)
         remember(f"round {number + 1}")
-    if in_epochs:
+    if accompanied:
         state.group = np.arange(len(encryption), dtype=np.int64).reshape(-1, slots.n_images)
     for number in range(settings.companion_rounds if len(state.group) else 0):
         with stage("companions"):
@@ -343,7 +345,7 @@ def run(
             bar.update(1)
 
         result = solve(release, public, settings=settings, progress=show)
-        bar.total = bar.n  # without epochs there are fewer stages
+        bar.total = bar.n  # without companions there are fewer stages
     return AttackResult(
         method="unmask",
         recovered=result.recovered,
