@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instahide_nb.attack.cholesky import factor, inverse, solve, solve_spd
+from instahide_nb.attack.cholesky import factor, inverse, solve, solve_columns, solve_spd
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 40])
@@ -32,3 +32,10 @@ def test_the_inverse_is_symmetric_and_inverts(size: int, seed: int) -> None:
     found = inverse(factor(matrix))
     assert np.array_equal(found, found.T)
     assert np.allclose(found @ matrix, np.eye(size), atol=1e-8)
+
+
+def test_columns_are_solved_as_all_together() -> None:
+    rng = np.random.default_rng(3)
+    root, right = rng.normal(size=(30, 40)), rng.normal(size=(30, 600))
+    lower = factor(root @ root.T)
+    assert np.array_equal(solve_columns(lower, right), solve(lower, right))

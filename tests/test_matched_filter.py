@@ -102,3 +102,31 @@ def test_given_partners_are_the_only_ones_that_count() -> None:
             gain = la * product[i, j] + lb * product[i, b] - la * lb * gram[j, b]
             gain -= 0.5 * (la * la * gram[j, j] + lb * lb * gram[b, b])
             assert np.isclose(score[i, 0, j], gain / 0.3, rtol=1e-4)
+
+
+def test_in_large_classes_the_best_pair_is_still_found() -> None:
+    """More images than are tried with every partner: scores are never above those of all pairs, the best are equal."""
+    rng = np.random.default_rng(1)
+    n, size = 60, 3 * module._LIKELY
+    image = rng.uniform(-1, 1, (2 * size, 3, 8, 8)).astype(np.float32)
+    image_class = np.array([[0, 1], [1, 0], [0, 0]] * (n // 3))
+    pair = rng.integers(0, size, (n, 2)) + size * image_class
+    coefficient = np.sort(rng.uniform(0.2, 0.5, (n, 2)).astype(np.float32), axis=1)[:, ::-1].copy()
+    x = (coefficient[:, :, None, None, None] * image[pair]).sum(axis=1).astype(np.float32)
+    shared = image_class[:, 0] == image_class[:, 1]
+    coefficient[shared] = coefficient[shared].mean(axis=1, keepdims=True)
+    slots = Slots(image_class, coefficient, shared, np.array([0, size, 2 * size]), np.full(n, -1))
+    product, gram = matched_filter(x, image, np.zeros(3, np.float32), smoothness(identity_model(), 8, 8, 0.0))
+    one = np.ones(n, np.float32)
+    score, _ = pair_scores(slots, product, gram, one)
+    assert np.array_equal(score.argmax(axis=2), pair)
+    la, lb = coefficient.astype(float).T
+    base = la[:, None] * product - 0.5 * (la**2)[:, None] * np.diag(gram)
+    other = lb[:, None] * product - 0.5 * (lb**2)[:, None] * np.diag(gram)
+    for i in np.flatnonzero(~shared):
+        first = slice(size * image_class[i, 0], size * image_class[i, 0] + size)
+        second = slice(size * image_class[i, 1], size * image_class[i, 1] + size)
+        whole = base[i, first, None] + other[i, None, second] - la[i] * lb[i] * gram[first, second]
+        assert (score[i, 0, first] <= whole.max(axis=1) + 1e-3).all()
+        assert np.isclose(score[i, 0].max(), whole.max(), rtol=1e-5)
+        assert np.isclose(score[i, 1].max(), whole.max(), rtol=1e-5)

@@ -6,9 +6,13 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["factor", "inverse", "solve", "solve_spd"]
+from instahide_nb.attack.threads import in_blocks
+
+__all__ = ["factor", "inverse", "solve", "solve_columns", "solve_spd"]
 
 Float64 = npt.NDArray[np.float64]
+
+_COLUMNS = 256  # right-hand sides at a time: they stay in the cache
 
 
 @numba.njit(cache=True, nogil=True)
@@ -141,3 +145,26 @@ def solve_spd(matrix: Float64, right: Float64) -> Float64:
     [[1.5], [1.0]]
     """
     return solve(factor(matrix), right)
+
+
+@numba.njit(cache=True, nogil=True)
+def _solve_columns(low: int, high: int, lower: Float64, right: Float64, out: Float64) -> None:
+    out[:, low:high] = solve(lower, right[:, low:high].copy())
+
+
+def solve_columns(lower: Float64, right: Float64) -> Float64:
+    """`solve` for many right-hand sides, some columns at a time and on several threads; the same bits.
+
+    Parameters
+    ----------
+    lower : float64 (n, n)
+        From `factor`.
+    right : float64 (n, m)
+
+    Returns
+    -------
+    float64 (n, m)
+    """
+    out = np.empty(right.shape)
+    in_blocks(_solve_columns, right.shape[1], lower, right, out, block=_COLUMNS)
+    return out

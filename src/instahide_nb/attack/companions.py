@@ -14,7 +14,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack.cholesky import factor, inverse, solve
+from instahide_nb.attack.cholesky import factor, inverse, solve_columns
 from instahide_nb.attack.exact_product import integer_mix, integer_product
 from instahide_nb.attack.smoothness import Smoothness, whiten
 from instahide_nb.attack.threads import in_blocks
@@ -24,6 +24,8 @@ __all__ = ["fit_images", "predict_residuals", "row_influence", "row_precision"]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
+
+_PIXELS = 1024  # at a time
 
 
 @numba.njit(cache=True, nogil=True)
@@ -81,14 +83,6 @@ def row_precision(residual: Float32, group: Int64, model: Smoothness, shrinkage:
     return out
 
 
-def _mix(weight: Float64, group: Int64, source: Float32) -> Float32:
-    """Row r of a group becomes the sum over s of weight[r, s] times row s."""
-    out = np.zeros_like(source)
-    for e, rows in enumerate(group):
-        out[rows] = integer_mix(weight[e], source[rows])
-    return out
-
-
 def predict_residuals(residual: Float32, precision: Float64, group: Int64) -> tuple[Float32, Float32]:
     """Expected residual of each row given those of the other rows of its group.
 
@@ -109,7 +103,10 @@ def predict_residuals(residual: Float32, precision: Float64, group: Int64) -> tu
     weight = -precision / own[:, :, None]
     number = np.arange(group.shape[1])
     weight[:, number, number] = 0
-    expected = _mix(weight, group, residual.reshape(len(residual), -1))
+    flat = residual.reshape(len(residual), -1)
+    expected = np.zeros_like(flat)
+    for e, rows in enumerate(group):
+        expected[rows] = integer_mix(weight[e], flat[rows])
     scale = np.empty(len(residual), np.float32)
     scale[group.ravel()] = (1.0 / own).ravel()
     return expected.reshape(residual.shape), scale
@@ -134,8 +131,9 @@ def _normal_matrix(
 
 @numba.njit(cache=True, nogil=True)
 def _gather(
-    low: int, high: int, mixed: Float32, assignment: Int64, coefficient: Float32, out: Float64
+    low: int, high: int, mixed: Float64, assignment: Int64, coefficient: Float32, out: Float64
 ) -> None:
+    """Add each mixed row to the right sides of its two images, for the pixels low .. high-1."""
     for i in range(assignment.shape[0]):
         source = mixed[i, low:high]
         for j in range(2):
@@ -210,10 +208,11 @@ def fit_images(
         Clipped to [-1, 1].
     """
     centre = mean[:, None, None]
-    centred = (signed - centre).reshape(len(signed), -1)
-    mixed = _mix(precision, group, centred)
-    right = np.zeros((n_images, centred.shape[1]))
-    in_blocks(_gather, centred.shape[1], mixed, assignment, coefficient, right, block=256)
+    n_values = signed[0].size
+    right = np.zeros((n_images, n_values))
+    for e, rows in enumerate(group):
+        mixed = integer_mix(precision[e], (signed[rows] - centre).reshape(len(rows), -1))
+        in_blocks(_gather, n_values, mixed, assignment[rows], coefficient[rows], right, block=_PIXELS)
     normal = _regular(_normal_matrix(precision, group, assignment, coefficient, n_images), ridge)
-    image = solve(factor(normal), right).reshape(n_images, *signed.shape[1:]) + centre
+    image = solve_columns(factor(normal), right).reshape(n_images, *signed.shape[1:]) + centre
     return np.clip(image, -1.0, 1.0).astype(np.float32)

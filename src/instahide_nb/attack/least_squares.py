@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack.cholesky import factor, inverse, solve
+from instahide_nb.attack.cholesky import factor, inverse, solve_columns
 from instahide_nb.attack.threads import in_blocks
 
 __all__ = ["fit_images", "predict_encryptions", "row_influence", "solve_mixtures"]
@@ -136,7 +136,7 @@ def solve_mixtures(
         _right_side, signed.shape[1], signed, assignment, coefficient, weight, mean, right, block=_BLOCK
     )
     right += pull * mean.astype(np.float64)
-    return solve(factor(normal + pull * np.eye(n_images)), right)
+    return solve_columns(factor(normal + pull * np.eye(n_images)), right)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -31,6 +31,7 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
+_LIKELY = 8  # of a class with more than twice as many images, those that are tried with every partner
 _MANY_IMAGES = 128  # below, one product with all is quicker than to gather the rows of each class
 
 
@@ -40,7 +41,7 @@ def matched_filter(
     mean: Float32,
     model: Smoothness,
     slots: Slots | None = None,
-    block: int = 2000,
+    block: int = 1000,
 ) -> tuple[Float64, Float64]:
     """Products of encryptions and images after whitening.
 
@@ -122,7 +123,7 @@ def _dot_rows(first: int, last: int, a: Float32, b: Float32, out: Float64) -> No
         out[i] = total
 
 
-def square_lengths(signed: Float32, mean: Float32, model: Smoothness, block: int = 2000) -> Float64:
+def square_lengths(signed: Float32, mean: Float32, model: Smoothness, block: int = 1000) -> Float64:
     """Whitened squared length of encryptions about the mean colour.
 
     Parameters
@@ -147,6 +148,18 @@ def square_lengths(signed: Float32, mean: Float32, model: Smoothness, block: int
 
 
 @numba.njit(cache=True, nogil=True)
+def _most_likely(low: int, high: int, value: Float64, out: Int64) -> None:
+    """The images low .. high-1 of the largest values, as many as `out` holds; `value` is spent."""
+    for place in range(out.shape[0]):
+        best = low
+        for j in range(low, high):
+            if value[j] > value[best]:
+                best = j
+        out[place] = best
+        value[best] = -np.inf
+
+
+@numba.njit(cache=True, nogil=True)
 def _pair_scores(
     low: int,
     high: int,
@@ -167,6 +180,8 @@ def _pair_scores(
 ) -> None:
     n_images = gram.shape[0]
     pull, along, mine = np.zeros(n_images), np.zeros(n_images), np.zeros(n_images)
+    single, every = np.zeros(n_images), np.arange(n_images)
+    likely = np.zeros((2, _LIKELY), np.int64)
     for i in range(low, high):
         ca, cb = image_class[i, 0], image_class[i, 1]
         inverse = 1.0 / scale[i]
@@ -196,12 +211,24 @@ def _pair_scores(
             score[i, 0, j] = np.float32(-1e30)
         for k in range(start[cb], start[cb + 1]):
             score[i, 1, k] = np.float32(-1e30)
+        # in large classes an image that is not likely by itself is only tried with a likely partner
+        free = given[i, 0] < 0 and given[i, 1] < 0
+        many = free and min(start[ca + 1] - start[ca], start[cb + 1] - start[cb]) > 2 * _LIKELY
+        if many:
+            for slot in range(2):
+                c, weight = image_class[i, slot], (la, lb)[slot]
+                for j in range(start[c], start[c + 1]):
+                    gjj = gram[j, j] - 2.0 * pull[j] * along[j] + pull[j] * pull[j] * length
+                    single[j] = weight * mine[j] - 0.5 * weight * weight * gjj
+                _most_likely(start[c], start[c + 1], single, likely[slot])
         for j in range(start[ca], start[ca + 1]):
             gjj = gram[j, j] - 2.0 * pull[j] * along[j] + pull[j] * pull[j] * length
-            k_low, k_high = start[cb], start[cb + 1]
+            partners = every[start[cb] : start[cb + 1]]
             if given[i, 1] >= 0 and given[i, 0] >= 0 and given[i, 0] != j:
-                k_low, k_high = given[i, 1], given[i, 1] + 1  # no other pair is asked for
-            for k in range(k_low, k_high):
+                partners = given[i, 1:2]  # no other pair is asked for
+            elif many and not np.any(likely[0] == j):
+                partners = likely[1]
+            for k in partners:
                 # with a given partner each slot is scored beside it; without, beside its best partner
                 left = given[i, 1] < 0 or given[i, 1] == k
                 right = given[i, 0] < 0 or given[i, 0] == j

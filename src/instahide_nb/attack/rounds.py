@@ -39,6 +39,7 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 _TEMPERATURE = np.array([4, 4, 2, 2, 1, 1, 1, 1], np.float32)
+_ROWS = 1000  # encryptions at a time
 _GRAM_RIDGE = 0.05  # of the whitening under which residuals of an epoch are compared
 _PULL = 1e-3  # of images to the mean public image, as a share of the mean diagonal of the normal matrix
 _SHRINKAGE = 0.5  # of the covariance between rows, times rows over pixels
@@ -122,12 +123,19 @@ class State:
         """The precision filter for images of this size."""
         return smoothness(self.model, self.size.shape[2], self.size.shape[3], ridge)
 
-    def predict(self) -> Float32:
-        """Prediction of each encryption, planar."""
+    def predict(self, rows: slice = slice(None)) -> Float32:
+        """Prediction of each encryption, or of some, planar."""
         flat = self.image.reshape(len(self.image), -1)
-        made = least_squares.predict_encryptions(flat, self.assignment, self.coefficient, self.mean)
-        made = made.reshape(self.size.shape)
-        return made if self.expected is None else made + self.expected
+        at = self.assignment[rows], self.coefficient[rows]
+        made = least_squares.predict_encryptions(flat, *at, self.mean).reshape(-1, *self.size.shape[1:])
+        if self.expected is not None:
+            made += self.expected[rows]
+        return made
+
+    def residual(self) -> Float32:
+        """What the predictions leave of the encryptions with their mask lifted."""
+        made = self.predict()
+        return np.subtract(self.signed, made, out=made)
 
 
 def infer_signs(state: State, ridge: float, coupled: bool) -> None:
@@ -141,15 +149,20 @@ def infer_signs(state: State, ridge: float, coupled: bool) -> None:
     coupled : bool
         All signs of an encryption together; otherwise each value alone.
     """
-    n = len(state.size)
-    prediction = state.predict()
-    alone = signs.independent_signs(
-        state.size.reshape(n, -1), prediction.reshape(n, -1), state.scale * state.pixel_variance
-    ).reshape(state.size.shape)
-    if coupled:
-        local = state.smoothness(ridge)
-        alone = signs.coupled_signs(state.size, prediction, state.scale, local, _TEMPERATURE, alone)
-    state.signed = alone
+    local = state.smoothness(ridge)
+    signed = np.empty_like(state.size)
+    for low in range(
+        0, len(signed), _ROWS
+    ):  # as one piece this would hold several arrays of the encryptions' size
+        rows = slice(low, low + _ROWS)
+        size, prediction, scale = state.size[rows], state.predict(rows), state.scale[rows]
+        found = signs.independent_signs(
+            size.reshape(len(size), -1), prediction.reshape(len(size), -1), scale * state.pixel_variance
+        ).reshape(size.shape)
+        if coupled:
+            found = signs.coupled_signs(size, prediction, scale, local, _TEMPERATURE, found)
+        signed[rows] = found
+    state.signed = signed
 
 
 def choose_sign(state: State, axis: Float64) -> float:
@@ -204,7 +217,7 @@ def agreement(first: Float32, second: Float32) -> np.float32:
 def meet_companions(state: State) -> None:
     """Learn from the residuals of each epoch what its rows tell about each other: `precision`, `expected`, `scale`."""
     state.expected = None
-    residual = state.signed - state.predict()
+    residual = state.residual()
     local = state.smoothness(_GRAM_RIDGE)
     shrinkage = _SHRINKAGE * state.group.shape[1] / residual[0].size
     state.precision = companions.row_precision(residual, state.group, local, shrinkage)
@@ -234,7 +247,7 @@ def measure_residuals(state: State) -> None:
 
     An encryption with a wrong image leaves more, and counts for less in the next round.
     """
-    residual = state.signed - state.predict()
+    residual = state.residual()
     found = np.empty(len(residual))
     flat = residual.reshape(len(residual), -1)
     in_blocks(_mean_square, len(flat), flat, found)
