@@ -65,7 +65,7 @@ def make_challenge(folder: Path, n: int, runs: int) -> dict[str, Any]:
     return {"seconds": {"total": seconds}, "processor_seconds": processor, "peak_mib": peak_mib()}
 
 
-def unmask(folder: Path, n: int, runs: int, most_seconds: float = 40) -> dict[str, Any]:
+def unmask(folder: Path, n: int, runs: int, most_seconds: float = 120) -> dict[str, Any]:
     """Attack a challenge that was made before; rounds stop once `most_seconds` are spent."""
     from instahide_nb.storage import save_array
 
