@@ -164,6 +164,12 @@ def test_options_that_do_not_fit_are_named(method: str, words: str) -> None:
     assert words in str(caught.value)
 
 
+def test_a_word_that_an_option_does_not_know_is_refused_before_the_attack() -> None:
+    with pytest.raises(InputError, match=r"^matching: 'gredy' is not known; choose optimal or greedy$"):
+        find_attack("carlini-v1:matching=gredy")
+    assert find_attack("carlini-v1:matching=greedy,start=spectral,labels=matching,similarity=network")
+
+
 def test_an_error_in_a_foreign_module_is_not_taken_for_a_missing_function(module: Path) -> None:
     (module / "broken.py").write_text("import os\nos.no_such_thing\n")
     with pytest.raises(AttributeError, match="no_such_thing"):

@@ -94,6 +94,24 @@ def test_an_error_on_a_worker_is_raised_here(client: Any, release: Release) -> N
         seed_cluster.lowest_seed(client, release, 0, 100, part=10, scan=scan, say=silent)
 
 
+def test_an_interrupt_says_where_to_go_on(client: Any, release: Release) -> None:
+    def scan(release: Release, first: int, last: int, threads: int | None) -> int | None:
+        if first == 20:
+            time.sleep(1)  # the third part is still open when the fourth has ended
+        return None
+
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if len(said) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        seed_cluster.lowest_seed(client, release, 0, 100, part=10, scan=scan, say=say)
+    assert said[-1] == "interrupted: all seeds below 20 are done; --seed-start goes on there"
+
+
 def test_only_labels_are_sent(release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_release(tmp_path, release)
     sent: list[Release] = []

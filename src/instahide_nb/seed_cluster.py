@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,25 +119,36 @@ def lowest_seed(
     place = {future.key: number for number, future in enumerate(futures)}
     found: dict[int, int] = {}
     open_parts, wanted = set(range(len(futures))), len(futures)
-    for future in distributed.as_completed(futures, loop=client.loop):
-        number = place[future.key]
-        open_parts.discard(number)
-        if number > min(found, default=len(futures)):
-            continue  # given up, or of no interest
-        if future.status != "finished":
-            raise future.exception() or RuntimeError("the scheduler gave the scan up; run it again")
-        seed = future.result()
-        if seed is not None:
-            found[number] = seed
-            wanted = number + 1
-            client.cancel(futures[number + 1 :])
-            say(f"seed {seed} makes all labels; lower ones are still looked at")
-        done = wanted - sum(1 for p in open_parts if p < wanted)
-        left = (time.monotonic() - begin) / done * (wanted - done)
-        say(f"[{done}/{wanted}] seeds below {min(edges[number] + part, stop)}; {about(left)}")
-        if done == wanted:
-            break
+    with _says_where_to_go_on(edges, open_parts, say):
+        for future in distributed.as_completed(futures, loop=client.loop):
+            number = place[future.key]
+            open_parts.discard(number)
+            if number > min(found, default=len(futures)):
+                continue  # given up, or of no interest
+            if future.status != "finished":
+                raise future.exception() or RuntimeError("the scheduler gave the scan up; run it again")
+            seed = future.result()
+            if seed is not None:
+                found[number] = seed
+                wanted = number + 1
+                client.cancel(futures[number + 1 :])
+                say(f"seed {seed} makes all labels; lower ones are still looked at")
+            done = wanted - sum(1 for p in open_parts if p < wanted)
+            left = (time.monotonic() - begin) / done * (wanted - done)
+            say(f"[{done}/{wanted}] seeds below {min(edges[number] + part, stop)}; {about(left)}")
+            if done == wanted:
+                break
     return found[min(found)] if found else None
+
+
+@contextmanager
+def _says_where_to_go_on(edges: range, open_parts: set[int], say: Callable[[str], None]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if open_parts:
+            say(f"interrupted: all seeds below {edges[min(open_parts)]} are done; --seed-start goes on there")
+        raise
 
 
 def _scan(release: Release, first: int, last: int, threads: int | None) -> int | None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -100,7 +100,19 @@ def find_attack(method: str) -> Callable[..., AttackResult]:
             if option not in free:
                 has = f"its options are {', '.join(free)}" if free else "it has none"
                 raise InputError(f"method: {name} has no option {option!r}; {has}")
+        _check_words(found, options)
     return found
+
+
+def _check_words(attack: Callable[..., AttackResult], options: dict[str, str]) -> None:
+    """Where an attack's signature lists the words of an option, refuse another before anything is computed."""
+    try:
+        kinds = get_type_hints(attack)
+    except (NameError, TypeError):  # an attack of others need not have hints that can be resolved
+        return
+    for option, value in options.items():
+        if get_origin(kinds.get(option)) is Literal and value not in (known := get_args(kinds[option])):
+            raise InputError(f"{option}: {value!r} is not known; choose {' or '.join(map(str, known))}")
 
 
 def _find_function(method: str) -> Callable[..., AttackResult]:

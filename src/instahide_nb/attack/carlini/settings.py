@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,11 @@ import numpy.typing as npt
 from instahide_nb.errors import InputError
 from instahide_nb.release import Release
 
-__all__ = ["PUBLISHED", "Settings", "Similarity"]
+__all__ = ["PUBLISHED", "Labels", "Matching", "Settings", "Similarity", "Start"]
+
+Labels = Literal["groups", "matching"]
+Matching = Literal["optimal", "greedy"]
+Start = Literal["published", "spectral"]
 
 Similarity = Callable[[Release, npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 """``similarity(release, public)``: one number for each pair of encryptions, float32 (n, n)."""
@@ -43,14 +48,15 @@ class Settings:
     """
 
     similarity: str | Similarity = "energy"
-    labels: str = "groups"
-    matching: str = "optimal"
-    start: str = "published"
+    labels: Labels = "groups"
+    matching: Matching = "optimal"
+    start: Start = "published"
     iterations: int = 1000
     cleanings: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in _WORDS.items():
+        for name, words in _WORDS.items():
+            known = get_args(words)
             if getattr(self, name) not in known:
                 raise InputError(f"{name}: {getattr(self, name)!r} is not known; choose {' or '.join(known)}")
         if self.iterations < 1 or self.cleanings < 0:
@@ -67,11 +73,7 @@ class Settings:
         return {field.name: getattr(self, field.name) for field in fields(self)} | {"similarity": name}
 
 
-_WORDS = {
-    "labels": ("groups", "matching"),
-    "matching": ("optimal", "greedy"),
-    "start": ("published", "spectral"),
-}
+_WORDS = {"labels": Labels, "matching": Matching, "start": Start}
 
 PUBLISHED = Settings(labels="matching", matching="greedy")
 """Every step as in the published code, but for the similarity and the weights of the colour curve."""

@@ -32,7 +32,7 @@ from instahide_nb.attack.carlini.cleaning import clean, learn_cleaning
 from instahide_nb.attack.carlini.colour import colour, learn_colour_curve
 from instahide_nb.attack.carlini.perceptron import Perceptron, as_table, from_table
 from instahide_nb.attack.carlini.reconstruction import descend_again, reconstruct
-from instahide_nb.attack.carlini.settings import Settings, Similarity
+from instahide_nb.attack.carlini.settings import Labels, Matching, Settings, Similarity, Start
 from instahide_nb.attack.carlini.similarity import check_similarity, open_similarity
 from instahide_nb.attack.carlini.simulation import match_groups, simulate, upright
 from instahide_nb.attack.carlini.stages import Stages
@@ -57,9 +57,9 @@ def run_v2(
     *,
     workdir: Path | None = None,
     similarity: str | Similarity = "energy",
-    labels: str = "groups",
-    matching: str = "optimal",
-    start: str = "published",
+    labels: Labels = "groups",
+    matching: Matching = "optimal",
+    start: Start = "published",
 ) -> AttackResult:
     """``carlini-v2``: the attack with the colour curve.
 
@@ -86,9 +86,9 @@ def run_v1(
     *,
     workdir: Path | None = None,
     similarity: str | Similarity = "energy",
-    labels: str = "groups",
-    matching: str = "optimal",
-    start: str = "published",
+    labels: Labels = "groups",
+    matching: Matching = "optimal",
+    start: Start = "published",
 ) -> AttackResult:
     """``carlini-v1``: the attack with the final cleaning step. Parameters as for `run_v2`."""
     settings = Settings(similarity, labels, matching, start, cleanings=_CLEANINGS)
