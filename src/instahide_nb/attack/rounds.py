@@ -12,8 +12,16 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack import companions, least_squares, matched_filter, sign_repair, signs
+from instahide_nb.attack import (
+    companions,
+    found_companions,
+    least_squares,
+    matched_filter,
+    sign_repair,
+    signs,
+)
 from instahide_nb.attack.assignment import Slots
+from instahide_nb.attack.found_companions import Companions
 from instahide_nb.attack.negatives import votes
 from instahide_nb.attack.smoothness import RADIUS, PublicModel, Smoothness, smoothness
 from instahide_nb.attack.threads import in_blocks
@@ -87,6 +95,8 @@ class State:
         Rows of each epoch; empty while companions are not used.
     precision : float64 (groups, size, size) or None
         Inverse covariance between the rows of an epoch.
+    found : Companions or None
+        What rows that are in no epochs tell about each other.
     expected : float32 (n, channels, h, w) or None
         Residual that the companions predict.
     fitted : Fitted or None
@@ -104,6 +114,7 @@ class State:
     score: Float32
     group: Int64 = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     precision: Float64 | None = None
+    found: Companions | None = None
     expected: Float32 | None = None
     fitted: Fitted | None = None
 
@@ -215,13 +226,18 @@ def agreement(first: Float32, second: Float32) -> np.float32:
 
 
 def meet_companions(state: State) -> None:
-    """Learn from the residuals of each epoch what its rows tell about each other: `precision`, `expected`, `scale`."""
+    """Learn from the residuals what rows tell about each other: `precision` or `found`, `expected`, `scale`."""
     state.expected = None
     residual = state.residual()
     local = state.smoothness(_GRAM_RIDGE)
-    shrinkage = _SHRINKAGE * state.group.shape[1] / residual[0].size
-    state.precision = companions.row_precision(residual, state.group, local, shrinkage)
-    state.expected, scale = companions.predict_residuals(residual, state.precision, state.group)
+    if len(state.group):
+        shrinkage = _SHRINKAGE * state.group.shape[1] / residual[0].size
+        state.precision = companions.row_precision(residual, state.group, local, shrinkage)
+        state.expected, scale = companions.predict_residuals(residual, state.precision, state.group)
+    else:
+        state.found = found_companions.find_companions(residual, state.assignment, local)
+        state.expected = found_companions.predict_residuals(residual, state.found)
+        scale = state.found.scale
     state.scale = np.maximum(scale, np.float32(0.003))
 
 
@@ -234,6 +250,9 @@ def fit_images(state: State) -> None:
         weights = state.precision, state.group
         state.image = companions.fit_images(state.signed, *weights, *at, state.model.mean, number)
         influence = companions.row_influence(*weights, *at, number)
+    elif state.found is not None:
+        mean = state.model.mean
+        state.image, influence = found_companions.fit_images(state.signed, state.found, *at, mean, number)
     else:
         flat, weight = state.signed.reshape(n, -1), np.float32(1) / state.scale
         image = least_squares.fit_images(flat, *at, weight, state.mean, number, _PULL)

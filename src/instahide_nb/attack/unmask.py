@@ -3,8 +3,8 @@
 Energies of local differences (`energy`) find the encryptions of one image (`clusters`, `textures`, `assignment`);
 squares give first images up to one sign (`spectral`), which colours tell (`negatives`). Then come rounds of: infer the
 masks (`signs`), solve for the images (`least_squares`), turn back flipped pixels (`sign_repair`), assign anew
-(`matched_filter`); and more rounds in which the encryptions of an epoch, which share public images, inform each other
-(`companions`).
+(`matched_filter`); and more rounds in which encryptions that share public images inform each other: those of an epoch
+(`companions`), or, where there are no epochs, any that correlate (`found_companions`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 _RIDGE = 0.3  # white noise added to the public covariance, as a share of a pixel's variance
-_MORE_ROUNDS = 2  # where there are no companions to meet
+_MORE_ROUNDS = 2  # where there are no companions
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Settings:
     Attributes
     ----------
     rounds : int
-        Rounds of signs, images and assignment after the first images, each encryption on its own; two more where
-        no companions follow.
+        Rounds of signs, images and assignment after the first images, each encryption on its own; two more at
+        k = 2, where no companions follow.
     companion_rounds : int
-        Further rounds in which the encryptions of an epoch inform each other; none without epochs, or where k < 4.
+        Further rounds in which encryptions that share public images inform each other.
     coupled, repair, epochs : bool
         Infer the signs of an encryption together; turn back flipped pixels; use the epochs, if the rows are in epochs,
-        in assignment and for companions.
+        in assignment and to know who is whose companion.
     whitened, left_out : bool
         Whiten the energies; compare each encryption with textures and images as they would be without it.
     """
@@ -228,9 +228,10 @@ def solve(
             repair_signs(state)
         remember("sign repair")
     state.assignment = assignment
-    # each public image is in k - 2 rows of an epoch: fewer than two share nothing, and at k = 2 residuals are no more
-    # than the errors of the fit, which their own inverse would blow up
-    accompanied = bool(slots.epoch[0] >= 0) and release.info.k >= 4
+    # at k = 2 there is no public image to share, and residuals are no more than errors of the fit; at k = 3 each is in
+    # one row of an epoch, and others that hold it are in other epochs
+    accompanied = release.info.k > 2
+    in_epochs = bool(slots.epoch[0] >= 0) and release.info.k > 3
     for number in range(settings.rounds if accompanied else settings.rounds + _MORE_ROUNDS):
         with stage("coupled signs"):
             infer_signs(state, _RIDGE, settings.coupled)
@@ -243,9 +244,9 @@ def solve(
             with stage("sign repair"):
                 repair_signs(state)
         remember(f"round {number + 1}")
-    if accompanied:
+    if in_epochs:
         state.group = np.arange(len(encryption), dtype=np.int64).reshape(-1, slots.n_images)
-    for number in range(settings.companion_rounds if len(state.group) else 0):
+    for number in range(settings.companion_rounds if accompanied else 0):
         with stage("companions"):
             meet_companions(state)
         with stage("coupled signs"):

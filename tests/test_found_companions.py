@@ -1,0 +1,188 @@
+"""Rows that share public images are found, predict each other, and sharpen least squares."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from instahide_nb.attack.found_companions import (
+    Companions,
+    find_companions,
+    fit_images,
+    predict_residuals,
+)
+from instahide_nb.attack.smoothness import RADIUS, PublicModel, smoothness
+
+GROUPS, SIZE, SIDE = 8, 12, 16
+
+
+def white_model() -> PublicModel:
+    covariance = np.zeros((3, 3, 4 * RADIUS + 1, 4 * RADIUS + 1))
+    for c in range(3):
+        covariance[c, c, 2 * RADIUS, 2 * RADIUS] = 1
+    return PublicModel(np.zeros(3, np.float32), covariance)
+
+
+def residuals(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of each group mixed from as many sources; returns rows, mixing matrices and groups."""
+    rng = np.random.default_rng(seed)
+    mixing = np.zeros((GROUPS, SIZE, SIZE))
+    for e in range(GROUPS):
+        for _ in range(3):
+            mixing[e, np.arange(SIZE), rng.permutation(SIZE)] += rng.uniform(0.1, 0.4, SIZE)
+    source = rng.normal(size=(GROUPS, SIZE, 3 * SIDE * SIDE))
+    rows = (mixing @ source).reshape(-1, 3, SIDE, SIDE).astype(np.float32)
+    return rows, mixing, np.arange(GROUPS * SIZE).reshape(GROUPS, SIZE)
+
+
+def alone(n: int) -> np.ndarray:
+    """An assignment in which no two rows share an image."""
+    return np.arange(2 * n).reshape(n, 2)
+
+
+def found(rows: np.ndarray, assignment: np.ndarray, **more: Any) -> Companions:
+    return find_companions(rows, assignment, smoothness(white_model(), SIDE, SIDE, 0.0), **more)
+
+
+def matrix(companions: Companions) -> np.ndarray:
+    """The identity less the weights."""
+    out = np.eye(len(companions.row))
+    for r, (others, weights) in enumerate(zip(companions.row, companions.weight, strict=True)):
+        out[r, others[others >= 0]] -= weights[others >= 0]
+    return out
+
+
+def test_expected_residuals_are_the_regressions() -> None:
+    rows, _, _ = residuals()
+    companions = found(rows, alone(len(rows)), least=0.2, shrinkage=0.0)
+    expected = predict_residuals(rows, companions).reshape(len(rows), -1)
+    flat = rows.reshape(len(rows), -1).astype(np.float64)
+    likeness = np.abs(np.corrcoef(flat))
+    for row in (0, 30):
+        others = companions.row[row][companions.row[row] >= 0]
+        assert likeness[row, others].min() > 0.19
+        assert len(others) >= 3
+        fit = np.linalg.lstsq(flat[others].T, flat[row], rcond=None)[0] @ flat[others]
+        assert np.allclose(expected[row], fit, atol=1e-2)
+        assert np.isclose(companions.scale[row], ((flat[row] - fit) ** 2).mean(), rtol=1e-2)
+
+
+def test_companions_are_those_that_share_a_source() -> None:
+    rows, mixing, _ = residuals()
+    companions = found(rows, alone(len(rows)), least=0.2)
+    truth = np.zeros((len(rows), len(rows)), bool)
+    for e, mixed in enumerate(mixing):
+        covariance = mixed @ mixed.T
+        size = np.sqrt(np.diag(covariance))
+        part = slice(e * SIZE, (e + 1) * SIZE)
+        truth[part, part] = covariance / np.outer(size, size) > 0.35
+    chosen = matrix(companions) != 0
+    assert chosen[truth].mean() > 0.95
+    epoch = np.arange(len(rows)) // SIZE
+    assert chosen[epoch[:, None] != epoch].mean() < 1e-3
+
+
+def test_rows_that_share_a_private_image_are_no_companions() -> None:
+    rows, _, _ = residuals()
+    rng = np.random.default_rng(2)
+    assignment = rng.integers(0, 20, (len(rows), 2))
+    companions = found(rows, assignment)
+    for r, others in enumerate(companions.row):
+        for s in others[others >= 0]:
+            assert not set(assignment[r]) & set(assignment[s])
+
+
+def test_no_more_companions_than_asked_for_and_the_strongest() -> None:
+    rows, _, _ = residuals()
+    few, many = found(rows, alone(len(rows)), most=3, least=0.1), found(rows, alone(len(rows)), least=0.1)
+    likeness = np.abs(np.corrcoef(rows.reshape(len(rows), -1)))
+    for r in range(len(rows)):
+        others, kept = many.row[r][many.row[r] >= 0], few.row[r][few.row[r] >= 0]
+        assert len(kept) == min(3, len(others))
+        assert set(kept) <= set(others)
+        left = np.setdiff1d(others, kept)
+        if len(left):
+            assert likeness[r, kept].min() > likeness[r, left].max() - 0.02  # means are not taken off there
+
+
+def test_nobody_has_companions_where_nothing_is_shared() -> None:
+    rows = np.random.default_rng(3).normal(size=(40, 3, SIDE, SIDE)).astype(np.float32)
+    companions = found(rows, alone(40), least=0.3)
+    assert (companions.row == -1).all()
+    assert not predict_residuals(rows, companions).any()
+    assert np.allclose(companions.scale, (rows.reshape(40, -1) ** 2).mean(axis=1), rtol=1e-3)
+
+
+def test_only_rows_of_one_part_are_compared() -> None:
+    rows, _, _ = residuals()
+    whole, parts = found(rows, alone(len(rows))), found(rows, alone(len(rows)), together=3 * SIZE)
+    step = len(rows) // 3
+    for r, others in enumerate(parts.row):
+        kept = others[others >= 0]
+        assert (kept // step == r // step).all()
+        assert set(kept) <= set(whole.row[r])
+
+
+def mixtures(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    rows, _, _ = residuals()
+    rng = np.random.default_rng(seed)
+    image = rng.uniform(-0.9, 0.9, (6, 3, SIDE, SIDE)).astype(np.float32)
+    assignment = rng.integers(0, 6, (len(rows), 2))
+    coefficient = rng.uniform(0.1, 0.4, (len(rows), 2)).astype(np.float32)
+    return rows, image, assignment, coefficient
+
+
+def test_rows_less_their_companions_beat_ordinary_least_squares() -> None:
+    rows, image, assignment, coefficient = mixtures(5)
+    x = rows + (coefficient[:, :, None, None, None] * image[assignment]).sum(axis=1)
+    companions = found(rows, alone(len(rows)))
+    nobody = Companions(
+        np.full_like(companions.row, -1), np.zeros_like(companions.weight), np.ones_like(companions.scale)
+    )
+    mean = np.zeros(3, np.float32)
+
+    def error(who: Companions) -> float:
+        fitted, _ = fit_images(x, who, assignment, coefficient, mean, 6, ridge=1e-9)
+        return float(((fitted - image) ** 2).mean())
+
+    assert error(companions) < 0.5 * error(nobody)
+
+
+def test_images_solve_their_normal_equations() -> None:
+    rows, _, assignment, coefficient = mixtures(6)
+    companions = found(rows, alone(len(rows)))
+    mean = np.array([0.1, 0.0, -0.1], np.float32)
+    design = np.zeros((len(rows), 6))
+    for s in range(2):
+        np.add.at(design, (np.arange(len(rows)), assignment[:, s]), coefficient[:, s])
+    less = matrix(companions) / np.sqrt(companions.scale.astype(float))[:, None]
+    target = (0.05 * rows - mean[:, None, None]).reshape(len(rows), -1)
+    expected = np.linalg.lstsq(less @ design, less @ target, rcond=None)[0].reshape(6, 3, SIDE, SIDE)
+    fitted, influence = fit_images(0.05 * rows, companions, assignment, coefficient, mean, 6, ridge=1e-12)
+    assert np.allclose(fitted, (expected + mean[:, None, None]).clip(-1, 1), atol=1e-3)
+    assert np.allclose(influence.T, np.linalg.pinv(less @ design) @ less, atol=1e-3)
+
+
+def test_influence_is_what_an_encryption_changes() -> None:
+    rows, _, assignment, coefficient = mixtures(6)
+    companions = found(rows, alone(len(rows)))
+    mean, signed = np.zeros(3, np.float32), 0.05 * rows
+    before, influence = fit_images(signed, companions, assignment, coefficient, mean, 6)
+    for i in (0, 17):
+        changed = signed.copy()
+        changed[i] += np.float32(0.05)
+        after, _ = fit_images(changed, companions, assignment, coefficient, mean, 6)
+        inside = (np.abs(before) < 0.9) & (np.abs(after) < 0.9)  # images are clipped at 1
+        expected = np.broadcast_to(0.05 * influence[i, :, None, None, None], before.shape)
+        assert np.allclose((after - before)[inside], expected[inside], atol=1e-4)
+
+
+def test_a_whitening_that_is_not_positive_still_gives_finite_companions() -> None:
+    rows, _, _ = residuals()
+    local = smoothness(white_model(), SIDE, SIDE, 0.0)
+    companions = find_companions(rows, alone(len(rows)), replace(local, variance=-local.variance))
+    assert np.isfinite(companions.weight).all()
+    assert (companions.scale > 0).all()
+    assert np.abs(companions.weight).max() < 10
