@@ -25,6 +25,9 @@ WANTED = 2_500_000
 EPOCHS = 50
 PIXELS = 3072
 CLASSES = 10
+LIKELY = 8
+"""Images of a slot that are tried with every partner, `instahide_nb.attack.matched_filter`."""
+
 RATE = 2e10
 """Operations a second assumed of matrix products on one core; a float64 product of 1,500 x 3,072 reached 8e10."""
 
@@ -42,8 +45,7 @@ HIGHEST = {
 }
 """Exponent of n of each stage's fastest growing part, counted from the code, with fifty encryptions an image.
 
-Images are as many as n / 50. Each encryption is tried with all pairs of images of its classes, n^3, and each epoch is
-a linear assignment of its slots to the images of a class, n^3 at worst. A Cholesky factor of the normal matrix of all
+Images are as many as n / 50. Each epoch is a linear assignment of its slots to the images of a class, n^3 at worst. A Cholesky factor of the normal matrix of all
 images, or of the Gram matrix of an epoch, is n^3 too. The spectral step only meets pairs that occur.
 """
 
@@ -145,7 +147,8 @@ def memory(n: int = WANTED) -> str:
     | encryptions, and each array of their shape (float32) | n x 3,072 | 0.061 |
     """
     images = n // EPOCHS
-    pairs = n * (images // CLASSES) ** 2
+    own = images // CLASSES
+    pairs = n * (2 * LIKELY * own - LIKELY**2)
     arrays = {
         "encryptions, and each array of their shape (float32)": ("n x 3,072", 4 * n * PIXELS),
         "energies (float32)": ("n x 3,844", 4 * n * 31 * 31 * 4),

@@ -112,8 +112,11 @@ def test_run_reports_what_solve_found(case: Case) -> None:
     assert result.details["epochs"] is True
 
 
-def test_the_same_bits_with_any_number_of_threads(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    short = Settings(rounds=1, companion_rounds=1)
+@pytest.mark.parametrize("epochs", [True, False])
+def test_the_same_bits_with_any_number_of_threads(
+    case: Case, monkeypatch: pytest.MonkeyPatch, epochs: bool
+) -> None:
+    short = Settings(rounds=1, companion_rounds=1, epochs=epochs)
     results = []
     for threads in ("1", "3"):
         monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
