@@ -45,8 +45,9 @@ HIGHEST = {
 }
 """Exponent of n of each stage's fastest growing part, counted from the code, with fifty encryptions an image.
 
-Images are as many as n / 50. Each epoch is a linear assignment of its slots to the images of a class, n^3 at worst. A Cholesky factor of the normal matrix of all
-images, or of the Gram matrix of an epoch, is n^3 too. The spectral step only meets pairs that occur.
+Images are as many as n / 50. Each epoch is a linear assignment of its slots to the images of a class, n^3 at worst. A
+Cholesky factor of the normal matrix of all images, or of the Gram matrix of an epoch, is n^3 too. The spectral step
+only meets pairs that occur.
 """
 
 
