@@ -7,6 +7,7 @@ the expected manifest. Beside them it prints what shows that what should differ 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import locale
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 import cv2
 import numba
 import numpy as np
+import numpy.typing as npt
 import scipy
 import skimage
 from numba.core.registry import cpu_target
@@ -26,6 +28,7 @@ from numpy._core import _multiarray_umath as umath
 from instahide_nb.attack.registry import run_attack
 from instahide_nb.attack.result import save_result
 from instahide_nb.attack.threads import thread_count
+from instahide_nb.attack.unmask import Settings, solve
 from instahide_nb.challenge import build_challenge, save_challenge
 from instahide_nb.drawing import grids
 from instahide_nb.drawing.pictures import write_png
@@ -35,7 +38,7 @@ from instahide_nb.metrics import score
 from instahide_nb.notebook_run import home
 from instahide_nb.params import AttackParams, GenDataParams, read_yaml
 from instahide_nb.patches import public_patches
-from instahide_nb.release import load_release
+from instahide_nb.release import Release, load_release
 
 
 def run_digests(preset: str, methods: Sequence[str]) -> dict[str, str]:
@@ -63,7 +66,19 @@ def run_digests(preset: str, methods: Sequence[str]) -> dict[str, str]:
         if len(result.recovered) >= len(secret.private):
             write_png(evaluate / "overview.png", grids.overview(secret.private, result.recovered))
         found |= digests(run, f"attack/{method}") | digests(run, f"evaluate/{method}")
+        if method == "unmask":
+            found |= without_epochs(release, public)
     return found
+
+
+def without_epochs(release: Release, public: npt.NDArray[np.uint8]) -> dict[str, str]:
+    """What `unmask` finds when it does not use the epochs, so that companions have to be found."""
+    result = solve(release, public, settings=Settings(epochs=False))
+    arrays = {name: getattr(result, name) for name in ("recovered", "assignment", "signed", "confidence")}
+    return {
+        f"unmask without epochs, {name}": hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+        for name, array in arrays.items()
+    }
 
 
 def surroundings() -> dict[str, Any]:
