@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from public_residuals import SIDE, SIZE, residuals, white_model
 
+import instahide_nb.attack.found_companions as module
 from instahide_nb.attack.found_companions import (
     Companions,
     find_companions,
@@ -69,6 +70,7 @@ def test_rows_that_share_a_private_image_are_no_companions() -> None:
     rng = np.random.default_rng(2)
     assignment = rng.integers(0, 20, (len(rows), 2))
     companions = found(rows, assignment)
+    assert (companions.row >= 0).any()
     for r, others in enumerate(companions.row):
         for s in others[others >= 0]:
             assert not set(assignment[r]) & set(assignment[s])
@@ -99,6 +101,7 @@ def test_only_rows_of_one_part_are_compared() -> None:
     rows, _, _ = residuals()
     whole, parts = found(rows, alone(len(rows))), found(rows, alone(len(rows)), together=3 * SIZE)
     step = len(rows) // 3
+    assert (parts.row >= 0).any()
     for r, others in enumerate(parts.row):
         kept = others[others >= 0]
         assert (kept // step == r // step).all()
@@ -166,3 +169,20 @@ def test_a_whitening_that_is_not_positive_still_gives_finite_companions() -> Non
     assert np.isfinite(companions.weight).all()
     assert (companions.scale > 0).all()
     assert np.abs(companions.weight).max() < 10
+
+
+def test_a_row_whose_whitened_length_is_not_positive_is_nobodys_companion() -> None:
+    rng = np.random.default_rng(4)
+    gram = (0.2 * rng.normal(size=(6, 6))).astype(np.float32)
+    gram = gram + gram.T
+    np.fill_diagonal(gram, 1.0)
+    for value in (-0.1, 0.0):
+        gram[2, 2] = value
+        row, weight = np.full((6, 4), -1), np.zeros((6, 4), np.float32)
+        scale = np.empty(6, np.float32)
+        module._regress(0, 6, gram, alone(6), 0.1, 0.0, 0.8, row, weight, scale)
+        assert not (row == 2).any()
+        assert (row[2] == -1).all()
+        assert (row >= 0).any()
+        assert np.isclose(scale[2], 0.8)
+        assert (scale > 0).all()

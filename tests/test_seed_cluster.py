@@ -109,7 +109,7 @@ def test_an_interrupt_says_where_to_go_on(client: Any, release: Release) -> None
 
     with pytest.raises(KeyboardInterrupt):
         seed_cluster.lowest_seed(client, release, 0, 100, part=10, scan=scan, say=say)
-    assert said[-1] == "interrupted: all seeds below 20 are done; --seed-start goes on there"
+    assert said[-1] == "interrupted: seeds 0 .. 19 are done; --seed-start 20 goes on there"
 
 
 def test_only_labels_are_sent(release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from dead_leaves import dead_leaves
 from skimage.metrics import structural_similarity
 
+from instahide_nb.attack import companions
 from instahide_nb.attack.unmask import Settings, UnmaskResult, decrypt, run, solve
 from instahide_nb.challenge import Challenge, build_challenge
 from instahide_nb.errors import InputError
@@ -146,6 +147,20 @@ def test_without_public_images_nobody_has_companions(tmp_path: Path) -> None:
     result = solve(challenge.release, public)
     assert result.stages[-1] == "round 4"
     assert similarity(result.recovered, challenge.secret.private).mean() > 0.99
+
+
+def test_at_k_3_companions_are_looked_for_in_all_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenge, public = make_case(tmp_path, k=3)
+
+    def never(*_: object) -> None:
+        raise AssertionError("rows of an epoch share no public image")
+
+    monkeypatch.setattr(companions, "row_precision", never)
+    result = solve(challenge.release, public)
+    assert result.stages[-1] == "companions 6"
+    assert similarity(result.recovered, challenge.secret.private).mean() > 0.9
 
 
 @pytest.mark.parametrize("scheme", ["inside", "mixup"])

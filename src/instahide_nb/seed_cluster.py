@@ -119,19 +119,21 @@ def lowest_seed(
     place = {future.key: number for number, future in enumerate(futures)}
     found: dict[int, int] = {}
     open_parts, wanted = set(range(len(futures))), len(futures)
-    with _says_where_to_go_on(edges, open_parts, say):
+    with _says_where_to_go_on(edges, open_parts, found, say):
         for future in distributed.as_completed(futures, loop=client.loop):
             number = place[future.key]
-            open_parts.discard(number)
             if number > min(found, default=len(futures)):
                 continue  # given up, or of no interest
             if future.status != "finished":
                 raise future.exception() or RuntimeError("the scheduler gave the scan up; run it again")
             seed = future.result()
-            if seed is not None:
+            if seed is None:
+                open_parts.discard(number)
+            else:
                 found[number] = seed
                 wanted = number + 1
                 client.cancel(futures[number + 1 :])
+                open_parts.discard(number)
                 say(f"seed {seed} makes all labels; lower ones are still looked at")
             done = wanted - sum(1 for p in open_parts if p < wanted)
             left = (time.monotonic() - begin) / done * (wanted - done)
@@ -142,12 +144,19 @@ def lowest_seed(
 
 
 @contextmanager
-def _says_where_to_go_on(edges: range, open_parts: set[int], say: Callable[[str], None]) -> Iterator[None]:
+def _says_where_to_go_on(
+    edges: range, open_parts: set[int], found: dict[int, int], say: Callable[[str], None]
+) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
         if open_parts:
-            say(f"interrupted: all seeds below {edges[min(open_parts)]} are done; --seed-start goes on there")
+            first = edges[min(open_parts)]
+            say(
+                f"interrupted: seeds {edges.start} .. {first - 1} are done; --seed-start {first} goes on there"
+            )
+        if found:
+            say(f"the lowest seed so far: {found[min(found)]}")
         raise
 
 

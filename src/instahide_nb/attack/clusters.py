@@ -114,7 +114,8 @@ def seed_clusters(scene: Scene, per_image: tuple[int, ...], known: Explained | N
             chosen = feature[most[:, 0]]
         else:
             chosen = without_partner(feature, known.textures.pattern, slots, known.assignment, most)
-        apart = 1.0 - similarity(chosen, scene.local) if size > 1 else np.zeros((len(most), len(most)))
+        needed = size > 1 and len(most) > size
+        apart = 1.0 - similarity(chosen, scene.local) if needed else np.zeros((len(most), len(most)))
         for seed, number in zip(seeds, per_image, strict=True):
             strong = strong_slots(slots, c, number)  # the first of `most`
             group = _groups(apart[: len(strong), : len(strong)], size)

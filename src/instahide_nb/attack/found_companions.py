@@ -1,4 +1,4 @@
-"""Companions where no epoch tells who they are: rows in any order, found by the correlation of their residuals.
+"""Companions where epochs do not tell who they are, found by the correlation of their residuals.
 
 Encryptions that hold the same public image have correlated residuals, whether they are of one epoch or not: the pool is
 drawn from again in every epoch. So all pairs of rows are compared after whitening, each row is regressed on those
@@ -8,6 +8,7 @@ that correlate with it, and least squares for the private images works on what t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numba
@@ -27,7 +28,8 @@ Int64 = npt.NDArray[np.int64]
 
 _TOGETHER = 5000  # rows compared with each other: more would cost their square
 _MOST = 40  # companions of a row
-_LEAST = 0.08  # correlation of companions; chance alone gives 0.02 to 0.03
+_LEAST = 0.08  # correlation of companions; chance alone gives 0.02 to 0.03 at 32 x 32 pixels
+_LEAST_DEVIATIONS = 4.4  # and in units of one over the root of the number of values, for smaller images
 _SHRINKAGE = 0.5  # of the covariance between rows, times companions over pixels
 _ROWS = 1000  # at a time
 
@@ -89,7 +91,8 @@ def _choose(r: int, gram: Float32, assignment: Int64, most: int, least: float, o
             continue
         product = float(gram[r, s]) * float(gram[r, s])
         both = float(gram[r, r]) * float(gram[s, s])
-        if product > least * least * both:
+        # whitening by a local filter is not quite a positive form: a row without a length has no correlation
+        if gram[r, r] > 0 and gram[s, s] > 0 and product > least * least * both:
             place[count] = s
             strength[count] = -product / both
             count += 1
@@ -118,7 +121,7 @@ def _regress(
     for r in range(first, last):
         count = _choose(r, gram, assignment, row.shape[1], least, chosen)
         own = float(gram[r, r])
-        scale[r] = np.float32(max(own, 1e-3 * typical))
+        scale[r] = np.float32(max(own if own > 0.0 else typical, 1e-3 * typical, 1e-9))
         if count == 0:
             continue
         regular, right = np.empty((count, count)), np.empty((count, 1))
@@ -143,7 +146,7 @@ def _regress(
             row[r, i] = chosen[i]
             weight[r, i] = np.float32(found[i, 0])
             left -= found[i, 0] * right[i, 0]
-        scale[r] = np.float32(max(left, 0.01 * own, 1e-3 * typical))
+        scale[r] = np.float32(max(left, 0.01 * own, 1e-3 * typical, 1e-9))
 
 
 def find_companions(
@@ -151,7 +154,7 @@ def find_companions(
     assignment: Int64,
     model: Smoothness,
     most: int = _MOST,
-    least: float = _LEAST,
+    least: float | None = None,
     together: int = _TOGETHER,
     shrinkage: float = _SHRINKAGE,
 ) -> Companions:
@@ -167,8 +170,8 @@ def find_companions(
         Whitens the pixels, so that each of them counts as a sample of its own.
     most : int
         Companions of a row.
-    least : float
-        Smallest correlation of companions.
+    least : float, optional
+        Smallest correlation of companions; left out, 0.08, or what chance hardly gives in smaller images.
     together : int
         Only so many rows are compared with each other.
     shrinkage : float
@@ -181,6 +184,8 @@ def find_companions(
     n, n_values = len(residual), residual[0].size
     row, weight = np.full((n, most), -1, np.int64), np.zeros((n, most), np.float32)
     scale = np.empty(n, np.float32)
+    if least is None:
+        least = max(_LEAST, _LEAST_DEVIATIONS / math.sqrt(n_values))
     for part in _parts(n, together):
         gram = _gram(residual[part], model)
         typical = float(np.add.accumulate(np.abs(np.diagonal(gram)).astype(np.float64))[-1] / len(gram))

@@ -108,11 +108,13 @@ def _check_words(attack: Callable[..., AttackResult], options: dict[str, str]) -
     """Where an attack's signature lists the words of an option, refuse another before anything is computed."""
     try:
         kinds = get_type_hints(attack)
-    except (NameError, TypeError):  # an attack of others need not have hints that can be resolved
+    except Exception:  # an attack of others need not have hints that can be resolved
         return
     for option, value in options.items():
-        if get_origin(kinds.get(option)) is Literal and value not in (known := get_args(kinds[option])):
-            raise InputError(f"{option}: {value!r} is not known; choose {' or '.join(map(str, known))}")
+        if get_origin(kinds.get(option)) is Literal and value not in (
+            known := [str(word) for word in get_args(kinds[option])]
+        ):
+            raise InputError(f"{option}: {value!r} is not known; choose {' or '.join(known)}")
 
 
 def _find_function(method: str) -> Callable[..., AttackResult]:

@@ -92,11 +92,11 @@ class State:
         Encryptions with their mask lifted.
     score : float32 (n, 2, images)
     group : int64 (groups, size)
-        Rows of each epoch; empty while companions are not used.
+        Rows of each epoch; empty while the companions of an epoch are not used.
     precision : float64 (groups, size, size) or None
         Inverse covariance between the rows of an epoch.
     found : Companions or None
-        What rows that are in no epochs tell about each other.
+        What rows tell about each other whose companions no epoch names.
     expected : float32 (n, channels, h, w) or None
         Residual that the companions predict.
     fitted : Fitted or None
@@ -160,7 +160,7 @@ def infer_signs(state: State, ridge: float, coupled: bool) -> None:
     coupled : bool
         All signs of an encryption together; otherwise each value alone.
     """
-    local = state.smoothness(ridge)
+    local = state.smoothness(ridge) if coupled else None
     signed = np.empty_like(state.size)
     for low in range(
         0, len(signed), _ROWS
@@ -170,7 +170,7 @@ def infer_signs(state: State, ridge: float, coupled: bool) -> None:
         found = signs.independent_signs(
             size.reshape(len(size), -1), prediction.reshape(len(size), -1), scale * state.pixel_variance
         ).reshape(size.shape)
-        if coupled:
+        if local is not None:
             found = signs.coupled_signs(size, prediction, scale, local, _TEMPERATURE, found)
         signed[rows] = found
     state.signed = signed

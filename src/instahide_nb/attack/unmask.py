@@ -4,7 +4,7 @@ Energies of local differences (`energy`) find the encryptions of one image (`clu
 squares give first images up to one sign (`spectral`), which colours tell (`negatives`). Then come rounds of: infer the
 masks (`signs`), solve for the images (`least_squares`), turn back flipped pixels (`sign_repair`), assign anew
 (`matched_filter`); and more rounds in which encryptions that share public images inform each other: those of an epoch
-(`companions`), or, where there are no epochs, any that correlate (`found_companions`).
+(`companions`), or, without epochs and at k = 3, any that correlate (`found_companions`).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Settings:
         Further rounds in which encryptions that share public images inform each other.
     coupled, repair, epochs : bool
         Infer the signs of an encryption together; turn back flipped pixels; use the epochs, if the rows are in epochs,
-        in assignment and to know who is whose companion.
+        in assignment and, from k = 4 on, to know who is whose companion.
     whitened, left_out : bool
         Whiten the energies; compare each encryption with textures and images as they would be without it.
     """
