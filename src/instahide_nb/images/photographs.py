@@ -30,9 +30,7 @@ __all__ = [
 MAX_MEGAPIXELS = 64
 """A larger image is refused by its header, before a pixel is decoded (64 megapixels are 192 MB in memory)."""
 
-warnings.filterwarnings(
-    "ignore", category=Image.DecompressionBombWarning
-)  # above that limit only
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # above that limit only
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
