@@ -211,7 +211,8 @@ def test_a_failing_cell_is_one_line_and_a_partial_notebook(copied_run: Path) -> 
         check=False,
     )
     assert done.returncode == 1
-    (line,) = done.stderr.strip().splitlines()
+    line = done.stderr.strip()
+    assert len(line.splitlines()) == 1, done.stderr
     assert "attack: cell" in line
     assert "RuntimeError: out of luck" in line
     partial = line.rpartition("partial notebook: ")[2].rstrip(")")
