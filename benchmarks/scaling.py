@@ -124,7 +124,7 @@ def mended(largest: dict[str, Any]) -> str:
     images, linear = WANTED // EPOCHS, median(figures["unmask"]["seconds"]["total"]) * WANTED / int(name)
     own = images // CLASSES
     products = {
-        "energies with the images of both classes, ten passes": 10 * 2 * WANTED * 2 * own * 31 * 31 * 4,
+        "energies with the images of both classes, twenty passes": 20 * 2 * WANTED * 2 * own * 31 * 31 * 4,
         "signed encryptions with the images of both classes, eight rounds": 8 * 2 * WANTED * 2 * own * PIXELS,
         "residuals with those of their epoch, six rounds": 6 * WANTED * images * PIXELS,
     }

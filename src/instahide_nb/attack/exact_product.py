@@ -16,7 +16,7 @@ __all__ = ["integer_mix", "integer_product", "integers"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-Float = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Float = Float32 | Float64
 
 
 @numba.njit(cache=True, nogil=True)
