@@ -68,7 +68,7 @@ def test_every_slot_is_assigned_to_its_planted_image() -> None:
     table = np.zeros((6, 6), int)
     np.add.at(table, (true.ravel(), found.assignment.ravel()), 1)
     assert table.max(axis=1).sum() / table.sum() > 0.9
-    assert found.score.shape == (len(label), 2, 6)
+    assert found.score.shape == (len(label), 2, 3)
 
 
 def test_an_image_with_two_clusters_and_a_cluster_of_two_images_are_mended() -> None:

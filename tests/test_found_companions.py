@@ -6,13 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 from public_residuals import SIDE, SIZE, residuals, white_model
+from slot_tables import one_class
 
 import instahide_nb.attack.found_companions as module
 from instahide_nb.attack.found_companions import (
     Companions,
     find_companions,
     fit_images,
+    joined,
+    parts,
     predict_residuals,
 )
 from instahide_nb.attack.smoothness import smoothness
@@ -97,15 +102,29 @@ def test_nobody_has_companions_where_nothing_is_shared() -> None:
     assert np.allclose(companions.scale, (rows.reshape(40, -1) ** 2).mean(axis=1), rtol=1e-3)
 
 
-def test_only_rows_of_one_part_are_compared() -> None:
+@given(st.integers(1, 300), st.integers(1, 100), st.integers(1, 20))
+def test_parts_hold_every_row_once_and_cut_no_epoch(epochs: int, together: int, whole: int) -> None:
+    cut = parts(epochs * whole, together, whole)
+    assert [row for part in cut for row in range(part.start, part.stop)] == list(range(epochs * whole))
+    for part in cut:
+        assert part.start % whole == 0
+        assert part.stop - part.start <= max(together, whole)
+
+
+def test_joined_companions_are_those_of_each_part() -> None:
     rows, _, _ = residuals()
-    whole, parts = found(rows, alone(len(rows))), found(rows, alone(len(rows)), together=3 * SIZE)
-    step = len(rows) // 3
-    assert (parts.row >= 0).any()
-    for r, others in enumerate(parts.row):
-        kept = others[others >= 0]
-        assert (kept // step == r // step).all()
-        assert set(kept) <= set(whole.row[r])
+    cut = parts(len(rows), 3 * SIZE, SIZE)
+    assert len(cut) > 2
+    each = [found(rows[part], alone(part.stop - part.start)) for part in cut]
+    whole = joined(each)
+    expected = predict_residuals(rows, whole)
+    assert (whole.row >= 0).any()
+    for part, one in zip(cut, each, strict=True):
+        kept = whole.row[part][whole.row[part] >= 0]
+        assert (kept >= part.start).all()
+        assert (kept < part.stop).all()
+        assert np.array_equal(expected[part], predict_residuals(rows[part], one))
+        assert np.array_equal(whole.scale[part], one.scale)
 
 
 def mixtures(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -127,7 +146,7 @@ def test_rows_less_their_companions_beat_ordinary_least_squares() -> None:
     mean = np.zeros(3, np.float32)
 
     def error(who: Companions) -> float:
-        fitted, _ = fit_images(x, who, assignment, coefficient, mean, 6, ridge=1e-9)
+        fitted, _ = fit_images(x, who, assignment, coefficient, mean, one_class(len(rows), 6), ridge=1e-9)
         return float(((fitted - image) ** 2).mean())
 
     assert error(companions) < 0.5 * error(nobody)
@@ -143,22 +162,24 @@ def test_images_solve_their_normal_equations() -> None:
     less = matrix(companions) / np.sqrt(companions.scale.astype(float))[:, None]
     target = (0.05 * rows - mean[:, None, None]).reshape(len(rows), -1)
     expected = np.linalg.lstsq(less @ design, less @ target, rcond=None)[0].reshape(6, 3, SIDE, SIDE)
-    fitted, influence = fit_images(0.05 * rows, companions, assignment, coefficient, mean, 6, ridge=1e-12)
+    fitted, influence = fit_images(
+        0.05 * rows, companions, assignment, coefficient, mean, one_class(len(rows), 6), ridge=1e-12
+    )
     assert np.allclose(fitted, (expected + mean[:, None, None]).clip(-1, 1), atol=1e-3)
-    assert np.allclose(influence.T, np.linalg.pinv(less @ design) @ less, atol=1e-3)
+    assert np.allclose(influence[:, 0].T, np.linalg.pinv(less @ design) @ less, atol=1e-3)
 
 
 def test_influence_is_what_an_encryption_changes() -> None:
     rows, _, assignment, coefficient = mixtures(6)
     companions = found(rows, alone(len(rows)))
     mean, signed = np.zeros(3, np.float32), 0.05 * rows
-    before, influence = fit_images(signed, companions, assignment, coefficient, mean, 6)
+    before, influence = fit_images(signed, companions, assignment, coefficient, mean, one_class(len(rows), 6))
     for i in (0, 17):
         changed = signed.copy()
         changed[i] += np.float32(0.05)
-        after, _ = fit_images(changed, companions, assignment, coefficient, mean, 6)
+        after, _ = fit_images(changed, companions, assignment, coefficient, mean, one_class(len(rows), 6))
         inside = (np.abs(before) < 0.9) & (np.abs(after) < 0.9)  # images are clipped at 1
-        expected = np.broadcast_to(0.05 * influence[i, :, None, None, None], before.shape)
+        expected = np.broadcast_to(0.05 * influence[i, 0, :, None, None, None], before.shape)
         assert np.allclose((after - before)[inside], expected[inside], atol=1e-4)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
+from slot_tables import spread
 
 import instahide_nb.attack.matched_filter as module
 from instahide_nb.attack.assignment import Slots
-from instahide_nb.attack.matched_filter import matched_filter, pair_scores
+from instahide_nb.attack.matched_filter import matched_filter, pair_scores, square_lengths
 from instahide_nb.attack.smoothness import RADIUS, PublicModel, smoothness
 
 
@@ -38,10 +38,10 @@ def setting(noise: float) -> tuple[Slots, np.ndarray, np.ndarray, np.ndarray, np
 def test_best_pair_is_the_true_one_and_splits_are_found() -> None:
     slots, image, pair, true, x = setting(0.02)
     local = smoothness(identity_model(), 8, 8, 0.0)
-    product, gram = matched_filter(x, image, np.full(3, 0.1, np.float32), local)
+    product, gram = matched_filter(x, image, np.full(3, 0.1, np.float32), local, slots)
     scale = np.full(40, 0.01, np.float32)
     score, _ = pair_scores(slots, product, gram, scale)
-    assert np.array_equal(score.argmax(axis=2), pair)
+    assert np.array_equal(score.argmax(axis=2), slots.within(pair))
     _, split = pair_scores(slots, product, gram, scale, pair)
     assert np.allclose(split, true, atol=0.03)
 
@@ -49,7 +49,7 @@ def test_best_pair_is_the_true_one_and_splits_are_found() -> None:
 def test_scores_are_differences_of_squared_residuals() -> None:
     slots, image, pair, _, x = setting(0.1)
     local = smoothness(identity_model(), 8, 8, 0.0)
-    product, gram = matched_filter(x, image, np.full(3, 0.1, np.float32), local)
+    product, gram = matched_filter(x, image, np.full(3, 0.1, np.float32), local, slots)
     scale = np.full(40, 0.3, np.float32)
     score, split = pair_scores(slots, product, gram, scale, pair)
     centred = x - 0.1
@@ -60,37 +60,48 @@ def test_scores_are_differences_of_squared_residuals() -> None:
                 continue
             left = centred[i] - lam[0] * (image[j] - 0.1) - lam[1] * (image[pair[i, 1]] - 0.1)
             gain = ((centred[i] ** 2).sum() - (left**2).sum()) / (2 * 0.3)
-            assert np.isclose(score[i, 0, j], gain, rtol=1e-3, atol=0.05)
+            assert np.isclose(
+                score[i, 0, j - slots.start[slots.image_class[i, 0]]], gain, rtol=1e-3, atol=0.05
+            )
 
 
-def test_images_of_other_classes_are_impossible() -> None:
+def test_products_are_with_the_images_of_each_slots_class() -> None:
     slots, image, _, _, x = setting(0.1)
-    local = smoothness(identity_model(), 8, 8, 0.0)
-    product, gram = matched_filter(x, image, np.full(3, 0.1, np.float32), local)
-    score, _ = pair_scores(slots, product, gram, np.ones(40, np.float32))
-    assert (score[0, 0, 3:] < -1e29).all()
-    assert (score[0, 1, :3] < -1e29).all()
+    uneven = Slots(slots.image_class, slots.coefficient, slots.shared, np.array([0, 2, 6]), slots.epoch)
+    local, mean = smoothness(identity_model(), 8, 8, 0.0), np.full(3, 0.1, np.float32)
+    product, gram = matched_filter(x, image, mean, local, uneven, block=7)
+    centred = image.reshape(6, -1) - 0.1
+    expected = (x.reshape(40, -1) - 0.1) @ centred.T
+    assert product.shape == (40, 2, 4)
+    assert np.allclose(gram, centred @ centred.T, atol=0.05)
+    for i, slot in np.ndindex(40, 2):
+        low, high = uneven.start[uneven.image_class[i, slot]], uneven.start[uneven.image_class[i, slot] + 1]
+        assert np.allclose(product[i, slot, : high - low], expected[i, low:high], atol=0.05)
+        assert not product[i, slot, high - low :].any()
+    again, _ = matched_filter(x, image, mean, local, uneven)
+    assert np.array_equal(again, product)
+    score, _ = pair_scores(uneven, product, gram, np.ones(40, np.float32))
+    assert ((score < -1e29) == (np.arange(4) >= np.diff(uneven.start)[uneven.image_class][:, :, None])).all()
 
 
-def test_products_with_the_own_classes_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_expected_is_taken_off_first() -> None:
     slots, image, _, _, x = setting(0.1)
     local, mean = smoothness(identity_model(), 8, 8, 0.0), np.full(3, 0.1, np.float32)
-    whole, _ = matched_filter(x, image, mean, local, block=7)
-    monkeypatch.setattr(module, "_MANY_IMAGES", 2)
-    own, _ = matched_filter(x, image, mean, local, slots, block=7)
-    inside = (slots.image_class[:, :, None] == np.repeat([0, 1], 3)).any(axis=1)
-    assert np.array_equal(own[inside], whole[inside])
-    assert inside.all(axis=1).any()
-    assert not own[~inside].any()
+    expected = np.random.default_rng(2).normal(size=x.shape).astype(np.float32)
+    product, _ = matched_filter(x, image, mean, local, slots, expected, block=7)
+    assert np.array_equal(product, matched_filter(x - expected, image, mean, local, slots)[0])
+    square = square_lengths(x, mean, local, expected, block=7)
+    assert np.array_equal(square, square_lengths(x - expected, mean, local))
+    assert np.allclose(square, ((x - expected - 0.1) ** 2).sum(axis=(1, 2, 3)), rtol=1e-4)
 
 
 def test_given_partners_are_the_only_ones_that_count() -> None:
     slots, image, pair, _, x = setting(0.1)
-    product, gram = matched_filter(
-        x, image, np.full(3, 0.1, np.float32), smoothness(identity_model(), 8, 8, 0.0)
-    )
+    local = smoothness(identity_model(), 8, 8, 0.0)
+    product, gram = matched_filter(x, image, np.full(3, 0.1, np.float32), local, slots)
     scale = np.full(40, 0.3, np.float32)
     score, _ = pair_scores(slots, product, gram, scale, pair)
+    score, product = spread(slots, score), spread(slots, product).sum(axis=1)
     for i in np.flatnonzero(~slots.shared):
         la, lb = slots.coefficient[i].astype(float)
         a, b = pair[i]
@@ -116,10 +127,12 @@ def test_in_large_classes_the_best_pair_is_still_found() -> None:
     shared = image_class[:, 0] == image_class[:, 1]
     coefficient[shared] = coefficient[shared].mean(axis=1, keepdims=True)
     slots = Slots(image_class, coefficient, shared, np.array([0, size, 2 * size]), np.full(n, -1))
-    product, gram = matched_filter(x, image, np.zeros(3, np.float32), smoothness(identity_model(), 8, 8, 0.0))
+    local = smoothness(identity_model(), 8, 8, 0.0)
+    product, gram = matched_filter(x, image, np.zeros(3, np.float32), local, slots)
     one = np.ones(n, np.float32)
     score, _ = pair_scores(slots, product, gram, one)
-    assert np.array_equal(score.argmax(axis=2), pair)
+    assert np.array_equal(score.argmax(axis=2), slots.within(pair))
+    score, product = spread(slots, score), spread(slots, product).sum(axis=1)
     la, lb = coefficient.astype(float).T
     base = la[:, None] * product - 0.5 * (la**2)[:, None] * np.diag(gram)
     other = lb[:, None] * product - 0.5 * (lb**2)[:, None] * np.diag(gram)

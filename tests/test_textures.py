@@ -66,7 +66,7 @@ def test_an_unknown_partner_is_noise_and_rows_of_one_class_say_nothing() -> None
 def given(texture: np.ndarray, n: int) -> Textures:
     """Textures that were fitted to nothing."""
     return Textures(
-        texture, np.zeros((n, len(texture))), np.zeros((n, 2), np.int64), np.zeros((n, 2), np.float32)
+        texture, np.zeros((n, 2, len(texture))), np.zeros((n, 2), np.int64), np.zeros((n, 2), np.float32)
     )
 
 
@@ -81,7 +81,7 @@ def test_pairs_are_found_under_smooth_noise_that_hides_them_without_whitening() 
     )
     assert (found.assignment == pair).mean() > 0.97
     assert (found.assignment == pair).mean() > (plain == pair[:, 0]).mean() + 0.05
-    assert found.score.shape == (len(pair), 2, 6)
+    assert found.score.shape == (len(pair), 2, 3)
     assert (found.gain > 0).mean() > 0.97
 
 
@@ -104,7 +104,7 @@ def test_scores_are_those_by_textures_fitted_without_the_encryption() -> None:
     local = texture_filter(feature)
     fit, around = fit_textures(feature, slots, pair), scene(slots, feature, local)
     none, one = np.zeros(4, np.float32), np.ones(41, np.float32)
-    product, gram = matched_filter(feature, fit.pattern, none, local)
+    product, gram = matched_filter(feature, fit.pattern, none, local, slots)
     own = Own(fit.influence, fit.assignment, fit.coefficient, around.square)
     quick = best_pairs(slots, product, gram, one, own).score
     with_it = best_pairs(slots, product, gram, one).score
@@ -115,7 +115,9 @@ def test_scores_are_those_by_textures_fitted_without_the_encryption() -> None:
         design[i] = 0
         flat = feature.reshape(41, -1)
         without = np.linalg.solve(design.T @ design + pull * np.eye(6), design.T @ flat)
-        alone = matched_filter(feature, without.reshape(fit.pattern.shape).astype(np.float32), none, local)
+        alone = matched_filter(
+            feature, without.reshape(fit.pattern.shape).astype(np.float32), none, local, slots
+        )
         slow = best_pairs(slots, *alone, one).score
         at = slow[i] > -1e29
         assert np.allclose(quick[i][at], slow[i][at], rtol=0.02, atol=0.02 * np.abs(slow[i][at]).max())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from typing import Any
+
 import pytest
 
 from instahide_nb.attack.threads import in_blocks, thread_count
@@ -39,3 +42,24 @@ def test_thread_count_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
     assert thread_count() == 5
     monkeypatch.setenv("NUMBA_NUM_THREADS", "none")
     assert thread_count() >= 1
+
+
+def child(queue: Any) -> None:
+    done: list[int] = []
+    in_blocks(lambda low, high: done.extend(range(low, high)), 10, block=1)
+    queue.put(sorted(done))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
+def test_a_forked_process_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "2")
+    in_blocks(lambda low, high: None, 10, block=1)  # the parent has its threads now
+    fork = multiprocessing.get_context("fork")
+    queue = fork.Queue()
+    process = fork.Process(target=child, args=(queue,))
+    process.start()
+    try:
+        assert queue.get(timeout=60) == list(range(10))
+    finally:
+        process.kill()
+        process.join()

@@ -19,6 +19,7 @@ from instahide_nb.errors import InputError
 __all__ = ["Slots", "assign", "read_slots"]
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 
@@ -50,6 +51,24 @@ class Slots:
     def n_images(self) -> int:
         """Number of private images."""
         return int(self.start[-1])
+
+    @property
+    def largest(self) -> int:
+        """Number of images of the largest class, and so of values for each slot where images are scored."""
+        return int(np.diff(self.start).max())
+
+    def within(self, image: Int64) -> Int64:
+        """Places of the images of all slots, int64 (n, 2), among those of the slot's class; -1 stays below 0."""
+        return np.where(image < 0, image, image - self.start[self.image_class])
+
+    def of_own_classes(self, table: Float64, row: Int64) -> Float64:
+        """Of a table (rows, images) what belongs to the class of each slot, float64 (rows, 2, largest)."""
+        out = np.zeros((len(row), 2, self.largest))
+        for c in np.flatnonzero(np.diff(self.start)):
+            low, high = self.start[c], self.start[c + 1]
+            at, slot = np.nonzero(self.image_class[row] == c)
+            out[at, slot, : high - low] = table[at, low:high]
+        return out
 
 
 def read_slots(label: npt.NDArray[np.floating], n_images: int) -> Slots:
@@ -145,8 +164,8 @@ def assign(slots: Slots, score: Float32) -> Int64:
     Parameters
     ----------
     slots : Slots
-    score : float32 (n, 2, images)
-        Score of each image in each slot; only images of the slot's class are looked at.
+    score : float32 (n, 2, largest)
+        Score of each image of the slot's class, in their order.
 
     Returns
     -------
@@ -167,10 +186,10 @@ def assign(slots: Slots, score: Float32) -> Int64:
         if low == high:
             continue
         if slots.epoch[0] < 0 or high - low == 1:
-            flat_out[rows] = low + np.argmax(flat_score[rows, low:high], axis=1)
+            flat_out[rows] = low + np.argmax(flat_score[rows, : high - low], axis=1)
             continue
         for part in np.split(rows, np.flatnonzero(np.diff(flat_epoch[rows])) + 1):
-            gain = np.repeat(flat_score[part, low:high].astype(np.float64), 2, axis=1)
+            gain = np.repeat(flat_score[part, : high - low].astype(np.float64), 2, axis=1)
             _, column = linear_sum_assignment(gain, maximize=True)
             flat_out[part] = low + column // 2
     return out

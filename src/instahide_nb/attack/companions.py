@@ -14,12 +14,13 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from instahide_nb.attack.assignment import Slots
 from instahide_nb.attack.cholesky import factor, inverse, solve_columns
 from instahide_nb.attack.exact_product import integer_mix, integer_product
 from instahide_nb.attack.smoothness import Smoothness, whiten
 from instahide_nb.attack.threads import in_blocks
 
-__all__ = ["fit_images", "predict_residuals", "row_influence", "row_precision"]
+__all__ = ["fit_images", "predict_residuals", "row_gram", "row_influence", "row_precision"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -54,17 +55,33 @@ def _invert(first: int, last: int, gram: Float64, shrinkage: float, out: Float64
         out[e] = inverse(lower)
 
 
-def row_precision(residual: Float32, group: Int64, model: Smoothness, shrinkage: float) -> Float64:
-    """Inverse covariance between the rows of each group, in units of the public covariance.
+def row_gram(residual: Float32, model: Smoothness) -> Float64:
+    """Covariance between rows, estimated from their whitened values.
 
     Parameters
     ----------
-    residual : float32 (n, channels, h, w)
-        Encryptions with their mask lifted, less their predictions.
-    group : int64 (groups, size)
-        Rows of each group; an epoch is a group.
+    residual : float32 (size, channels, h, w)
+        Encryptions of one epoch with their mask lifted, less their predictions.
     model : Smoothness
         Whitens the pixels, so that each of them counts as a sample of its own.
+
+    Returns
+    -------
+    float64 (size, size)
+        In units of the public covariance.
+    """
+    flat = residual.reshape(len(residual), -1)
+    white = whiten(residual, model).reshape(flat.shape)
+    return integer_product(flat, white) / flat.shape[1]
+
+
+def row_precision(gram: Float64, shrinkage: float) -> Float64:
+    """Inverse covariance between the rows of each group.
+
+    Parameters
+    ----------
+    gram : float64 (groups, size, size)
+        From `row_gram`; an epoch is a group.
     shrinkage : float
         Added to the diagonal of the covariance, as a share of it.
 
@@ -72,44 +89,31 @@ def row_precision(residual: Float32, group: Int64, model: Smoothness, shrinkage:
     -------
     float64 (groups, size, size)
     """
-    n_values = residual[0].size
-    gram = np.empty((len(group), group.shape[1], group.shape[1]))
-    for e, rows in enumerate(group):
-        part = residual[rows]
-        white = whiten(part, model)
-        gram[e] = integer_product(part.reshape(len(rows), -1), white.reshape(len(rows), -1)) / n_values
     out = np.empty_like(gram)
     in_blocks(_invert, len(gram), gram, float(shrinkage), out, block=1)
     return out
 
 
-def predict_residuals(residual: Float32, precision: Float64, group: Int64) -> tuple[Float32, Float32]:
-    """Expected residual of each row given those of the other rows of its group.
+def predict_residuals(residual: Float32, precision: Float64) -> tuple[Float32, Float32]:
+    """Expected residual of each row of a group given those of the others.
 
     Parameters
     ----------
-    residual : float32 (n, channels, h, w)
-    precision : float64 (groups, size, size)
+    residual : float32 (size, channels, h, w)
+    precision : float64 (size, size)
         From `row_precision`.
-    group : int64 (groups, size)
 
     Returns
     -------
-    expected : float32 (n, channels, h, w)
-    scale : float32 (n,)
+    expected : float32 (size, channels, h, w)
+    scale : float32 (size,)
         What remains of the covariance of each row, in units of the public covariance.
     """
-    own = np.diagonal(precision, axis1=1, axis2=2)
-    weight = -precision / own[:, :, None]
-    number = np.arange(group.shape[1])
-    weight[:, number, number] = 0
-    flat = residual.reshape(len(residual), -1)
-    expected = np.zeros_like(flat)
-    for e, rows in enumerate(group):
-        expected[rows] = integer_mix(weight[e], flat[rows])
-    scale = np.empty(len(residual), np.float32)
-    scale[group.ravel()] = (1.0 / own).ravel()
-    return expected.reshape(residual.shape), scale
+    own = np.diagonal(precision)
+    weight = -precision / own[:, None]
+    np.fill_diagonal(weight, 0)
+    expected = integer_mix(weight, residual.reshape(len(residual), -1))
+    return expected.reshape(residual.shape), (1.0 / own).astype(np.float32)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -131,7 +135,7 @@ def _normal_matrix(
 
 @numba.njit(cache=True, nogil=True)
 def _gather(
-    low: int, high: int, mixed: Float64, assignment: Int64, coefficient: Float32, out: Float64
+    low: int, high: int, mixed: Float32, assignment: Int64, coefficient: Float32, out: Float64
 ) -> None:
     """Add each mixed row to the right sides of its two images, for the pixels low .. high-1."""
     for i in range(assignment.shape[0]):
@@ -139,7 +143,7 @@ def _gather(
         for j in range(2):
             target, weight = out[assignment[i, j], low:high], coefficient[i, j]
             for p in range(high - low):
-                target[p] += weight * source[p]
+                target[p] += float(weight) * float(source[p])
 
 
 def _regular(normal: Float64, ridge: float) -> Float64:
@@ -147,17 +151,14 @@ def _regular(normal: Float64, ridge: float) -> Float64:
 
 
 @numba.njit(cache=True, nogil=True)
-def _weighted_design(
-    precision: Float64, group: Int64, assignment: Int64, coefficient: Float32, n: int
-) -> Float64:
-    out = np.zeros((assignment.shape[0], n))
-    for e in range(group.shape[0]):
-        for r in range(group.shape[1]):
-            target = out[group[e, r]]
-            for s in range(group.shape[1]):
-                other = group[e, s]
-                for j in range(2):
-                    target[assignment[other, j]] += precision[e, r, s] * coefficient[other, j]
+def _weighted_design(precision: Float64, assignment: Int64, coefficient: Float32, n_images: int) -> Float64:
+    """Precision of an epoch times the coefficients of all images in its rows."""
+    out = np.zeros((assignment.shape[0], n_images))
+    for r in range(assignment.shape[0]):
+        target = out[r]
+        for s in range(assignment.shape[0]):
+            for j in range(2):
+                target[assignment[s, j]] += precision[r, s] * coefficient[s, j]
     return out
 
 
@@ -166,13 +167,25 @@ def row_influence(
     group: Int64,
     assignment: Int64,
     coefficient: Float32,
-    n_images: int,
+    slots: Slots,
     ridge: float = 1e-3,
 ) -> Float64:
-    """How much every image that `fit_images` finds changes with each encryption, float64 (n, images)."""
-    normal = _regular(_normal_matrix(precision, group, assignment, coefficient, n_images), ridge)
-    design = _weighted_design(precision, group, assignment, coefficient, n_images)
-    return integer_product(design, inverse(factor(normal)))
+    """How much the images that `fit_images` finds change with each encryption: those of its own classes.
+
+    Returns
+    -------
+    float64 (n, 2, largest)
+        On the images of the class of each slot, in their order.
+    """
+    n = slots.n_images
+    normal_inverse = inverse(
+        factor(_regular(_normal_matrix(precision, group, assignment, coefficient, n), ridge))
+    )
+    out = np.zeros((len(assignment), 2, slots.largest))
+    for e, rows in enumerate(group):
+        design = _weighted_design(precision[e], assignment[rows], coefficient[rows], n)
+        out[rows] = slots.of_own_classes(integer_product(design, normal_inverse), rows)
+    return out
 
 
 def fit_images(

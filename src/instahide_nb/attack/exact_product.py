@@ -1,10 +1,13 @@
 """Matrix products that are fast and have the same bits on any machine.
 
-A BLAS sums in an order that depends on the processor. With factors rounded to integers whose products and partial
-sums stay below 2^53 no sum is rounded, so the order does not matter.
+A BLAS sums in an order that depends on the processor. Rows are rounded to integers short enough that, by the
+inequality of Cauchy and Schwarz, no partial sum of a product exceeds 2^24. Such sums are exact even in float32, in
+whatever order, and a product of float32 takes half the time and memory of one of float64.
 """
 
 from __future__ import annotations
+
+import math
 
 import numba
 import numpy as np
@@ -12,47 +15,103 @@ import numpy.typing as npt
 
 from instahide_nb.attack.threads import in_blocks
 
-__all__ = ["integer_mix", "integer_product", "integers"]
+__all__ = ["integer_mix", "integer_product", "integers", "unscaled"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Float = Float32 | Float64
 
+_LENGTH = 4096.0  # of a rounded row: two of them have a product of at most 2^24
+_LANES = 16
+_COLUMNS = 512  # at a time
+
 
 @numba.njit(cache=True, nogil=True)
-def _round(first: int, last: int, table: Float, scale: float, out: Float64) -> None:
+def _round_rows(first: int, last: int, table: Float, length: float, out: Float32, scale: Float64) -> None:
+    """Rows times `scale`, rounded, so that each has `length` before it is rounded."""
+    d = table.shape[1]
+    lane = np.empty(_LANES)
     for i in range(first, last):
-        for p in range(table.shape[1]):
-            out[i, p] = np.rint(float(table[i, p]) * scale)
+        row = table[i]
+        lane[:] = 0.0
+        for low in range(
+            0, d - _LANES + 1, _LANES
+        ):  # several sums side by side: always in this order, and quick
+            for t in range(_LANES):
+                lane[t] += float(row[low + t]) * float(row[low + t])
+        total = 0.0
+        for t in range(_LANES):
+            total += lane[t]
+        for p in range(d - d % _LANES, d):
+            total += float(row[p]) * float(row[p])
+        scale[i] = length / np.sqrt(total) if total > 0.0 else 1.0
+        by = scale[i]
+        for p in range(d):
+            out[i, p] = np.float32(np.rint(float(row[p]) * by))
 
 
-def integers(table: Float, terms: int) -> tuple[Float64, float]:
-    """Round a factor of an exact product to integers of at most 20 bits.
+@numba.njit(cache=True, nogil=True)
+def _round_columns(low: int, high: int, table: Float, length: float, out: Float32, scale: Float64) -> None:
+    total = np.zeros(high - low)
+    for i in range(table.shape[0]):
+        row = table[i, low:high]
+        for p in range(high - low):
+            total[p] += float(row[p]) * float(row[p])
+    for p in range(high - low):
+        scale[low + p] = length / np.sqrt(total[p]) if total[p] > 0.0 else 1.0
+    for i in range(table.shape[0]):
+        row, target, by = table[i, low:high], out[i, low:high], scale[low:high]
+        for p in range(high - low):
+            target[p] = np.float32(np.rint(float(row[p]) * by[p]))
+
+
+@numba.njit(cache=True, nogil=True)
+def _unscale(first: int, last: int, product: Float32, left: Float64, right: Float64) -> None:
+    for i in range(first, last):
+        row, by = product[i], left[i]
+        for p in range(row.shape[0]):
+            row[p] = np.float32(float(row[p]) / (by * right[p]))
+
+
+def _longest(terms: int) -> float:
+    """Length before rounding, which moves each term by a half at most."""
+    return _LENGTH - 0.5 * math.sqrt(terms)
+
+
+def integers(table: Float) -> tuple[Float32, Float64]:
+    """Round the rows of a factor of an exact product.
 
     Parameters
     ----------
     table : float (n, d)
-    terms : int
-        How many products will be summed; where they are many, fewer bits.
 
     Returns
     -------
-    whole : float64 (n, d)
-        Integers, the table times `scale`.
-    scale : float
-        A power of two.
+    whole : float32 (n, d)
+        Integers, each row the table's row times its scale. No row is longer than 4096.
+    scale : float64 (n,)
+
+    Examples
+    --------
+    >>> whole, scale = integers(np.array([[3.0, 4.0]]))
+    >>> whole.tolist(), round(float(scale[0]), 2)
+    ([[2457.0, 3276.0]], 819.06)
     """
-    bits = min(20, (52 - terms.bit_length()) // 2)
-    largest = max(float(table.max()), -float(table.min())) if table.size else 0.0
-    _, exponent = np.frexp(largest)
-    scale = 2.0 ** (bits - int(exponent))  # a power of two: scaling rounds nothing
-    out = np.empty(table.shape)
-    in_blocks(_round, len(table), table, scale, out)
+    out, scale = np.empty(table.shape, np.float32), np.empty(len(table))
+    in_blocks(_round_rows, len(table), table, _longest(table.shape[1]), out, scale)
     return out, scale
 
 
+def unscaled(product: Float32, left: Float64, right: Float64) -> Float32:
+    """A product of integers divided by the scales of its rows and columns, in its place."""
+    in_blocks(_unscale, len(product), product, left, right)
+    return product
+
+
 def integer_product(a: Float, b: Float) -> Float64:
-    """``a @ b.T`` with both factors rounded to 20 bits, so that the product is exact in any order of summation.
+    """``a @ b.T`` with the rows of both factors rounded, so that the product is exact in any order of summation.
+
+    A row keeps 12 bits of its length: the error of a product is near 10^-4 of the product of both lengths.
 
     Parameters
     ----------
@@ -65,18 +124,17 @@ def integer_product(a: Float, b: Float) -> Float64:
 
     Examples
     --------
-    >>> integer_product(np.array([[1, 2]], np.float32), np.array([[3, 4], [0, 1]], np.float32)).tolist()
+    >>> integer_product(np.array([[1, 2]], np.float32), np.array([[3, 4], [0, 1]], np.float32)).round(2).tolist()
     [[11.0, 2.0]]
     """
-    terms = int(a.shape[1])
-    qa, scale_a = integers(a, terms)
-    qb, scale_b = integers(b, terms)
-    product: Float64 = (qa @ qb.T) / (scale_a * scale_b)
+    qa, scale_a = integers(a)
+    qb, scale_b = integers(b)
+    product: Float64 = (qa @ qb.T) / (scale_a[:, None] * scale_b)
     return product
 
 
-def integer_mix(weight: Float, row: Float) -> Float64:
-    """``weight @ row``, rounded as by `integer_product`.
+def integer_mix(weight: Float, row: Float) -> Float32:
+    """``weight @ row``, with the rows of the one and the columns of the other rounded as by `integer_product`.
 
     Parameters
     ----------
@@ -85,15 +143,14 @@ def integer_mix(weight: Float, row: Float) -> Float64:
 
     Returns
     -------
-    float64 (n, d)
+    float32 (n, d)
 
     Examples
     --------
-    >>> integer_mix(np.array([[1.0, 0.5]]), np.array([[3.0, 4.0], [2.0, 1.0]])).tolist()
+    >>> integer_mix(np.array([[1.0, 0.5]]), np.array([[3.0, 4.0], [2.0, 1.0]])).round(2).tolist()
     [[4.0, 4.5]]
     """
-    terms = int(weight.shape[1])
-    qw, scale_w = integers(weight, terms)
-    qr, scale_r = integers(row, terms)
-    product: Float64 = (qw @ qr) / (scale_w * scale_r)
-    return product
+    qw, scale_w = integers(weight)
+    qr, scale_r = np.empty(row.shape, np.float32), np.empty(row.shape[1])
+    in_blocks(_round_columns, row.shape[1], row, _longest(len(row)), qr, scale_r, block=_COLUMNS)
+    return unscaled(qw @ qr, scale_w, scale_r)

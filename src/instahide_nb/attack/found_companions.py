@@ -15,18 +15,18 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from instahide_nb.attack.assignment import Slots
 from instahide_nb.attack.cholesky import factor, inverse, solve, solve_columns
-from instahide_nb.attack.exact_product import integer_mix, integer_product
+from instahide_nb.attack.exact_product import integer_mix, integer_product, integers, unscaled
 from instahide_nb.attack.smoothness import Smoothness, whiten
 from instahide_nb.attack.threads import in_blocks
 
-__all__ = ["Companions", "find_companions", "fit_images", "predict_residuals"]
+__all__ = ["Companions", "find_companions", "fit_images", "joined", "parts", "predict_residuals"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-_TOGETHER = 5000  # rows compared with each other: more would cost their square
 _MOST = 40  # companions of a row
 _LEAST = 0.08  # correlation of companions; chance alone gives 0.02 to 0.03 at 32 x 32 pixels
 _LEAST_DEVIATIONS = 4.4  # and in units of one over the root of the number of values, for smaller images
@@ -53,27 +53,34 @@ class Companions:
     scale: Float32
 
 
-def _parts(n: int, together: int) -> list[slice]:
-    """Blocks of at most `together` rows, all about as long.
+def parts(n: int, together: int, whole: int = 1) -> list[slice]:
+    """Blocks of at most `together` rows, all about as long, that cut no epoch of `whole` rows.
+
+    Companions are looked for in each block: among all rows at once it would cost their square.
 
     Examples
     --------
-    >>> _parts(10, 4)
+    >>> parts(10, 4)
     [slice(0, 4, None), slice(4, 8, None), slice(8, 10, None)]
+    >>> parts(10, 7, whole=5)
+    [slice(0, 5, None), slice(5, 10, None)]
     """
-    step = -(-n // -(-n // together))
+    groups, most = -(-n // whole), max(together // whole, 1)
+    step = -(-groups // -(-groups // most)) * whole
     return [slice(low, min(low + step, n)) for low in range(0, n, step)]
 
 
 def _gram(residual: Float32, model: Smoothness) -> Float32:
     """Whitened covariance of all pairs of rows; the filter's two orders are taken as equal."""
-    flat = residual.reshape(len(residual), -1)
-    white = whiten(residual, model).reshape(flat.shape)
-    out = np.empty((len(flat), len(flat)), np.float32)
-    for low in range(0, len(flat), _ROWS):
-        part = integer_product(flat[low : low + _ROWS], white[low:]) / flat.shape[1]
-        out[low : low + _ROWS, low:] = part
-        out[low:, low : low + _ROWS] = part.T
+    n, n_values = len(residual), residual[0].size
+    left, left_scale = integers(residual.reshape(n, n_values))
+    right, right_scale = integers(whiten(residual, model).reshape(n, n_values))
+    out = np.empty((n, n), np.float32)
+    for low in range(0, n, _ROWS):
+        rows = slice(low, low + _ROWS)
+        part = unscaled(left[rows] @ right[low:].T, left_scale[rows], n_values * right_scale[low:])
+        out[rows, low:] = part
+        out[low:, rows] = part.T
     return out
 
 
@@ -155,7 +162,6 @@ def find_companions(
     model: Smoothness,
     most: int = _MOST,
     least: float | None = None,
-    together: int = _TOGETHER,
     shrinkage: float = _SHRINKAGE,
 ) -> Companions:
     """Regress the residual of each encryption on those that correlate with it.
@@ -172,8 +178,6 @@ def find_companions(
         Companions of a row.
     least : float, optional
         Smallest correlation of companions; left out, 0.08, or what chance hardly gives in smaller images.
-    together : int
-        Only so many rows are compared with each other.
     shrinkage : float
         Added to the diagonal of the covariance of companions, as a share of it times companions over values.
 
@@ -186,19 +190,30 @@ def find_companions(
     scale = np.empty(n, np.float32)
     if least is None:
         least = max(_LEAST, _LEAST_DEVIATIONS / math.sqrt(n_values))
-    for part in _parts(n, together):
-        gram = _gram(residual[part], model)
-        typical = float(np.add.accumulate(np.abs(np.diagonal(gram)).astype(np.float64))[-1] / len(gram))
-        at = row[part], weight[part], scale[part]
-        weights = least, shrinkage / n_values, typical
-        in_blocks(_regress, len(gram), gram, assignment[part], *weights, *at)
-        at[0][at[0] >= 0] += part.start
+    gram = _gram(residual, model)
+    typical = float(np.add.accumulate(np.abs(np.diagonal(gram)).astype(np.float64))[-1] / n)
+    in_blocks(_regress, n, gram, assignment, least, shrinkage / n_values, typical, row, weight, scale)
     return Companions(row, weight, scale)
+
+
+def joined(found: list[Companions]) -> Companions:
+    """Companions found in consecutive blocks of rows, with the rows counted from the first of all.
+
+    Examples
+    --------
+    >>> one = Companions(np.array([[1], [-1]]), np.ones((2, 1), np.float32), np.ones(2, np.float32))
+    >>> joined([one, one]).row.ravel().tolist()
+    [1, -1, 3, -1]
+    """
+    before = np.cumsum([0] + [len(each.row) for each in found])
+    row = [np.where(each.row < 0, -1, each.row + low) for each, low in zip(found, before, strict=False)]
+    weight, scale = [each.weight for each in found], [each.scale for each in found]
+    return Companions(np.concatenate(row), np.concatenate(weight), np.concatenate(scale))
 
 
 @numba.njit(cache=True, nogil=True)
 def _mix(first: int, last: int, row: Int64, weight: Float32, source: Float32, out: Float32) -> None:
-    """Row r becomes the sum over its companions."""
+    """Rows first .. last-1 of `out` become the sums over their companions."""
     total = np.empty(source.shape[1], np.float32)
     for r in range(first, last):
         total[:] = np.float32(0)
@@ -230,32 +245,53 @@ def predict_residuals(residual: Float32, companions: Companions) -> Float32:
 
 
 @numba.njit(cache=True, nogil=True)
-def _design(row: Int64, weight: Float32, assignment: Int64, coefficient: Float32, out: Float64) -> None:
-    """Coefficients of the private images in each row less its companions."""
-    for r in range(row.shape[0]):
+def _less_companions(
+    first: int, last: int, low: int, row: Int64, weight: Float32, signed: Float32, mean: Float32, out: Float32
+) -> None:
+    """Rows low+first .. low+last-1 about the mean, less what their companions, about the mean, add up to."""
+    for i in range(first, last):
+        source, target = signed[low + i], out[i]
+        for p in range(mean.shape[0]):
+            target[p] = source[p] - mean[p]
+        for j in range(row.shape[1]):
+            if row[low + i, j] < 0:
+                break
+            other, by = signed[row[low + i, j]], weight[low + i, j]
+            for p in range(mean.shape[0]):
+                target[p] -= by * (other[p] - mean[p])
+
+
+@numba.njit(cache=True, nogil=True)
+def _design(
+    low: int, row: Int64, weight: Float32, assignment: Int64, coefficient: Float32, out: Float64
+) -> None:
+    """Coefficients of the private images in each of some rows, from row `low` on, less its companions."""
+    for i in range(out.shape[0]):
+        r = low + i
         for slot in range(2):
-            out[r, assignment[r, slot]] += coefficient[r, slot]
+            out[i, assignment[r, slot]] += coefficient[r, slot]
         for j in range(row.shape[1]):
             s = row[r, j]
             if s < 0:
                 break
             for slot in range(2):
-                out[r, assignment[s, slot]] -= float(weight[r, j]) * coefficient[s, slot]
+                out[i, assignment[s, slot]] -= float(weight[r, j]) * coefficient[s, slot]
 
 
 @numba.njit(cache=True, nogil=True)
-def _hand_back(row: Int64, weight: Float32, table: Float64, out: Float64) -> None:
-    """What each row gives to the table's rows: to its own, and to all whose companion it is."""
-    for r in range(row.shape[0]):
+def _hand_back(low: int, row: Int64, weight: Float32, table: Float64, out: Float64) -> None:
+    """What each of some rows, from row `low` on, gives: to its own place, and to all whose companion it is."""
+    for i in range(table.shape[0]):
+        r = low + i
         for p in range(table.shape[1]):
-            out[r, p] += table[r, p]
+            out[r, p] += table[i, p]
         for j in range(row.shape[1]):
             s = row[r, j]
             if s < 0:
                 break
             by = float(weight[r, j])
             for p in range(table.shape[1]):
-                out[s, p] -= by * table[r, p]
+                out[s, p] -= by * table[i, p]
 
 
 def fit_images(
@@ -264,7 +300,7 @@ def fit_images(
     assignment: Int64,
     coefficient: Float32,
     mean: Float32,
-    n_images: int,
+    slots: Slots,
     ridge: float = 1e-3,
 ) -> tuple[Float32, Float64]:
     """Least squares for the private images, of each row less its companions, with a slight pull to the mean image.
@@ -278,7 +314,7 @@ def fit_images(
     coefficient : float32 (n, 2)
     mean : float32 (channels,)
         Mean colour of public images.
-    n_images : int
+    slots : Slots
     ridge : float
         Weight of the pull, as a share of the mean diagonal of the normal matrix.
 
@@ -286,25 +322,33 @@ def fit_images(
     -------
     image : float32 (images, channels, h, w)
         Clipped to [-1, 1].
-    influence : float64 (n, images)
-        Change of every image with each encryption.
+    influence : float64 (n, 2, largest)
+        Change of the images of each slot's class with each encryption.
     """
-    centre = mean[:, None, None]
-    left = signed - centre
-    left -= predict_residuals(left, companions)
-    flat = left.reshape(len(left), -1)
-    design = np.zeros((len(flat), n_images))
-    _design(companions.row, companions.weight, assignment, coefficient, design)
-    root = (1.0 / np.sqrt(companions.scale.astype(np.float64)))[:, None]
-    weighted = np.ascontiguousarray((design * root).T)
-    normal = integer_product(weighted, weighted)
+    n, n_images = len(signed), slots.n_images
+    flat, who = signed.reshape(n, -1), (companions.row, companions.weight)
+    centre = np.repeat(mean, flat.shape[1] // len(mean))
+    normal, right = np.zeros((n_images, n_images)), np.zeros((n_images, flat.shape[1]))
+    back = np.zeros((n, n_images))
+    for low in range(0, n, _ROWS):
+        rows = slice(low, min(low + _ROWS, n))
+        size = rows.stop - low
+        left = np.empty((size, flat.shape[1]), np.float32)
+        in_blocks(_less_companions, size, low, *who, flat, centre, left)
+        design = np.zeros((size, n_images))
+        _design(low, *who, assignment, coefficient, design)
+        inverse_scale = 1.0 / companions.scale[rows].astype(np.float64)[:, None]
+        weighted = np.ascontiguousarray((design * np.sqrt(inverse_scale)).T)
+        normal += integer_product(weighted, weighted)
+        design *= inverse_scale
+        right += integer_mix(np.ascontiguousarray(design.T), left)
+        _hand_back(low, *who, design, back)
     normal += (ridge * float(np.mean(np.diagonal(normal))) + 1e-12) * np.eye(n_images)
-    right = np.zeros((n_images, flat.shape[1]))
-    for low in range(0, len(flat), _ROWS):
-        rows = slice(low, low + _ROWS)
-        right += integer_mix(weighted[:, rows], flat[rows] * root[rows])
     lower = factor(normal)
-    image = solve_columns(lower, right).reshape(n_images, *signed.shape[1:]) + centre
-    back = np.zeros_like(design)
-    _hand_back(companions.row, companions.weight, design * root * root, back)
-    return np.clip(image, -1.0, 1.0).astype(np.float32), integer_product(back, inverse(lower))
+    image = solve_columns(lower, right).reshape(n_images, *signed.shape[1:]) + mean[:, None, None]
+    normal_inverse = inverse(lower)
+    influence = np.zeros((n, 2, slots.largest))
+    for low in range(0, n, _ROWS):
+        at = np.arange(low, min(low + _ROWS, n))
+        influence[at] = slots.of_own_classes(integer_product(back[at], normal_inverse), at)
+    return np.clip(image, -1.0, 1.0).astype(np.float32), influence

@@ -6,6 +6,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from instahide_nb.attack.assignment import Slots
 from instahide_nb.attack.cholesky import factor, inverse, solve_columns
 from instahide_nb.attack.threads import in_blocks
 
@@ -144,6 +145,8 @@ def _influence(
     first: int,
     last: int,
     normal_inverse: Float64,
+    image_class: Int64,
+    start: Int64,
     assignment: Int64,
     coefficient: Float32,
     weight: Float32,
@@ -154,37 +157,45 @@ def _influence(
         if a < 0 or b < 0:
             continue
         wa, wb = float(weight[i]) * coefficient[i, 0], float(weight[i]) * coefficient[i, 1]
-        for j in range(normal_inverse.shape[0]):
-            out[i, j] = wa * normal_inverse[a, j] + wb * normal_inverse[b, j]
+        for slot in range(2):
+            low, high = start[image_class[i, slot]], start[image_class[i, slot] + 1]
+            of_a, of_b, target = normal_inverse[a, low:high], normal_inverse[b, low:high], out[i, slot]
+            for j in range(high - low):
+                target[j] = wa * of_a[j] + wb * of_b[j]
 
 
 def row_influence(
-    assignment: Int64, coefficient: Float32, weight: Float32, n_images: int, ridge: float
+    slots: Slots, assignment: Int64, coefficient: Float32, weight: Float32, ridge: float
 ) -> Float64:
-    """How much every solution of `solve_mixtures` changes with each row.
+    """How much the solutions of `solve_mixtures` change with each row: those of its own classes.
 
     Parameters
     ----------
-    assignment, coefficient, weight, n_images, ridge
+    slots : Slots
+    assignment, coefficient, weight, ridge
         As for `solve_mixtures`.
 
     Returns
     -------
-    float64 (n, images)
+    float64 (n, 2, largest)
+        On the images of the class of each slot, in their order.
 
     Examples
     --------
     >>> one, half = np.zeros((2, 2), np.int64), np.full((2, 2), 0.5, np.float32)
-    >>> row_influence(one, half, np.ones(2, np.float32), 1, 0.0).round(6).tolist()
-    [[0.5], [0.5]]
+    >>> slots = Slots(one, half, np.ones(2, bool), np.array([0, 1]), np.full(2, -1))
+    >>> row_influence(slots, one, half, np.ones(2, np.float32), 0.0).round(6).tolist()
+    [[[0.5], [0.5]], [[0.5], [0.5]]]
     """
-    normal = _normal_matrix(assignment, coefficient, weight, n_images)
+    normal = _normal_matrix(assignment, coefficient, weight, slots.n_images)
     pull = ridge * float(np.mean(np.diag(normal))) + 1e-12
-    out = np.zeros((len(assignment), n_images))
+    out = np.zeros((len(assignment), 2, slots.largest))
     in_blocks(
         _influence,
         len(out),
-        inverse(factor(normal + pull * np.eye(n_images))),
+        inverse(factor(normal + pull * np.eye(slots.n_images))),
+        slots.image_class,
+        slots.start,
         assignment,
         coefficient,
         weight,

@@ -32,7 +32,6 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 _LIKELY = 8  # of a class with more than twice as many images, those that are tried with every partner
-_MANY_IMAGES = 128  # below, one product with all is quicker than to gather the rows of each class
 
 
 def matched_filter(
@@ -40,10 +39,11 @@ def matched_filter(
     image: Float32,
     mean: Float32,
     model: Smoothness,
-    slots: Slots | None = None,
+    slots: Slots,
+    expected: Float32 | None = None,
     block: int = 1000,
 ) -> tuple[Float64, Float64]:
-    """Products of encryptions and images after whitening.
+    """Products of encryptions and the images of their own classes after whitening.
 
     Parameters
     ----------
@@ -53,15 +53,16 @@ def matched_filter(
     mean : float32 (channels,)
         Mean colour of public images.
     model : Smoothness
-    slots : Slots, optional
-        Where images are many, only products with images of an encryption's own classes are then made; the others are 0.
+    slots : Slots
+    expected : float32 (n, channels, h, w), optional
+        To be taken off the encryptions first.
     block : int
         Encryptions at a time.
 
     Returns
     -------
-    product : float64 (n, images)
-        Of each encryption with each image.
+    product : float64 (n, 2, largest)
+        Of each encryption with each image of the class of each slot, in their order.
     gram : float64 (images, images)
         Of the images among each other.
     """
@@ -69,23 +70,18 @@ def matched_filter(
     centred = image - centre
     white = whiten(centred, model).reshape(len(image), -1)
     gram = integer_product(centred.reshape(len(image), -1), white)
-    own_only = slots is not None and len(image) > _MANY_IMAGES
-    terms = white.shape[1]
-    whole_white, white_scale = integers(white, terms)
-    product = np.zeros((len(signed), len(image)))
-    for low in range(0, len(signed), block):
-        part = (signed[low : low + block] - centre).reshape(-1, terms)
-        whole, scale = integers(part, terms)
-        out = product[low : low + block]
-        if slots is None or not own_only:
-            np.matmul(whole, whole_white.T, out=out)
-        else:
-            image_class = slots.image_class[low : low + block]
-            for c in np.flatnonzero(np.diff(slots.start)):
-                rows = np.flatnonzero((image_class == c).any(axis=1))
-                first, last = slots.start[c], slots.start[c + 1]
-                out[rows, first:last] = whole[rows] @ whole_white[first:last].T
-        out /= scale * white_scale
+    whole_white, white_scale = integers(white)
+    product = np.zeros((len(signed), 2, slots.largest))
+    for c in np.flatnonzero(np.diff(slots.start)):
+        first, last = slots.start[c], slots.start[c + 1]
+        holding = np.flatnonzero((slots.image_class == c).any(axis=1))
+        for low in range(0, len(holding), block):
+            rows = holding[low : low + block]
+            part = _less(signed, expected, rows) - centre
+            whole, scale = integers(part.reshape(len(rows), -1))
+            found = (whole @ whole_white[first:last].T) / (scale[:, None] * white_scale[first:last])
+            at, slot = np.nonzero(slots.image_class[rows] == c)
+            product[rows[at], slot, : last - first] = found[at]
     return product, 0.5 * (gram + gram.T)
 
 
@@ -99,8 +95,8 @@ class Own:
 
     Attributes
     ----------
-    influence : float64 (n, images)
-        Change of every image with each encryption.
+    influence : float64 (n, 2, largest)
+        Change of the images of a slot's class with each encryption.
     assignment : int64 (n, 2)
     coefficient : float32 (n, 2)
         With which the images were fitted; the influence of a row with -1 is zero.
@@ -123,7 +119,14 @@ def _dot_rows(first: int, last: int, a: Float32, b: Float32, out: Float64) -> No
         out[i] = total
 
 
-def square_lengths(signed: Float32, mean: Float32, model: Smoothness, block: int = 1000) -> Float64:
+def _less(signed: Float32, expected: Float32 | None, rows: slice | Int64) -> Float32:
+    """Some encryptions less what is expected of them: never all at once, which would be an array of their size."""
+    return signed[rows] if expected is None else signed[rows] - expected[rows]
+
+
+def square_lengths(
+    signed: Float32, mean: Float32, model: Smoothness, expected: Float32 | None = None, block: int = 1000
+) -> Float64:
     """Whitened squared length of encryptions about the mean colour.
 
     Parameters
@@ -131,6 +134,8 @@ def square_lengths(signed: Float32, mean: Float32, model: Smoothness, block: int
     signed : float32 (n, channels, h, w)
     mean : float32 (channels,)
     model : Smoothness
+    expected : float32 (n, channels, h, w), optional
+        To be taken off the encryptions first.
     block : int
         Encryptions at a time.
 
@@ -140,7 +145,7 @@ def square_lengths(signed: Float32, mean: Float32, model: Smoothness, block: int
     """
     out = np.empty(len(signed))
     for low in range(0, len(signed), block):
-        part = signed[low : low + block] - mean[:, None, None]
+        part = _less(signed, expected, slice(low, low + block)) - mean[:, None, None]
         white = whiten(part, model)
         flat = part.reshape(len(part), -1)
         in_blocks(_dot_rows, len(part), flat, white.reshape(flat.shape), out[low : low + block])
@@ -148,15 +153,101 @@ def square_lengths(signed: Float32, mean: Float32, model: Smoothness, block: int
 
 
 @numba.njit(cache=True, nogil=True)
-def _most_likely(low: int, high: int, value: Float64, out: Int64) -> None:
-    """The images low .. high-1 of the largest values, as many as `out` holds; `value` is spent."""
+def _most_likely(value: Float64, out: Int64) -> None:
+    """The places of the largest values, as many as `out` holds; `value` is spent."""
     for place in range(out.shape[0]):
-        best = low
-        for j in range(low, high):
+        best = 0
+        for j in range(value.shape[0]):
             if value[j] > value[best]:
                 best = j
         out[place] = best
         value[best] = -np.inf
+
+
+@numba.njit(cache=True, nogil=True)
+def _without_row(
+    begin: tuple[int, int],
+    size: tuple[int, int],
+    own: Int64,
+    coefficient: Float32,
+    influence: Float64,
+    product: Float64,
+    gram: Float64,
+    square: float,
+    table: Float64,
+) -> float:
+    """Products with the images of both slots as they would be without this row, in `table` (4, 2, largest).
+
+    They are P_j - pull_j r, so that <x, P_j> and <P_j, P_k> change with <x, r>, <r, P_j> and <r, r>. The table gets
+    <x, P_j>, the squared length of P_j, pull_j and <r, P_j> as it was; returned is <r, r>.
+    """
+    a, b, oa, ob = own[0], own[1], float(coefficient[0]), float(coefficient[1])
+    product_a, product_b, leverage = 0.0, 0.0, 0.0
+    if oa != 0.0:  # where it is 0 the image is not known, and need not be of the class
+        product_a, leverage = product[0, a - begin[0]], oa * influence[0, a - begin[0]]
+    if ob != 0.0:
+        product_b, leverage = product[1, b - begin[1]], leverage + ob * influence[1, b - begin[1]]
+    leverage = min(leverage, 0.9)
+    left_over = square - oa * product_a - ob * product_b
+    along_a = product_a - oa * gram[a, a] - ob * gram[b, a]
+    along_b = product_b - oa * gram[a, b] - ob * gram[b, b]
+    rest = max(left_over - oa * along_a - ob * along_b, 0.0)
+    for slot in range(2):
+        for j in range(size[slot]):
+            number = begin[slot] + j
+            pull = influence[slot, j] / (1.0 - leverage)
+            along = product[slot, j] - oa * gram[a, number] - ob * gram[b, number]
+            table[0, slot, j] = product[slot, j] - pull * left_over
+            table[1, slot, j] = gram[number, number] - 2.0 * pull * along + pull * pull * rest
+            table[2, slot, j], table[3, slot, j] = pull, along
+    return rest
+
+
+@numba.njit(cache=True, nogil=True)
+def _with_row(
+    begin: tuple[int, int], size: tuple[int, int], product: Float64, gram: Float64, table: Float64
+) -> None:
+    """The same table with the images as they are."""
+    for slot in range(2):
+        for j in range(size[slot]):
+            number = begin[slot] + j
+            table[0, slot, j], table[1, slot, j] = product[slot, j], gram[number, number]
+            table[2, slot, j], table[3, slot, j] = 0.0, 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _gain(
+    j: int, k: int, weight: tuple[float, float], shared: bool, gram: float, rest: float, table: Float64
+) -> tuple[float, float, float]:
+    """Gain of the pair of images j and k, whose product is `gram`, and its coefficients: the likeliest where shared."""
+    la, lb = weight
+    gjj, gkk = table[1, 0, j], table[1, 1, k]
+    pull_j, pull_k = table[2, 0, j], table[2, 1, k]
+    gjk = gram + pull_j * pull_k * rest - pull_j * table[3, 1, k] - pull_k * table[3, 0, j]
+    if shared:
+        both = la + lb
+        curve = gjj + gkk - 2.0 * gjk
+        slope = table[0, 0, j] - table[0, 1, k] - both * (gjk - gkk)
+        la = slope / curve if curve > 1e-9 else 0.5 * both
+        la = min(max(la, 0.5 * both), both)  # the first slot is the larger one
+        lb = both - la
+    gain = la * table[0, 0, j] + lb * table[0, 1, k] - la * lb * gjk - 0.5 * (la * la * gjj + lb * lb * gkk)
+    return gain, la, lb
+
+
+@numba.njit(cache=True, nogil=True)
+def _line(
+    j: int, weight: tuple[float, float], gram: Float64, rest: float, table: Float64, out: Float64
+) -> None:
+    """Gains of image j with every image of the other slot, `gram` being its products: `_gain`, quickly."""
+    la, lb = weight
+    pull_j = table[2, 0, j]
+    base, by_pull = la * table[0, 0, j] - 0.5 * la * la * table[1, 0, j], pull_j * rest - table[3, 0, j]
+    mine, length, pull, along = table[0, 1], table[1, 1], table[2, 1], table[3, 1]
+    cross, half = la * lb, 0.5 * lb * lb
+    for k in range(out.shape[0]):
+        gjk = gram[k] + by_pull * pull[k] - pull_j * along[k]
+        out[k] = base + lb * mine[k] - half * length[k] - cross * gjk
 
 
 @numba.njit(cache=True, nogil=True)
@@ -178,79 +269,62 @@ def _pair_scores(
     score: Float32,
     split: Float32,
 ) -> None:
-    n_images = gram.shape[0]
-    pull, along, mine = np.zeros(n_images), np.zeros(n_images), np.zeros(n_images)
-    single, every = np.zeros(n_images), np.arange(n_images)
+    largest = product.shape[2]
+    table, best = np.zeros((4, 2, largest)), np.empty((2, largest))
+    single, line = np.empty(largest), np.empty(largest)
     likely = np.zeros((2, _LIKELY), np.int64)
+    is_likely = np.zeros(largest, np.bool_)
     for i in range(low, high):
-        ca, cb = image_class[i, 0], image_class[i, 1]
-        inverse = 1.0 / scale[i]
-        la, lb = float(coefficient[i, 0]), float(coefficient[i, 1])
-        both = la + lb
-        # the images without this row: P_j - pull_j r, so <x, P_j> and <P_j, P_k> change with <x, r>, <r, P_j>, <r, r>
-        left_over, length = 0.0, 0.0
-        with_own = own.shape[0] > 0 and own[i, 0] >= 0 and own[i, 1] >= 0
-        if with_own:
-            a, b = own[i, 0], own[i, 1]
-            oa, ob = float(own_coefficient[i, 0]), float(own_coefficient[i, 1])
-            leverage = min(oa * influence[i, a] + ob * influence[i, b], 0.9)
-            left_over = square[i] - oa * product[i, a] - ob * product[i, b]
-            along_a = product[i, a] - oa * gram[a, a] - ob * gram[b, a]
-            along_b = product[i, b] - oa * gram[a, b] - ob * gram[b, b]
-            length = max(left_over - oa * along_a - ob * along_b, 0.0)
-        for c in (ca, cb):
-            for j in range(start[c], start[c + 1]):
-                mine[j] = product[i, j]
-                pull[j] = 0.0
-                along[j] = 0.0
-                if with_own:
-                    pull[j] = influence[i, j] / (1.0 - leverage)
-                    along[j] = product[i, j] - oa * gram[a, j] - ob * gram[b, j]
-                    mine[j] -= pull[j] * left_over
-        for j in range(start[ca], start[ca + 1]):
-            score[i, 0, j] = np.float32(-1e30)
-        for k in range(start[cb], start[cb + 1]):
-            score[i, 1, k] = np.float32(-1e30)
-        # in large classes an image that is not likely by itself is only tried with a likely partner
-        free = given[i, 0] < 0 and given[i, 1] < 0
-        many = free and min(start[ca + 1] - start[ca], start[cb + 1] - start[cb]) > 2 * _LIKELY
-        if many:
-            for slot in range(2):
-                c, weight = image_class[i, slot], (la, lb)[slot]
-                for j in range(start[c], start[c + 1]):
-                    gjj = gram[j, j] - 2.0 * pull[j] * along[j] + pull[j] * pull[j] * length
-                    single[j] = weight * mine[j] - 0.5 * weight * weight * gjj
-                _most_likely(start[c], start[c + 1], single, likely[slot])
-        for j in range(start[ca], start[ca + 1]):
-            gjj = gram[j, j] - 2.0 * pull[j] * along[j] + pull[j] * pull[j] * length
-            partners = every[start[cb] : start[cb + 1]]
-            if given[i, 1] >= 0 and given[i, 0] >= 0 and given[i, 0] != j:
-                partners = given[i, 1:2]  # no other pair is asked for
-            elif many and not np.any(likely[0] == j):
-                partners = likely[1]
-            for k in partners:
-                # with a given partner each slot is scored beside it; without, beside its best partner
-                left = given[i, 1] < 0 or given[i, 1] == k
-                right = given[i, 0] < 0 or given[i, 0] == j
-                if not (left or right):
-                    continue
-                gkk = gram[k, k] - 2.0 * pull[k] * along[k] + pull[k] * pull[k] * length
-                gjk = gram[j, k] - pull[j] * along[k] - pull[k] * along[j] + pull[j] * pull[k] * length
-                if shared[i]:
-                    curve = gjj + gkk - 2.0 * gjk
-                    slope = mine[j] - mine[k] - both * (gjk - gkk)
-                    la = slope / curve if curve > 1e-9 else 0.5 * both
-                    la = min(max(la, 0.5 * both), both)  # the first slot is the larger one
-                    lb = both - la
-                gain = la * mine[j] + lb * mine[k] - la * lb * gjk
-                gain -= 0.5 * (la * la * gjj + lb * lb * gkk)
-                value = np.float32(gain * inverse)
-                if left and value > score[i, 0, j]:
-                    score[i, 0, j] = value
-                if right and value > score[i, 1, k]:
-                    score[i, 1, k] = value
-                if given[i, 0] == j and given[i, 1] == k:
+        begin = start[image_class[i, 0]], start[image_class[i, 1]]
+        size = start[image_class[i, 0] + 1] - begin[0], start[image_class[i, 1] + 1] - begin[1]
+        weight = float(coefficient[i, 0]), float(coefficient[i, 1])
+        rest = 0.0
+        if own.shape[0] > 0 and own[i, 0] >= 0 and own[i, 1] >= 0:
+            of_row = own[i], own_coefficient[i], influence[i]
+            rest = _without_row(begin, size, *of_row, product[i], gram, square[i], table)
+        else:
+            _with_row(begin, size, product[i], gram, table)
+        best[:] = -1e30
+        if given[i, 0] >= 0 and given[i, 1] >= 0:  # each slot is scored beside the image in the other
+            a, b = given[i, 0] - begin[0], given[i, 1] - begin[1]
+            for j in range(size[0]):
+                best[0, j], la, lb = _gain(
+                    j, b, weight, shared[i], gram[begin[0] + j, given[i, 1]], rest, table
+                )
+                if j == a:
                     split[i, 0], split[i, 1] = np.float32(la), np.float32(lb)
+            for k in range(size[1]):
+                best[1, k], _, _ = _gain(
+                    a, k, weight, shared[i], gram[given[i, 0], begin[1] + k], rest, table
+                )
+        else:  # beside its best partner
+            # in large classes an image that is not likely by itself is only tried with a likely partner
+            many = min(size) > 2 * _LIKELY
+            if many:
+                for slot in range(2):
+                    la = weight[slot]
+                    for j in range(size[slot]):
+                        single[j] = la * table[0, slot, j] - 0.5 * la * la * table[1, slot, j]
+                    _most_likely(single[: size[slot]], likely[slot])
+                is_likely[:] = False
+                for j in likely[0]:
+                    is_likely[j] = True
+            for j in range(size[0]):
+                with_all = not many or is_likely[j]
+                products = gram[begin[0] + j, begin[1] : begin[1] + size[1]]
+                if with_all and not shared[i]:
+                    _line(j, weight, products, rest, table, line[: size[1]])
+                for place in range(size[1] if with_all else _LIKELY):
+                    k = place if with_all else likely[1, place]
+                    if with_all and not shared[i]:
+                        gain = line[k]
+                    else:
+                        gain, _, _ = _gain(j, k, weight, shared[i], products[k], rest, table)
+                    best[0, j] = max(best[0, j], gain)
+                    best[1, k] = max(best[1, k], gain)
+        for slot in range(2):
+            for j in range(size[slot]):
+                score[i, slot, j] = np.float32(best[slot, j] / scale[i])
 
 
 def pair_scores(
@@ -266,7 +340,7 @@ def pair_scores(
     Parameters
     ----------
     slots : Slots
-    product : float64 (n, images)
+    product : float64 (n, 2, largest)
     gram : float64 (images, images)
         From `matched_filter`.
     scale : float32 (n,)
@@ -278,18 +352,18 @@ def pair_scores(
 
     Returns
     -------
-    score : float32 (n, 2, images)
-        Log-likelihood above that of no private image at all; meaningful for images of the slot's class.
+    score : float32 (n, 2, largest)
+        Log-likelihood above that of no private image at all, of each image of the slot's class; -1e30 behind the last.
     coefficient : float32 (n, 2)
         Coefficients under `given`: as published, or the likeliest split where the slots share a class.
     """
     n = len(slots.image_class)
-    score = np.full((n, 2, slots.n_images), -1e30, np.float32)
+    score = np.full((n, 2, slots.largest), -1e30, np.float32)
     split = slots.coefficient.copy()
     partners = np.full((n, 2), -1, np.int64) if given is None else given
     if own is None:
         nothing = np.zeros((0, 2))
-        own = Own(nothing, nothing.astype(np.int64), nothing.astype(np.float32), nothing[:, 0])
+        own = Own(nothing[:, :, None], nothing.astype(np.int64), nothing.astype(np.float32), nothing[:, 0])
     in_blocks(
         _pair_scores,
         n,
@@ -318,8 +392,8 @@ class Pairs:
     Attributes
     ----------
     assignment : int64 (n, 2)
-    score : float32 (n, 2, images)
-        Of every image in each slot, beside the partner that was chosen.
+    score : float32 (n, 2, largest)
+        Of every image of the class of each slot, beside the partner that was chosen.
     coefficient : float32 (n, 2)
         As published, or the likeliest split where the slots share a class.
     """
@@ -337,7 +411,7 @@ def best_pairs(
     Parameters
     ----------
     slots : Slots
-    product : float64 (n, images)
+    product : float64 (n, 2, largest)
     gram : float64 (images, images)
         From `matched_filter`.
     scale : float32 (n,)

@@ -50,6 +50,8 @@ _TEMPERATURE = np.array([4, 4, 2, 2, 1, 1, 1, 1], np.float32)
 _ROWS = 1000  # encryptions at a time
 _GRAM_RIDGE = 0.05  # of the whitening under which residuals of an epoch are compared
 _PULL = 1e-3  # of images to the mean public image, as a share of the mean diagonal of the normal matrix
+_TOGETHER = 5000  # rows compared with each other where no epoch tells who is whose companion
+_TOGETHER_IN_EPOCHS = 2000  # and where most companions are in the same epoch
 _SHRINKAGE = 0.5  # of the covariance between rows, times rows over pixels
 
 
@@ -65,7 +67,7 @@ def interleaved(image: Float32) -> Float32:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What images were fitted to: influence of each encryption (n, images), assignment and coefficients (n, 2)."""
+    """What images were fitted to: influence of each encryption (n, 2, largest), assignment and coefficients (n, 2)."""
 
     influence: Float64
     assignment: Int64
@@ -90,7 +92,8 @@ class State:
     image : float32 (images, channels, h, w)
     signed : float32 (n, channels, h, w)
         Encryptions with their mask lifted.
-    score : float32 (n, 2, images)
+    score : float32 (n, 2, largest)
+        Of the images of the class of each slot.
     group : int64 (groups, size)
         Rows of each epoch; empty while the companions of an epoch are not used.
     precision : float64 (groups, size, size) or None
@@ -134,7 +137,7 @@ class State:
         """The precision filter for images of this size."""
         return smoothness(self.model, self.size.shape[2], self.size.shape[3], ridge)
 
-    def predict(self, rows: slice = slice(None)) -> Float32:
+    def predict(self, rows: slice | Int64 = slice(None)) -> Float32:
         """Prediction of each encryption, or of some, planar."""
         flat = self.image.reshape(len(self.image), -1)
         at = self.assignment[rows], self.coefficient[rows]
@@ -143,10 +146,10 @@ class State:
             made += self.expected[rows]
         return made
 
-    def residual(self) -> Float32:
-        """What the predictions leave of the encryptions with their mask lifted."""
-        made = self.predict()
-        return np.subtract(self.signed, made, out=made)
+    def residual(self, rows: slice | Int64 = slice(None)) -> Float32:
+        """What the predictions leave of encryptions with their mask lifted."""
+        made = self.predict(rows)
+        return np.subtract(self.signed[rows], made, out=made)
 
 
 def infer_signs(state: State, ridge: float, coupled: bool) -> None:
@@ -161,10 +164,9 @@ def infer_signs(state: State, ridge: float, coupled: bool) -> None:
         All signs of an encryption together; otherwise each value alone.
     """
     local = state.smoothness(ridge) if coupled else None
-    signed = np.empty_like(state.size)
-    for low in range(
-        0, len(signed), _ROWS
-    ):  # as one piece this would hold several arrays of the encryptions' size
+    signed = state.signed if state.signed.shape == state.size.shape else np.empty_like(state.size)
+    # as one piece this would hold several arrays of the encryptions' size
+    for low in range(0, len(signed), _ROWS):
         rows = slice(low, low + _ROWS)
         size, prediction, scale = state.size[rows], state.predict(rows), state.scale[rows]
         found = signs.independent_signs(
@@ -200,9 +202,10 @@ def choose_sign(state: State, axis: Float64) -> float:
     for _ in range(3):
         infer_signs(state, 0.0, coupled=False)
         fit_images(state)
-    used = (state.assignment >= 0).all(axis=1)
+    used = np.flatnonzero((state.assignment >= 0).all(axis=1))
     rest = 1.0 - state.coefficient[used].sum(axis=1, dtype=np.float64)
-    residual = _mean_colours(state.signed[used] - state.predict()[used])
+    parts = [used[low : low + _ROWS] for low in range(0, len(used), _ROWS)]
+    residual = np.concatenate([_mean_colours(state.residual(rows)) for rows in parts])
     public = np.array([math.fsum(column) for column in residual.T]) / max(math.fsum(rest), 1e-9)
     vote = votes(_mean_colours(state.image), axis)
     total = math.fsum(vote) / len(vote) + float(votes(public, axis))
@@ -227,18 +230,31 @@ def agreement(first: Float32, second: Float32) -> np.float32:
 
 def meet_companions(state: State) -> None:
     """Learn from the residuals what rows tell about each other: `precision` or `found`, `expected`, `scale`."""
-    state.expected = None
-    residual = state.residual()
+    before, state.expected = state.expected, None
     local = state.smoothness(_GRAM_RIDGE)
+    n, scale = len(state.size), np.empty_like(state.scale)
+    expected = np.empty_like(state.size) if before is None else before
+    # some rows after the others: residuals of all would be one more array of the encryptions' size
     if len(state.group):
-        shrinkage = _SHRINKAGE * state.group.shape[1] / residual[0].size
-        state.precision = companions.row_precision(residual, state.group, local, shrinkage)
-        state.expected, scale = companions.predict_residuals(residual, state.precision, state.group)
+        size = state.group.shape[1]
+        gram = np.empty((len(state.group), size, size))
+        for e, rows in enumerate(state.group):
+            gram[e] = companions.row_gram(state.residual(rows), local)
+        state.precision = companions.row_precision(gram, _SHRINKAGE * size / state.size[0].size)
+        for e, rows in enumerate(state.group):
+            made = companions.predict_residuals(state.residual(rows), state.precision[e])
+            expected[rows], scale[rows] = made
     else:
-        state.found = found_companions.find_companions(residual, state.assignment, local)
-        state.expected = found_companions.predict_residuals(residual, state.found)
+        parts, found = found_companions.parts(n, _TOGETHER), []
+        if state.slots.epoch[0] >= 0:  # most companions are then in the same epoch, and few epochs will do
+            parts = found_companions.parts(n, _TOGETHER_IN_EPOCHS, state.slots.n_images)
+        for rows in parts:
+            residual = state.residual(rows)
+            found.append(found_companions.find_companions(residual, state.assignment[rows], local))
+            expected[rows] = found_companions.predict_residuals(residual, found[-1])
+        state.found = found_companions.joined(found)
         scale = state.found.scale
-    state.scale = np.maximum(scale, np.float32(0.003))
+    state.expected, state.scale = expected, np.maximum(scale, np.float32(0.003))
 
 
 def fit_images(state: State) -> None:
@@ -249,15 +265,17 @@ def fit_images(state: State) -> None:
     if state.precision is not None:
         weights = state.precision, state.group
         state.image = companions.fit_images(state.signed, *weights, *at, state.model.mean, number)
-        influence = companions.row_influence(*weights, *at, number)
+        influence = companions.row_influence(*weights, *at, state.slots)
     elif state.found is not None:
         mean = state.model.mean
-        state.image, influence = found_companions.fit_images(state.signed, state.found, *at, mean, number)
+        state.image, influence = found_companions.fit_images(
+            state.signed, state.found, *at, mean, state.slots
+        )
     else:
         flat, weight = state.signed.reshape(n, -1), np.float32(1) / state.scale
         image = least_squares.fit_images(flat, *at, weight, state.mean, number, _PULL)
         state.image = image.reshape(-1, *state.size.shape[1:])
-        influence = least_squares.row_influence(*at, weight, number, _PULL)
+        influence = least_squares.row_influence(state.slots, *at, weight, _PULL)
     state.fitted = Fitted(influence, *at)
 
 
@@ -266,10 +284,11 @@ def measure_residuals(state: State) -> None:
 
     An encryption with a wrong image leaves more, and counts for less in the next round.
     """
-    residual = state.residual()
-    found = np.empty(len(residual))
-    flat = residual.reshape(len(residual), -1)
-    in_blocks(_mean_square, len(flat), flat, found)
+    found = np.empty(len(state.size))
+    for low in range(0, len(found), _ROWS):
+        rows = slice(low, low + _ROWS)
+        residual = state.residual(rows)
+        in_blocks(_mean_square, len(residual), residual.reshape(len(residual), -1), found[rows])
     measured = (found / float(state.pixel_variance)).astype(np.float32)
     half = np.float32(0.5)
     state.scale = np.maximum(half * prior_scale(state.coefficient) + half * measured, np.float32(0.003))
@@ -316,11 +335,11 @@ def repair_signs(state: State) -> int:
 def assign_images(state: State, ridge: float, left_out: bool = True) -> None:
     """Assign images to encryptions by the matched filter: `assignment`, `coefficient`, `score`."""
     local = state.smoothness(ridge)
-    signed = state.signed if state.expected is None else state.signed - state.expected
-    product, gram = matched_filter.matched_filter(signed, state.image, state.model.mean, local, state.slots)
+    signed, mean, expected = state.signed, state.model.mean, state.expected
+    product, gram = matched_filter.matched_filter(signed, state.image, mean, local, state.slots, expected)
     own = None
     if left_out and state.fitted is not None:
-        square = matched_filter.square_lengths(signed, state.model.mean, local)
+        square = matched_filter.square_lengths(signed, mean, local, expected)
         own = matched_filter.Own(
             state.fitted.influence, state.fitted.assignment, state.fitted.coefficient, square
         )
@@ -330,13 +349,11 @@ def assign_images(state: State, ridge: float, left_out: bool = True) -> None:
 
 def margin(state: State) -> Float32:
     """Score of the chosen image of each slot above the best other image of its class, float32 (n, 2)."""
-    chosen = np.take_along_axis(state.score, state.assignment[:, :, None], axis=2)[:, :, 0]
+    slots = state.slots
+    place = slots.within(state.assignment)[:, :, None]
+    chosen = np.take_along_axis(state.score, place, axis=2)[:, :, 0]
     other = state.score.copy()
-    np.put_along_axis(other, state.assignment[:, :, None], np.float32(-1e30), axis=2)
-    number = np.arange(state.slots.n_images)
-    for s in range(2):
-        image_class = state.slots.image_class[:, s, None]
-        outside = (number < state.slots.start[image_class]) | (number >= state.slots.start[image_class + 1])
-        other[:, s][outside] = np.float32(-1e30)
+    np.put_along_axis(other, place, np.float32(-1e30), axis=2)
+    other[np.arange(slots.largest) >= np.diff(slots.start)[slots.image_class][:, :, None]] = np.float32(-1e30)
     margin: Float32 = np.minimum(chosen - other.max(axis=2), np.float32(1e6))
     return margin

@@ -88,8 +88,8 @@ class Textures:
     Attributes
     ----------
     pattern : float32 (images, 4, h, w)
-    influence : float64 (n, images)
-        Change of every texture with the energies of each encryption.
+    influence : float64 (n, 2, largest)
+        Change of the textures of a slot's class with the energies of each encryption.
     assignment : int64 (n, 2)
     coefficient : float32 (n, 2)
         With which they were fitted; zero in unknown slots and in encryptions that were left out.
@@ -125,7 +125,7 @@ def fit_textures(feature: Float32, slots: Slots, assignment: Int64) -> Textures:
     )
     return Textures(
         out.astype(np.float32).reshape(slots.n_images, *feature.shape[1:]),
-        least_squares.row_influence(fitted, coefficient, weight, slots.n_images, _PULL),
+        least_squares.row_influence(slots, fitted, coefficient, weight, _PULL),
         fitted,
         coefficient,
     )
@@ -139,8 +139,8 @@ class Explained:
     ----------
     textures : Textures
     assignment : int64 (n, 2)
-    score : float32 (n, 2, images)
-        Of each image in each slot, beside the partner that was chosen.
+    score : float32 (n, 2, largest)
+        Of each image of a slot's class, beside the partner that was chosen.
     gain : float32 (n,)
         What the pair explains of each encryption: half the drop of its whitened squared length.
     """
@@ -207,7 +207,8 @@ def explain(scene: Scene, textures: Textures, times: int = 2) -> Explained:
         own = matched_filter.Own(textures.influence, textures.assignment, textures.coefficient, scene.square)
         found = matched_filter.best_pairs(scene.slots, product, gram, one, own if scene.left_out else None)
         textures = fit_textures(feature, scene.slots, found.assignment)
-    gain = np.take_along_axis(found.score[:, 0], found.assignment[:, :1], axis=1)[:, 0]
+    place = scene.slots.within(found.assignment)
+    gain = np.take_along_axis(found.score[:, 0], place[:, :1], axis=1)[:, 0]
     return Explained(textures, found.assignment, found.score, gain)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 __all__ = ["in_blocks", "thread_count"]
@@ -27,6 +28,16 @@ def thread_count() -> int:
     if wish.isdigit() and int(wish) > 0:
         return int(wish)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+@lru_cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """The threads of this process, kept: to start them anew for each kernel took longer than many kernels do."""
+    return ThreadPoolExecutor(threads)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
 def in_blocks(kernel: Callable[..., None], count: int, *arguments: Any, block: int | None = None) -> None:
@@ -55,6 +66,5 @@ def in_blocks(kernel: Callable[..., None], count: int, *arguments: Any, block: i
             kernel(low, high, *arguments)
         return
     kernel(*parts[0], *arguments)  # compiles once, before several threads ask for it
-    with ThreadPoolExecutor(threads) as pool:
-        for job in [pool.submit(kernel, low, high, *arguments) for low, high in parts[1:]]:
-            job.result()
+    for job in [_pool(threads).submit(kernel, low, high, *arguments) for low, high in parts[1:]]:
+        job.result()

@@ -4,7 +4,7 @@ Energies of local differences (`energy`) find the encryptions of one image (`clu
 squares give first images up to one sign (`spectral`), which colours tell (`negatives`). Then come rounds of: infer the
 masks (`signs`), solve for the images (`least_squares`), turn back flipped pixels (`sign_repair`), assign anew
 (`matched_filter`); and more rounds in which encryptions that share public images inform each other: those of an epoch
-(`companions`), or, without epochs and at k = 3, any that correlate (`found_companions`).
+(`companions`), or, where there are no epochs, or long ones, and at k = 3, any that correlate (`found_companions`).
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ Int64 = npt.NDArray[np.int64]
 
 _RIDGE = 0.3  # white noise added to the public covariance, as a share of a pixel's variance
 _MORE_ROUNDS = 2  # where there are no companions
+_VALUES_PER_ROW = 15  # of an image, for each row of an epoch; with fewer, companions are found one by one
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Settings:
         Further rounds in which encryptions that share public images inform each other.
     coupled, repair, epochs : bool
         Infer the signs of an encryption together; turn back flipped pixels; use the epochs, if the rows are in epochs,
-        in assignment and, from k = 4 on, to know who is whose companion.
+        in assignment and, from k = 4 on and up to 204 private images of 32 x 32, to know who is whose companion.
     whitened, left_out : bool
         Whiten the energies; compare each encryption with textures and images as they would be without it.
     """
@@ -229,9 +230,11 @@ def solve(
         remember("sign repair")
     state.assignment = assignment
     # at k = 2 there is no public image to share, and residuals are no more than errors of the fit; at k = 3 each is in
-    # one row of an epoch, and others that hold it are in other epochs
+    # one row of an epoch, and others that hold it are in other epochs; and the covariance of the rows of an epoch is
+    # too uncertain to be inverted if they are many
     accompanied = release.info.k > 2
-    in_epochs = bool(slots.epoch[0] >= 0) and release.info.k > 3
+    enough = encryption[0].size >= _VALUES_PER_ROW * slots.n_images
+    in_epochs = bool(slots.epoch[0] >= 0) and release.info.k > 3 and enough
     for number in range(settings.rounds if accompanied else settings.rounds + _MORE_ROUNDS):
         with stage("coupled signs"):
             infer_signs(state, _RIDGE, settings.coupled)
