@@ -26,7 +26,7 @@ EPOCHS = 50
 PIXELS = 3072
 CLASSES = 10
 LIKELY = 8
-"""Images of a slot that are tried with every partner, `instahide_nb.attack.matched_filter`."""
+"""Images of a slot that are tried with every partner, `instahide_nb.attack.pair_scores`."""
 
 RATE = 2e10
 """Operations a second assumed of matrix products on one core; a float64 product of 1,500 x 3,072 reached 8e10."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from slot_tables import spread
 
-import instahide_nb.attack.matched_filter as module
+import instahide_nb.attack.pair_scores as module
 from instahide_nb.attack.assignment import Slots
-from instahide_nb.attack.matched_filter import matched_filter, pair_scores, square_lengths
+from instahide_nb.attack.matched_filter import matched_filter, square_lengths
+from instahide_nb.attack.pair_scores import pair_scores
 from instahide_nb.attack.smoothness import RADIUS, PublicModel, smoothness
 
 

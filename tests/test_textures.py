@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from instahide_nb.attack.assignment import Slots, read_slots
-from instahide_nb.attack.matched_filter import Own, best_pairs, matched_filter
+from instahide_nb.attack.matched_filter import matched_filter
+from instahide_nb.attack.pair_scores import Own, best_pairs
 from instahide_nb.attack.smoothness import whiten
 from instahide_nb.attack.textures import (
     Textures,

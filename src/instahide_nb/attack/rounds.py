@@ -17,6 +17,7 @@ from instahide_nb.attack import (
     found_companions,
     least_squares,
     matched_filter,
+    pair_scores,
     sign_repair,
     signs,
 )
@@ -340,10 +341,10 @@ def assign_images(state: State, ridge: float, left_out: bool = True) -> None:
     own = None
     if left_out and state.fitted is not None:
         square = matched_filter.square_lengths(signed, mean, local, expected)
-        own = matched_filter.Own(
+        own = pair_scores.Own(
             state.fitted.influence, state.fitted.assignment, state.fitted.coefficient, square
         )
-    found = matched_filter.best_pairs(state.slots, product, gram, state.scale, own)
+    found = pair_scores.best_pairs(state.slots, product, gram, state.scale, own)
     state.assignment, state.score, state.coefficient = found.assignment, found.score, found.coefficient
 
 

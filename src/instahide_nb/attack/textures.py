@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attack import least_squares, matched_filter
+from instahide_nb.attack import least_squares, matched_filter, pair_scores
 from instahide_nb.attack.assignment import Slots
 from instahide_nb.attack.exact_product import integer_product
 from instahide_nb.attack.smoothness import PublicModel, Smoothness, autocovariance, smoothness, whiten
@@ -204,8 +204,8 @@ def explain(scene: Scene, textures: Textures, times: int = 2) -> Explained:
         product, gram = matched_filter.matched_filter(
             feature, textures.pattern, none, scene.local, scene.slots
         )
-        own = matched_filter.Own(textures.influence, textures.assignment, textures.coefficient, scene.square)
-        found = matched_filter.best_pairs(scene.slots, product, gram, one, own if scene.left_out else None)
+        own = pair_scores.Own(textures.influence, textures.assignment, textures.coefficient, scene.square)
+        found = pair_scores.best_pairs(scene.slots, product, gram, one, own if scene.left_out else None)
         textures = fit_textures(feature, scene.slots, found.assignment)
     place = scene.slots.within(found.assignment)
     gain = np.take_along_axis(found.score[:, 0], place[:, :1], axis=1)[:, 0]
