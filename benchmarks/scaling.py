@@ -40,14 +40,14 @@ HIGHEST = {
     "coupled signs": 1,
     "assignment": 3,
     "least squares": 3,
-    "companions": 3,
+    "companions": 1,
     "second opinion": 3,
 }
 """Exponent of n of each stage's fastest growing part, counted from the code, with fifty encryptions an image.
 
 Images are as many as n / 50. Each epoch is a linear assignment of its slots to the images of a class, n^3 at worst. A
-Cholesky factor of the normal matrix of all images, or of the Gram matrix of an epoch, is n^3 too. The spectral step
-only meets pairs that occur.
+Cholesky factor of the normal matrix of all images is n^3 too. Companions are looked for among 5,000 rows at most. The
+spectral step only meets pairs that occur.
 """
 
 
@@ -153,11 +153,13 @@ def memory(n: int = WANTED) -> str:
     arrays = {
         "encryptions, and each array of their shape (float32)": ("n x 3,072", 4 * n * PIXELS),
         "energies (float32)": ("n x 3,844", 4 * n * 31 * 31 * 4),
-        "scores of slots (float32)": ("n x 2 x images", 8 * n * images),
-        "products with all images, and influence on them (float64), each": ("n x images", 8 * n * images),
+        "scores of slots (float32)": ("n x 2 x images of a class", 8 * n * own),
+        "products with images, and influence on them (float64), each": (
+            "n x 2 x images of a class",
+            16 * n * own,
+        ),
+        "what rows give to all images (float64)": ("n x images", 8 * n * images),
         "normal matrix (float64)": ("images x images", 8 * images**2),
-        "precision of all epochs (float64)": ("50 x images x images", 8 * EPOCHS * images**2),
-        "precision of one epoch (float64)": ("images x images", 8 * images**2),
     }
     lines = [f"| array | shape | GB at {n:,} |", "| --- " * 3 + "|"]
     lines += [f"| {name} | {shape} | {_short(size / 1e9)} |" for name, (shape, size) in arrays.items()]

@@ -124,17 +124,17 @@ def test_hours_are_bracketed_by_the_fit_and_the_highest_power() -> None:
     from scaling import HIGHEST, WANTED, times
 
     def growth(*sizes: int) -> dict[str, object]:
-        seconds = {n: {"total": float(n), "companions": float(n)} for n in sizes}
+        seconds = {n: {"total": float(n), "assignment": float(n)} for n in sizes}
         return {str(n): {"unmask": process(seconds[n]), "evaluate": process(seconds[n])} for n in sizes}
 
     machine = {"threads": "1"}
     table = times(
         {"growth": growth(5000, 10_000), "machine": machine}, {"growth": growth(20_000), "machine": machine}
     )
-    (row,) = (line for line in table.splitlines() if line.startswith("| companions"))
+    (row,) = (line for line in table.splitlines() if line.startswith("| assignment"))
     assert WANTED == 2_500_000
     assert "| 690 |" in row  # 694.4: grew linearly, from a second for each encryption
-    assert HIGHEST["companions"] == 3
+    assert HIGHEST["assignment"] == 3
     assert "| 11,000,000, n^3 |" in row  # 20,000 s, 125 times as many, cubed
 
 

@@ -51,7 +51,9 @@ _TEMPERATURE = np.array([4, 4, 2, 2, 1, 1, 1, 1], np.float32)
 _ROWS = 1000  # encryptions at a time
 _GRAM_RIDGE = 0.05  # of the whitening under which residuals of an epoch are compared
 _PULL = 1e-3  # of images to the mean public image, as a share of the mean diagonal of the normal matrix
-_TOGETHER = 5000  # rows compared with each other where no epoch tells who is whose companion
+_TOGETHER = (
+    5000  # rows compared with each other, where no epoch tells who is whose companion or epochs are longer
+)
 _TOGETHER_IN_EPOCHS = 2000  # and where most companions are in the same epoch
 _SHRINKAGE = 0.5  # of the covariance between rows, times rows over pixels
 
@@ -247,7 +249,7 @@ def meet_companions(state: State) -> None:
             expected[rows], scale[rows] = made
     else:
         parts, found = found_companions.parts(n, _TOGETHER), []
-        if state.slots.epoch[0] >= 0:  # most companions are then in the same epoch, and few epochs will do
+        if state.slots.epoch[0] >= 0 and state.slots.n_images <= _TOGETHER:  # few epochs will do, whole ones
             parts = found_companions.parts(n, _TOGETHER_IN_EPOCHS, state.slots.n_images)
         for rows in parts:
             residual = state.residual(rows)
