@@ -16,7 +16,6 @@ from instahide_nb.attack.found_companions import (
     Companions,
     find_companions,
     fit_images,
-    joined,
     parts,
     predict_residuals,
 )
@@ -111,22 +110,6 @@ def test_parts_hold_every_row_once_and_cut_no_epoch(epochs: int, together: int, 
         assert part.stop - part.start <= max(together, whole)
 
 
-def test_joined_companions_are_those_of_each_part() -> None:
-    rows, _, _ = residuals()
-    cut = parts(len(rows), 3 * SIZE, SIZE)
-    assert len(cut) > 2
-    each = [found(rows[part], alone(part.stop - part.start)) for part in cut]
-    whole = joined(each)
-    expected = predict_residuals(rows, whole)
-    assert (whole.row >= 0).any()
-    for part, one in zip(cut, each, strict=True):
-        kept = whole.row[part][whole.row[part] >= 0]
-        assert (kept >= part.start).all()
-        assert (kept < part.stop).all()
-        assert np.array_equal(expected[part], predict_residuals(rows[part], one))
-        assert np.array_equal(whole.scale[part], one.scale)
-
-
 def mixtures(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     rows, _, _ = residuals()
     rng = np.random.default_rng(seed)
@@ -146,7 +129,7 @@ def test_rows_less_their_companions_beat_ordinary_least_squares() -> None:
     mean = np.zeros(3, np.float32)
 
     def error(who: Companions) -> float:
-        fitted, _ = fit_images(x, who, assignment, coefficient, mean, one_class(len(rows), 6), ridge=1e-9)
+        fitted, _ = fit_images(x, [who], assignment, coefficient, mean, one_class(len(rows), 6), ridge=1e-9)
         return float(((fitted - image) ** 2).mean())
 
     assert error(companions) < 0.5 * error(nobody)
@@ -163,7 +146,7 @@ def test_images_solve_their_normal_equations() -> None:
     target = (0.05 * rows - mean[:, None, None]).reshape(len(rows), -1)
     expected = np.linalg.lstsq(less @ design, less @ target, rcond=None)[0].reshape(6, 3, SIDE, SIDE)
     fitted, influence = fit_images(
-        0.05 * rows, companions, assignment, coefficient, mean, one_class(len(rows), 6), ridge=1e-12
+        0.05 * rows, [companions], assignment, coefficient, mean, one_class(len(rows), 6), ridge=1e-12
     )
     assert np.allclose(fitted, (expected + mean[:, None, None]).clip(-1, 1), atol=1e-3)
     assert np.allclose(influence[:, 0].T, np.linalg.pinv(less @ design) @ less, atol=1e-3)
@@ -173,11 +156,13 @@ def test_influence_is_what_an_encryption_changes() -> None:
     rows, _, assignment, coefficient = mixtures(6)
     companions = found(rows, alone(len(rows)))
     mean, signed = np.zeros(3, np.float32), 0.05 * rows
-    before, influence = fit_images(signed, companions, assignment, coefficient, mean, one_class(len(rows), 6))
+    before, influence = fit_images(
+        signed, [companions], assignment, coefficient, mean, one_class(len(rows), 6)
+    )
     for i in (0, 17):
         changed = signed.copy()
         changed[i] += np.float32(0.05)
-        after, _ = fit_images(changed, companions, assignment, coefficient, mean, one_class(len(rows), 6))
+        after, _ = fit_images(changed, [companions], assignment, coefficient, mean, one_class(len(rows), 6))
         inside = (np.abs(before) < 0.9) & (np.abs(after) < 0.9)  # images are clipped at 1
         expected = np.broadcast_to(0.05 * influence[i, 0, :, None, None, None], before.shape)
         assert np.allclose((after - before)[inside], expected[inside], atol=1e-4)

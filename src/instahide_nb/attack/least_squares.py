@@ -10,13 +10,11 @@ from instahide_nb.attack.assignment import Slots
 from instahide_nb.attack.cholesky import factor, inverse, solve_columns
 from instahide_nb.attack.threads import in_blocks
 
-__all__ = ["fit_images", "predict_encryptions", "row_influence", "solve_mixtures"]
+__all__ = ["add_right_side", "fit_images", "predict_encryptions", "row_influence", "solve_mixtures"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
-
-_BLOCK = 256  # pixels at a time
 
 
 @numba.njit(cache=True, nogil=True)
@@ -61,28 +59,51 @@ def predict_encryptions(image: Float32, assignment: Int64, coefficient: Float32,
 
 @numba.njit(cache=True, nogil=True)
 def _right_side(
-    low: int,
-    high: int,
+    first: int,
+    last: int,
+    start: Int64,
+    place: Int64,
     signed: Float32,
-    assignment: Int64,
     coefficient: Float32,
     weight: Float32,
     mean: Float32,
     out: Float64,
 ) -> None:
-    for i in range(signed.shape[0]):
-        a, b = assignment[i, 0], assignment[i, 1]
-        if a < 0 or b < 0 or weight[i] == np.float32(0):
-            continue
-        la, lb = coefficient[i, 0], coefficient[i, 1]
-        wa, wb = weight[i] * la, weight[i] * lb
-        rest = np.float32(1) - la - lb
-        source, centre = signed[i, low:high], mean[low:high]
-        first, second = out[a, low:high], out[b, low:high]
-        for p in range(high - low):
-            value = source[p] - rest * centre[p]
-            first[p] += wa * value
-            second[p] += wb * value
+    """Add to the images first .. last-1 the rows that hold them; of image j, slots place[start[j]:start[j+1]]."""
+    for image in range(first, last):
+        target = out[image]
+        for e in range(start[image], start[image + 1]):
+            i = place[e] // 2
+            by = weight[i] * coefficient[i, place[e] % 2]
+            rest = np.float32(1) - coefficient[i, 0] - coefficient[i, 1]
+            source = signed[i]
+            for p in range(mean.shape[0]):
+                target[p] += by * (source[p] - rest * mean[p])
+
+
+def add_right_side(
+    signed: Float32, assignment: Int64, coefficient: Float32, weight: Float32, mean: Float32, out: Float64
+) -> None:
+    """Add the rows, less the mean of the rest, to the right sides of the images that they hold.
+
+    Image by image: time grows with the number of rows alone, however many images there are.
+
+    Parameters
+    ----------
+    signed : float32 (n, d)
+    assignment : int64 (n, 2)
+        Rows with -1 are left out.
+    coefficient : float32 (n, 2)
+    weight : float32 (n,)
+    mean : float32 (d,)
+    out : float64 (images, d)
+        Is added to.
+    """
+    held = np.where((assignment >= 0).all(axis=1)[:, None] & (weight != 0)[:, None], assignment, -1).ravel()
+    place = np.argsort(held, kind="stable")
+    place = place[np.searchsorted(held[place], 0) :]
+    start = np.concatenate([[0], np.cumsum(np.bincount(held[place], minlength=len(out)))])
+    in_blocks(_right_side, len(out), start, place, signed, coefficient, weight, mean, out)
 
 
 @numba.njit(cache=True)
@@ -133,9 +154,7 @@ def solve_mixtures(
     normal = _normal_matrix(assignment, coefficient, weight, n_images)
     pull = ridge * float(np.mean(np.diag(normal))) + 1e-12
     right = np.zeros((n_images, signed.shape[1]))
-    in_blocks(
-        _right_side, signed.shape[1], signed, assignment, coefficient, weight, mean, right, block=_BLOCK
-    )
+    add_right_side(signed, assignment, coefficient, weight, mean, right)
     right += pull * mean.astype(np.float64)
     return solve_columns(factor(normal + pull * np.eye(n_images)), right)
 

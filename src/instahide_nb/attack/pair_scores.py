@@ -66,13 +66,15 @@ def _without_row(
     influence: Float64,
     product: Float64,
     gram: Float64,
+    length: Float64,
     square: float,
     table: Float64,
 ) -> float:
     """Products with the images of both slots as they would be without this row, in `table` (4, 2, largest).
 
     They are P_j - pull_j r, so that <x, P_j> and <P_j, P_k> change with <x, r>, <r, P_j> and <r, r>. The table gets
-    <x, P_j>, the squared length of P_j, pull_j and <r, P_j> as it was; returned is <r, r>.
+    <x, P_j>, the squared length of P_j, pull_j and <r, P_j> as it was; returned is <r, r>. `length` is the diagonal
+    of `gram`, closely packed.
     """
     a, b, oa, ob = own[0], own[1], float(coefficient[0]), float(coefficient[1])
     product_a, product_b, leverage = 0.0, 0.0, 0.0
@@ -91,20 +93,20 @@ def _without_row(
             pull = influence[slot, j] / (1.0 - leverage)
             along = product[slot, j] - oa * gram[a, number] - ob * gram[b, number]
             table[0, slot, j] = product[slot, j] - pull * left_over
-            table[1, slot, j] = gram[number, number] - 2.0 * pull * along + pull * pull * rest
+            table[1, slot, j] = length[number] - 2.0 * pull * along + pull * pull * rest
             table[2, slot, j], table[3, slot, j] = pull, along
     return rest
 
 
 @numba.njit(cache=True, nogil=True)
 def _with_row(
-    begin: tuple[int, int], size: tuple[int, int], product: Float64, gram: Float64, table: Float64
+    begin: tuple[int, int], size: tuple[int, int], product: Float64, length: Float64, table: Float64
 ) -> None:
     """The same table with the images as they are."""
     for slot in range(2):
         for j in range(size[slot]):
             number = begin[slot] + j
-            table[0, slot, j], table[1, slot, j] = product[slot, j], gram[number, number]
+            table[0, slot, j], table[1, slot, j] = product[slot, j], length[number]
             table[2, slot, j], table[3, slot, j] = 0.0, 0.0
 
 
@@ -130,17 +132,62 @@ def _gain(
 
 @numba.njit(cache=True, nogil=True)
 def _line(
-    j: int, weight: tuple[float, float], gram: Float64, rest: float, table: Float64, out: Float64
+    slot: int,
+    j: int,
+    weight: tuple[float, float],
+    gram: Float64,
+    rest: float,
+    table: Float64,
+    out: Float64,
 ) -> None:
-    """Gains of image j with every image of the other slot, `gram` being its products: `_gain`, quickly."""
-    la, lb = weight
-    pull_j = table[2, 0, j]
-    base, by_pull = la * table[0, 0, j] - 0.5 * la * la * table[1, 0, j], pull_j * rest - table[3, 0, j]
-    mine, length, pull, along = table[0, 1], table[1, 1], table[2, 1], table[3, 1]
+    """Gains of image j of one slot with every image of the other, `gram` being its products: `_gain`, quickly."""
+    other = 1 - slot
+    la, lb = weight[slot], weight[other]
+    pull_j = table[2, slot, j]
+    base = la * table[0, slot, j] - 0.5 * la * la * table[1, slot, j]
+    by_pull = pull_j * rest - table[3, slot, j]
+    mine, length, pull, along = table[0, other], table[1, other], table[2, other], table[3, other]
     cross, half = la * lb, 0.5 * lb * lb
     for k in range(out.shape[0]):
         gjk = gram[k] + by_pull * pull[k] - pull_j * along[k]
         out[k] = base + lb * mine[k] - half * length[k] - cross * gjk
+
+
+@numba.njit(cache=True, nogil=True)
+def _best_partners(
+    slot: int,
+    images: Int64,
+    begin: tuple[int, int],
+    size: tuple[int, int],
+    weight: tuple[float, float],
+    gram: Float64,
+    rest: float,
+    table: Float64,
+    line: Float64,
+    best: Float64,
+) -> None:
+    """Raise `best` of both slots by the pairs of some images of one slot with all of the other; memory in its order."""
+    other = 1 - slot
+    for j in images:
+        _line(
+            slot,
+            j,
+            weight,
+            gram[begin[slot] + j, begin[other] : begin[other] + size[other]],
+            rest,
+            table,
+            line[: size[other]],
+        )
+        a = b = c = d = best[slot, j]  # four maxima side by side: one alone waits for itself
+        fours = size[other] - size[other] % 4
+        for k in range(0, fours, 4):
+            a, b = max(a, line[k]), max(b, line[k + 1])
+            c, d = max(c, line[k + 2]), max(d, line[k + 3])
+        for k in range(fours, size[other]):
+            a = max(a, line[k])
+        best[slot, j] = max(max(a, b), max(c, d))
+        for k in range(size[other]):
+            best[other, k] = max(best[other, k], line[k])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -153,6 +200,7 @@ def _pair_scores(
     coefficient: Float32,
     product: Float64,
     gram: Float64,
+    length: Float64,
     scale: Float32,
     given: Int64,
     influence: Float64,
@@ -167,6 +215,7 @@ def _pair_scores(
     single, line = np.empty(largest), np.empty(largest)
     likely = np.zeros((2, _LIKELY), np.int64)
     is_likely = np.zeros(largest, np.bool_)
+    every = np.arange(largest)
     for i in range(low, high):
         begin = start[image_class[i, 0]], start[image_class[i, 1]]
         size = start[image_class[i, 0] + 1] - begin[0], start[image_class[i, 1] + 1] - begin[1]
@@ -174,15 +223,15 @@ def _pair_scores(
         rest = 0.0
         if own.shape[0] > 0 and own[i, 0] >= 0 and own[i, 1] >= 0:
             of_row = own[i], own_coefficient[i], influence[i]
-            rest = _without_row(begin, size, *of_row, product[i], gram, square[i], table)
+            rest = _without_row(begin, size, *of_row, product[i], gram, length, square[i], table)
         else:
-            _with_row(begin, size, product[i], gram, table)
+            _with_row(begin, size, product[i], length, table)
         best[:] = -1e30
         if given[i, 0] >= 0 and given[i, 1] >= 0:  # each slot is scored beside the image in the other
             a, b = given[i, 0] - begin[0], given[i, 1] - begin[1]
             for j in range(size[0]):
                 best[0, j], la, lb = _gain(
-                    j, b, weight, shared[i], gram[begin[0] + j, given[i, 1]], rest, table
+                    j, b, weight, shared[i], gram[given[i, 1], begin[0] + j], rest, table
                 )
                 if j == a:
                     split[i, 0], split[i, 1] = np.float32(la), np.float32(lb)
@@ -199,22 +248,22 @@ def _pair_scores(
                     for j in range(size[slot]):
                         single[j] = la * table[0, slot, j] - 0.5 * la * la * table[1, slot, j]
                     _most_likely(single[: size[slot]], likely[slot])
-                is_likely[:] = False
+            if shared[i]:
+                is_likely[:] = not many
                 for j in likely[0]:
                     is_likely[j] = True
-            for j in range(size[0]):
-                with_all = not many or is_likely[j]
-                products = gram[begin[0] + j, begin[1] : begin[1] + size[1]]
-                if with_all and not shared[i]:
-                    _line(j, weight, products, rest, table, line[: size[1]])
-                for place in range(size[1] if with_all else _LIKELY):
-                    k = place if with_all else likely[1, place]
-                    if with_all and not shared[i]:
-                        gain = line[k]
-                    else:
+                for j in range(size[0]):
+                    for place in range(size[1] if is_likely[j] else _LIKELY):
+                        k = place if is_likely[j] else likely[1, place]
+                        products = gram[begin[0] + j, begin[1] : begin[1] + size[1]]
                         gain, _, _ = _gain(j, k, weight, shared[i], products[k], rest, table)
-                    best[0, j] = max(best[0, j], gain)
-                    best[1, k] = max(best[1, k], gain)
+                        best[0, j] = max(best[0, j], gain)
+                        best[1, k] = max(best[1, k], gain)
+            else:
+                common = begin, size, weight, gram, rest, table, line, best
+                _best_partners(0, likely[0] if many else every[: size[0]], *common)
+                if many:
+                    _best_partners(1, likely[1], *common)
         for slot in range(2):
             for j in range(size[slot]):
                 score[i, slot, j] = np.float32(best[slot, j] / scale[i])
@@ -266,6 +315,7 @@ def pair_scores(
         slots.coefficient,
         product,
         gram,
+        np.diagonal(gram).copy(),
         scale,
         partners,
         own.influence,

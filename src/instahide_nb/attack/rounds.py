@@ -101,8 +101,8 @@ class State:
         Rows of each epoch; empty while the companions of an epoch are not used.
     precision : float64 (groups, size, size) or None
         Inverse covariance between the rows of an epoch.
-    found : Companions or None
-        What rows tell about each other whose companions no epoch names.
+    found : list of Companions
+        What rows tell about each other whose companions no epoch names, in parts; empty where epochs name them.
     expected : float32 (n, channels, h, w) or None
         Residual that the companions predict.
     fitted : Fitted or None
@@ -120,7 +120,7 @@ class State:
     score: Float32
     group: Int64 = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     precision: Float64 | None = None
-    found: Companions | None = None
+    found: list[Companions] = field(default_factory=list)
     expected: Float32 | None = None
     fitted: Fitted | None = None
 
@@ -248,15 +248,16 @@ def meet_companions(state: State) -> None:
             made = companions.predict_residuals(state.residual(rows), state.precision[e])
             expected[rows], scale[rows] = made
     else:
-        parts, found = found_companions.parts(n, _TOGETHER), []
+        parts = found_companions.parts(n, _TOGETHER)
         if state.slots.epoch[0] >= 0 and state.slots.n_images <= _TOGETHER:  # few epochs will do, whole ones
             parts = found_companions.parts(n, _TOGETHER_IN_EPOCHS, state.slots.n_images)
+        state.found = []
         for rows in parts:
             residual = state.residual(rows)
-            found.append(found_companions.find_companions(residual, state.assignment[rows], local))
-            expected[rows] = found_companions.predict_residuals(residual, found[-1])
-        state.found = found_companions.joined(found)
-        scale = state.found.scale
+            companions_of_part = found_companions.find_companions(residual, state.assignment[rows], local)
+            expected[rows] = found_companions.predict_residuals(residual, companions_of_part)
+            scale[rows] = companions_of_part.scale
+            state.found.append(companions_of_part)
     state.expected, state.scale = expected, np.maximum(scale, np.float32(0.003))
 
 
@@ -269,7 +270,7 @@ def fit_images(state: State) -> None:
         weights = state.precision, state.group
         state.image = companions.fit_images(state.signed, *weights, *at, state.model.mean, number)
         influence = companions.row_influence(*weights, *at, state.slots)
-    elif state.found is not None:
+    elif state.found:
         mean = state.model.mean
         state.image, influence = found_companions.fit_images(
             state.signed, state.found, *at, mean, state.slots

@@ -163,12 +163,15 @@ def _power_iteration(
     top = np.empty((n_images, size), np.float32)
     bottom = np.empty((n_images, size), np.float32)
     norm = np.empty(size, np.float32)
+    own = product[
+        :, low:high
+    ].copy()  # read in every round: closely packed, or most of the time goes to reading it
     for r in range(rounds):
         top[:] = np.float32(0)
         bottom[:] = np.float32(1e-6)
         for g in range(pair.shape[0]):
             a, b, w = pair[g, 0], pair[g, 1], weight[g]
-            m = product[g, low:high]
+            m = own[g]
             for p in range(size):
                 top[a, p] += m[p] * v[b, p]
                 bottom[a, p] += w * v[b, p] * v[b, p]
