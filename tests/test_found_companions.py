@@ -12,10 +12,10 @@ from public_residuals import SIDE, SIZE, residuals, white_model
 from slot_tables import one_class
 
 import instahide_nb.attack.found_companions as module
+from instahide_nb.attack.companion_images import fit_images
 from instahide_nb.attack.found_companions import (
     Companions,
     find_companions,
-    fit_images,
     parts,
     predict_residuals,
 )
@@ -150,6 +150,26 @@ def test_images_solve_their_normal_equations() -> None:
     )
     assert np.allclose(fitted, (expected + mean[:, None, None]).clip(-1, 1), atol=1e-3)
     assert np.allclose(influence[:, 0].T, np.linalg.pinv(less @ design) @ less, atol=1e-3)
+
+
+def test_images_of_all_parts_are_fitted_together() -> None:
+    """As by one list of companions, in which rows are counted from the first of all."""
+    rows, _, assignment, coefficient = mixtures(7)
+    cut = parts(len(rows), 3 * SIZE, SIZE)
+    assert len(cut) > 2
+    each = [found(rows[part], alone(part.stop - part.start)) for part in cut]
+    row = np.concatenate(
+        [np.where(one.row < 0, -1, one.row + part.start) for part, one in zip(cut, each, strict=True)]
+    )
+    whole = Companions(
+        row, np.concatenate([one.weight for one in each]), np.concatenate([one.scale for one in each])
+    )
+    assert (row >= 0).any()
+    more = assignment, coefficient, np.zeros(3, np.float32), one_class(len(rows), 6)
+    image, influence = fit_images(0.05 * rows, each, *more)
+    expected, expected_influence = fit_images(0.05 * rows, [whole], *more)
+    assert np.allclose(image, expected, atol=1e-6)
+    assert np.allclose(influence, expected_influence, atol=1e-9)
 
 
 def test_influence_is_what_an_encryption_changes() -> None:

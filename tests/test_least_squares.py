@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from instahide_nb.attack.least_squares import fit_images, predict_encryptions
+from instahide_nb.attack.least_squares import add_right_side, fit_images, predict_encryptions
 
 
 def mixture(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -60,3 +60,30 @@ def test_weights_enter_as_inverse_variances() -> None:
     )[0]
     found = fit_images(made, assignment, coefficient, weight, mean, 5, ridge=1e-9)
     assert np.allclose(found, expected.clip(-1, 1), atol=1e-4)
+
+
+def test_right_sides_are_sums_over_the_rows_that_hold_an_image() -> None:
+    _, assignment, coefficient, mean, made = mixture()
+    weight = np.random.default_rng(2).uniform(0.1, 2, 80).astype(np.float32)
+    assignment[3], assignment[4, 0], weight[5] = -1, -1, 0
+    assignment[6, 1] = assignment[6, 0]  # an image may fill both slots
+    expected = np.ones((5, 30))
+    for i in range(80):
+        if (assignment[i] >= 0).all():
+            for slot in range(2):
+                row = made[i] - (1 - coefficient[i].sum()) * mean
+                expected[assignment[i, slot]] += weight[i] * coefficient[i, slot] * row
+    out = np.ones((5, 30))
+    add_right_side(made, assignment, coefficient, weight, mean, out)
+    assert np.allclose(out, expected, atol=1e-5)
+
+
+def test_an_image_that_no_row_holds_has_an_empty_right_side() -> None:
+    _, assignment, coefficient, mean, made = mixture()
+    out = np.zeros((7, 30))
+    add_right_side(made, assignment, coefficient, np.ones(80, np.float32), mean, out)
+    assert out[:5].any()
+    assert not out[5:].any()
+    nothing = np.zeros((2, 30))
+    add_right_side(made, np.full_like(assignment, -1), coefficient, np.ones(80, np.float32), mean, nothing)
+    assert not nothing.any()

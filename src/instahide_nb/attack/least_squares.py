@@ -99,7 +99,8 @@ def add_right_side(
     out : float64 (images, d)
         Is added to.
     """
-    held = np.where((assignment >= 0).all(axis=1)[:, None] & (weight != 0)[:, None], assignment, -1).ravel()
+    counts = (assignment.min(axis=1) >= 0) & (weight > 0)
+    held = np.where(np.repeat(counts, 2), assignment.ravel(), -1)
     place = np.argsort(held, kind="stable")
     place = place[np.searchsorted(held[place], 0) :]
     start = np.concatenate([[0], np.cumsum(np.bincount(held[place], minlength=len(out)))])

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attack import (
+    companion_images,
     companions,
     found_companions,
     least_squares,
@@ -272,7 +273,7 @@ def fit_images(state: State) -> None:
         influence = companions.row_influence(*weights, *at, state.slots)
     elif state.found:
         mean = state.model.mean
-        state.image, influence = found_companions.fit_images(
+        state.image, influence = companion_images.fit_images(
             state.signed, state.found, *at, mean, state.slots
         )
     else:
