@@ -1,7 +1,7 @@
 """What an attack on many more images would cost, from measured growth: fills the tables of docs/scaling.md.
 
-``python benchmarks/bench.py --only growth --sizes 20000 --out runs/largest`` measures the last data point, and
-``python benchmarks/scaling.py --keep runs/largest`` keeps it beside the page. The other sizes are those of
+``python benchmarks/bench.py --only growth --sizes 20000 40000 --out runs/largest`` measures the last data points, and
+``python benchmarks/scaling.py --keep runs/largest`` keeps them beside the page. The other sizes are those of
 docs/benchmarks.json.
 """
 
@@ -27,6 +27,9 @@ PIXELS = 3072
 CLASSES = 10
 LIKELY = 8
 """Images of a slot that are tried with every partner, `instahide_nb.attack.pair_scores`."""
+
+CLUSTERS = "energy"
+"""The stage that finds the clusters of a class, the only one that may grow faster than linearly."""
 
 RATE = 2e10
 """Operations a second assumed of matrix products on one core; a float64 product of 1,500 x 3,072 reached 8e10."""
@@ -64,42 +67,61 @@ def predictions(found: dict[str, Any], sizes: list[int], wanted: int) -> dict[st
         Number of encryptions to predict.
     """
     out = {}
-    for stage in found[str(sizes[0])]["unmask"]["seconds"]:
-        values = [median(found[str(n)]["unmask"]["seconds"][stage]) for n in sizes]
+    measured = [_medians(found[str(n)]["unmask"]["seconds"]) for n in sizes]
+    for stage in measured[0]:
+        values = [each[stage] for each in measured]
         power = fitted_exponent([float(n) for n in sizes], values)
         out[stage] = power, values[-1] * (wanted / sizes[-1]) ** power
     return out
 
 
 def times(bench: dict[str, Any], largest: dict[str, Any]) -> str:
-    """The table of times: measured, predicted, and what that would be at 2.5 million encryptions."""
-    sizes = sorted(int(n) for n in bench["growth"])
-    ((name, figures),) = largest["growth"].items()
-    last = int(name)
-    before, measured = bench["growth"][str(sizes[-1])]["unmask"]["seconds"], figures["unmask"]["seconds"]
-    fit = predictions(bench["growth"], sizes, last)
-    again = predictions(bench["growth"] | largest["growth"], [*sizes, last], WANTED)
-    counted = {s: median(measured[s]) * (WANTED / last) ** HIGHEST[s] for s in fit if s != "total"}
-    head = ["stage of unmask", f"{sizes[-1]:,}", "grows as n^", f"fit at {last:,}", f"measured at {last:,}"]
+    """The table of times: measured, how they grow, and what that would be at 2.5 million encryptions."""
+    sizes, larger = (sorted(int(n) for n in each["growth"]) for each in (bench, largest))
+    shown, last, growth = [sizes[-1], *larger], larger[-1], bench["growth"] | largest["growth"]
+    seconds = {n: _medians(growth[str(n)]["unmask"]["seconds"]) for n in [*sizes, *larger]}
+    ends = [
+        sizes,
+        larger if len(larger) > 1 else shown,
+    ]  # companions are found in another way at the larger sizes
+    fits = [predictions(growth, each, WANTED) for each in ends]
+    again = predictions(growth, [*sizes, *larger], WANTED)
+    counted = {s: seconds[last][s] * (WANTED / last) ** HIGHEST[s] for s in again if s in HIGHEST}
+    head = ["stage of unmask", *(f"{n:,}" for n in shown)]
+    head += [f"n^, {each[0]:,} to {each[-1]:,}" for each in ends]
     head += ["hours at 2.5 million, by the fit", "by the highest power"]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-    for stage in [*counted, "total"]:
-        power, guess = fit[stage]
-        cells = [f"{median(before[stage]):.3g} s", f"{power:.2f}", f"{guess:.3g} s"]
-        cells.append(f"{median(measured[stage]):.3g} s")
-        if stage == "total":
-            low = sum(again[s][1] for s in counted)
-            cells += [_hours(low), _hours(sum(counted.values()))]
-        else:
+    for stage in [*counted, "all the others", "total"]:
+        cells = [f"{seconds[n][stage]:.3g} s" for n in shown]
+        cells += [f"{each[stage][0]:.2f}" for each in fits]
+        if stage in counted:
             cells += [_hours(again[stage][1]), f"{_hours(counted[stage])}, n^{HIGHEST[stage]}"]
-        lines.append(f"| {stage} | {' | '.join(cells)} |")
-    peaks = ", ".join(f"{s} {about['peak_mib'] * 2**20 / 1e9:.2f} GB" for s, about in figures.items())
-    lines.append(
-        f"\nAt {last:,} encryptions of {last // EPOCHS} images: Max_SSIM {figures['evaluate']['max_ssim']:.3f}; "
-        f"peak memory of {peaks}; threads: {largest['machine']['threads']}. The fit at {last:,} is of the sizes up to "
-        f"{sizes[-1]:,} alone (threads: {bench['machine']['threads']}); the hours use all sizes."
-    )
+        else:
+            parts = [part for part in counted if stage == "total" or part != CLUSTERS]
+            cells += [_hours(sum(each[part] for part in parts)) for each in (_seconds(again), counted)]
+        name = f"all but {CLUSTERS}" if stage == "all the others" else stage
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    threads = {str(each["machine"]["threads"]) for each in (bench, largest)}
+    lines.append("")
+    for n in larger:
+        figures = largest["growth"][str(n)]
+        peaks = ", ".join(f"{s} {about['peak_mib'] * 2**20 / 1e9:.2f} GB" for s, about in figures.items())
+        quality = figures["evaluate"]["max_ssim"]
+        lines.append(
+            f"At {n:,} encryptions of {n // EPOCHS} images: Max_SSIM {quality:.3f}; peak memory of {peaks}."
+        )
+    lines.append(f"Threads: {', '.join(sorted(threads))}. The hours use all sizes.")
     return "\n".join(lines) + "\n"
+
+
+def _medians(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """Of each stage, and of all but the clusters together."""
+    found = {stage: median(values) for stage, values in seconds.items()}
+    return found | {"all the others": found["total"] - found.get(CLUSTERS, 0.0)}
+
+
+def _seconds(guess: dict[str, tuple[float, float]]) -> dict[str, float]:
+    return {stage: seconds for stage, (_, seconds) in guess.items()}
 
 
 def _hours(seconds: float) -> str:
@@ -120,8 +142,9 @@ def _short(value: float) -> str:
 
 def mended(largest: dict[str, Any]) -> str:
     """The table of what the attack would cost with its two impossible parts replaced, and images in shards by class."""
-    ((name, figures),) = largest["growth"].items()
-    images, linear = WANTED // EPOCHS, median(figures["unmask"]["seconds"]["total"]) * WANTED / int(name)
+    last = max(int(n) for n in largest["growth"])
+    seconds = median(largest["growth"][str(last)]["unmask"]["seconds"]["total"])
+    images, linear = WANTED // EPOCHS, seconds * WANTED / last
     own = images // CLASSES
     products = {
         "energies with the images of both classes, twenty passes": 20 * 2 * WANTED * 2 * own * 31 * 31 * 4,
@@ -129,7 +152,7 @@ def mended(largest: dict[str, Any]) -> str:
         "residuals with those of their epoch, six rounds": 6 * WANTED * images * PIXELS,
     }
     lines = ["| part | operations | hours of one core |", "| --- " * 3 + "|"]
-    lines.append(f"| all stages at {int(name):,}, if each grew linearly | | {_hours(linear)} |")
+    lines.append(f"| all stages at {last:,}, if each grew linearly | | {_hours(linear)} |")
     lines += [f"| {part} | {count:.1e} | {_hours(count / RATE)} |" for part, count in products.items()]
     whole = linear + sum(products.values()) / RATE
     lines.append(f"| all | | {_hours(whole)} |")
@@ -158,7 +181,6 @@ def memory(n: int = WANTED) -> str:
             "n x 2 x images of a class",
             16 * n * own,
         ),
-        "what rows give to all images (float64)": ("n x images", 8 * n * images),
         "normal matrix (float64)": ("images x images", 8 * images**2),
     }
     lines = [f"| array | shape | GB at {n:,} |", "| --- " * 3 + "|"]
