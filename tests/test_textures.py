@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from instahide_nb.attack import clusters
 from instahide_nb.attack.assignment import Slots, read_slots
 from instahide_nb.attack.matched_filter import matched_filter
 from instahide_nb.attack.pair_scores import Own, best_pairs
@@ -131,6 +132,17 @@ def test_similarity_is_a_correlation() -> None:
     assert np.array_equal(found, found.T)
     assert np.allclose(np.diagonal(found), 1)
     assert np.abs(found).max() < 1.0001
+
+
+def test_encryptions_alike_have_no_negative_distance() -> None:
+    """Scipy refuses trees with one; at k = 2 two encryptions may be the same up to their masks."""
+    _, _, _, feature = mixtures(1.0, n=60)
+    twice = np.concatenate([feature, feature])
+    found = similarity(twice, texture_filter(feature))
+    assert found.max() == 1
+    assert found.min() >= -1
+    group = clusters._groups(1.0 - found, 3)
+    assert np.array_equal(group[:60], group[60:])
 
 
 def test_the_partner_is_taken_off() -> None:

@@ -71,14 +71,15 @@ def similarity(feature: Float32, local: Smoothness) -> Float64:
     Returns
     -------
     float64 (m, m)
-        Symmetric, with a diagonal of ones.
+        Symmetric, with a diagonal of ones, and never above 1 by a rounding: encryptions alike (there are some at
+        k = 2) would have a negative distance.
     """
     flat, white = feature.reshape(len(feature), -1), whiten(feature, local).reshape(len(feature), -1)
     product = integer_product(flat, white)
     product += product.T.copy()
     norm = np.sqrt(np.maximum(np.diagonal(product), 1e-9))
     product /= norm[:, None] * norm[None, :]
-    return product
+    return np.clip(product, -1.0, 1.0, out=product)
 
 
 @dataclass(frozen=True)
