@@ -28,8 +28,11 @@ CLASSES = 10
 LIKELY = 8
 """Images of a slot that are tried with every partner, `instahide_nb.attack.pair_scores`."""
 
+TOGETHER = 5000
+"""Rows compared with each other at most, `instahide_nb.attack.rounds`."""
+
 CLUSTERS = "energy"
-"""The stage that finds the clusters of a class, the only one that may grow faster than linearly."""
+"""The stage that finds the clusters of each class, which grew fastest."""
 
 RATE = 2e10
 """Operations a second assumed of matrix products on one core; a float64 product of 1,500 x 3,072 reached 8e10."""
@@ -115,7 +118,7 @@ def times(bench: dict[str, Any], largest: dict[str, Any]) -> str:
 
 
 def _medians(seconds: dict[str, list[float]]) -> dict[str, float]:
-    """Of each stage, and of all but the clusters together."""
+    """Of each stage, and of all but the first together."""
     found = {stage: median(values) for stage, values in seconds.items()}
     return found | {"all the others": found["total"] - found.get(CLUSTERS, 0.0)}
 
@@ -180,6 +183,10 @@ def memory(n: int = WANTED) -> str:
         "products with images, and influence on them (float64), each": (
             "n x 2 x images of a class",
             16 * n * own,
+        ),
+        "what rows with found companions give to images (float64), twice": (
+            "5,000 x images",
+            16 * min(n, TOGETHER) * images,
         ),
         "normal matrix (float64)": ("images x images", 8 * images**2),
     }

@@ -12,6 +12,7 @@ from public_residuals import SIDE, SIZE, residuals, white_model
 from slot_tables import one_class
 
 import instahide_nb.attack.found_companions as module
+from instahide_nb.attack.assignment import Slots
 from instahide_nb.attack.companion_images import fit_images
 from instahide_nb.attack.found_companions import (
     Companions,
@@ -170,6 +171,40 @@ def test_images_of_all_parts_are_fitted_together() -> None:
     expected, expected_influence = fit_images(0.05 * rows, [whole], *more)
     assert np.allclose(image, expected, atol=1e-6)
     assert np.allclose(influence, expected_influence, atol=1e-9)
+
+
+def test_several_classes_and_a_part_of_one_row_solve_the_same_equations() -> None:
+    """Dense algebra on images of two classes, one of which has an image that no row holds."""
+    rng = np.random.default_rng(8)
+    n, start = 41, np.array([0, 4, 7])
+    image_class = np.sort(rng.integers(0, 2, (n, 2)), axis=1)[:, ::-1].copy()
+    assignment = np.where(image_class == 0, rng.integers(0, 4, (n, 2)), rng.integers(4, 6, (n, 2)))
+    coefficient = rng.uniform(0.1, 0.4, (n, 2)).astype(np.float32)
+    slots = Slots(image_class, coefficient, image_class[:, 0] == image_class[:, 1], start, np.full(n, -1))
+    each, less = [], np.zeros((n, n))
+    for part in (slice(0, 25), slice(25, 40), slice(40, 41)):
+        size = part.stop - part.start
+        row, weight = np.full((size, 3), -1), np.zeros((size, 3), np.float32)
+        for r in range(size):
+            count = int(rng.integers(0, min(3, size - 1) + 1))
+            row[r, :count] = np.sort(rng.choice(np.delete(np.arange(size), r), count, replace=False))
+            weight[r, :count] = rng.normal(0, 0.3, count)
+        each.append(Companions(row, weight, rng.uniform(0.5, 2, size).astype(np.float32)))
+        less[part, part] = matrix(each[-1]) / np.sqrt(each[-1].scale.astype(float))[:, None]
+    design = np.zeros((n, 7))
+    for slot in range(2):
+        np.add.at(design, (np.arange(n), assignment[:, slot]), coefficient[:, slot].astype(float))
+    signed = rng.uniform(-0.2, 0.2, (n, 3, SIDE, SIDE)).astype(np.float32)
+    normal = (less @ design).T @ (less @ design)
+    normal += 1e-3 * np.diag(normal).mean() * np.eye(7)
+    change = np.linalg.solve(normal, (less @ design).T @ less)
+    image, influence = fit_images(signed, each, assignment, coefficient, np.zeros(3, np.float32), slots)
+    expected = (change @ signed.reshape(n, -1)).reshape(image.shape)
+    assert np.allclose(image, expected.clip(-1, 1), atol=1e-4)
+    for i, slot in np.ndindex(n, 2):
+        low, high = start[image_class[i, slot]], start[image_class[i, slot] + 1]
+        assert np.allclose(influence[i, slot, : high - low], change[low:high, i], atol=1e-5)
+        assert not influence[i, slot, high - low :].any()
 
 
 def test_influence_is_what_an_encryption_changes() -> None:

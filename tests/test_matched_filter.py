@@ -141,6 +141,10 @@ def test_in_large_classes_the_best_pair_is_still_found() -> None:
         first = slice(size * image_class[i, 0], size * image_class[i, 0] + size)
         second = slice(size * image_class[i, 1], size * image_class[i, 1] + size)
         whole = base[i, first, None] + other[i, None, second] - la[i] * lb[i] * gram[first, second]
-        assert (score[i, 0, first] <= whole.max(axis=1) + 1e-3).all()
+        tried = np.zeros((size, size), bool)
+        tried[np.argsort(-base[i, first], kind="stable")[: module._LIKELY]] = True
+        tried[:, np.argsort(-other[i, second], kind="stable")[: module._LIKELY]] = True
+        pairs = np.where(tried, whole, -np.inf)
+        assert np.allclose(score[i, 0, first], pairs.max(axis=1), rtol=1e-4, atol=1e-3)
+        assert np.allclose(score[i, 1, second], pairs.max(axis=0), rtol=1e-4, atol=1e-3)
         assert np.isclose(score[i, 0].max(), whole.max(), rtol=1e-5)
-        assert np.isclose(score[i, 1].max(), whole.max(), rtol=1e-5)

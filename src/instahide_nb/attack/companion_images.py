@@ -2,7 +2,8 @@
 
 Written out, with the weights of all companions in a matrix W, the normal equations are those of the design
 (I - W) Z and the rows (I - W) X, Z the coefficients of the images in the rows. Each row has two images and few
-companions, so that all products are sparse, and time grows with the number of rows.
+companions: right sides and the normal matrix are sparse sums, whose time grows with the number of rows. (What each
+row contributed to the images of its classes takes a number for each row and image, but that is a small part.)
 """
 
 from __future__ import annotations
@@ -174,6 +175,7 @@ def fit_images(
     found : list of Companions
         Of blocks of rows that follow each other, such as `parts` makes; each counts its rows from its first.
     assignment : int64 (n, 2)
+        Every slot holds an image.
     coefficient : float32 (n, 2)
     mean : float32 (channels,)
         Mean colour of public images.

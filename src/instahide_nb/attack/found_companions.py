@@ -40,7 +40,8 @@ class Companions:
     Attributes
     ----------
     row : int64 (n, most)
-        The companions of each row, ascending; -1 behind the last.
+        The companions of each row, ascending, counted from the first row of the block that was searched; -1 behind
+        the last.
     weight : float32 (n, most)
         With which their residuals add up to what is expected of the row's; 0 behind the last.
     scale : float32 (n,)
