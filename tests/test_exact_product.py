@@ -57,3 +57,16 @@ def test_mixes_are_products_with_columns(seed: int) -> None:
     assert (
         np.abs(mixed - weight @ row.astype(float)) < 1e-3 * lengths(weight)[:, None] * lengths(row.T)
     ).all()
+
+
+def test_fine_products_keep_26_bits() -> None:
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(size=(20, 3072)).astype(np.float32), rng.normal(size=(30, 3072)).astype(np.float32)
+    expected = a.astype(np.float64) @ b.T.astype(np.float64)
+    length = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)
+    coarse, fine = (np.abs(integer_product(a, b, how) - expected) / length for how in (False, True))
+    assert fine.max() < 1e-7
+    assert 1e-6 < coarse.max() < 1e-3
+    whole, _ = integers(a, fine=True)
+    assert np.array_equal(whole, np.rint(whole))
+    assert np.linalg.norm(whole, axis=1).max() <= 2.0**26

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from slot_tables import spread
+from slot_tables import one_class, spread
 
 import instahide_nb.attack.pair_scores as module
 from instahide_nb.attack.assignment import Slots
@@ -148,3 +148,19 @@ def test_in_large_classes_the_best_pair_is_still_found() -> None:
         assert np.allclose(score[i, 0, first], pairs.max(axis=1), rtol=1e-4, atol=1e-3)
         assert np.allclose(score[i, 1, second], pairs.max(axis=0), rtol=1e-4, atol=1e-3)
         assert np.isclose(score[i, 0].max(), whole.max(), rtol=1e-5)
+
+
+def test_products_of_large_classes_are_fine() -> None:
+    """Rounding to 12 bits decided between images that look alike: a class of more than sixteen gets 26."""
+    rng = np.random.default_rng(4)
+    local, mean = smoothness(identity_model(), 8, 8, 0.0), np.zeros(3, np.float32)
+    error = []
+    for size in (16, 17):
+        image = rng.normal(size=(size, 3, 8, 8)).astype(np.float32)
+        x = rng.normal(size=(50, 3, 8, 8)).astype(np.float32)
+        product, gram = matched_filter(x, image, mean, local, one_class(50, size))
+        flat = image.reshape(size, -1).astype(np.float64)
+        error.append(np.abs(product[:, 0] - x.reshape(50, -1) @ flat.T).max())
+        error.append(np.abs(gram - flat @ flat.T).max())
+    assert min(error[:2]) > 1e-4
+    assert max(error[2:]) < 1e-4

@@ -22,6 +22,10 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
+_FEW = (
+    16  # images of the largest class up to which 12 bits do; among more, rounding decided between look-alikes
+)
+
 
 def matched_filter(
     signed: Float32,
@@ -58,8 +62,9 @@ def matched_filter(
     centre = mean[:, None, None]
     centred = image - centre
     white = whiten(centred, model).reshape(len(image), -1)
-    gram = integer_product(centred.reshape(len(image), -1), white)
-    whole_white, white_scale = integers(white)
+    fine = slots.largest > _FEW
+    gram = integer_product(centred.reshape(len(image), -1), white, fine)
+    whole_white, white_scale = integers(white, fine)
     product = np.zeros((len(signed), 2, slots.largest))
     for c in np.flatnonzero(np.diff(slots.start)):
         first, last = slots.start[c], slots.start[c + 1]
@@ -67,7 +72,7 @@ def matched_filter(
         for low in range(0, len(holding), block):
             rows = holding[low : low + block]
             part = _less(signed, expected, rows) - centre
-            whole, scale = integers(part.reshape(len(rows), -1))
+            whole, scale = integers(part.reshape(len(rows), -1), fine)
             found = (whole @ whole_white[first:last].T) / (scale[:, None] * white_scale[first:last])
             at, slot = np.nonzero(slots.image_class[rows] == c)
             product[rows[at], slot, : last - first] = found[at]
