@@ -83,10 +83,8 @@ def times(bench: dict[str, Any], largest: dict[str, Any]) -> str:
     sizes, larger = (sorted(int(n) for n in each["growth"]) for each in (bench, largest))
     shown, last, growth = [sizes[-1], *larger], larger[-1], bench["growth"] | largest["growth"]
     seconds = {n: _medians(growth[str(n)]["unmask"]["seconds"]) for n in [*sizes, *larger]}
-    ends = [
-        sizes,
-        larger if len(larger) > 1 else shown,
-    ]  # companions are found in another way at the larger sizes
+    # companions are found in another way at the larger sizes
+    ends = [sizes, larger if len(larger) > 1 else shown]
     fits = [predictions(growth, each, WANTED) for each in ends]
     again = predictions(growth, [*sizes, *larger], WANTED)
     counted = {s: seconds[last][s] * (WANTED / last) ** HIGHEST[s] for s in again if s in HIGHEST}

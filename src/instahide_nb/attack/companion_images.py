@@ -79,7 +79,7 @@ def _add_normal(
 ) -> None:
     """Add the products of what images are in each row less its companions, on and above the diagonal.
 
-    That are few images for each row, so that this is a sparse product.
+    They are few in each row: a sparse product.
     """
     n_images = out.shape[0]
     design, seen = np.zeros(n_images), np.full(n_images, -1, np.int64)

@@ -163,9 +163,8 @@ def _power_iteration(
     top = np.empty((n_images, size), np.float32)
     bottom = np.empty((n_images, size), np.float32)
     norm = np.empty(size, np.float32)
-    own = product[
-        :, low:high
-    ].copy()  # read in every round: closely packed, or most of the time goes to reading it
+    # read in every round: closely packed, or most of the time goes to reading it
+    own = product[:, low:high].copy()
     for r in range(rounds):
         top[:] = np.float32(0)
         bottom[:] = np.float32(1e-6)
