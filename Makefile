@@ -38,7 +38,7 @@ same-bits: .venv/ready  ## A preset's bits under other processors' features, ker
 
 test-oldest: .venv/ready build/oldest/ready  ## tiny with the oldest supported versions: the same bits as with the locked ones
 	rm -rf build/oldest/run
-	PYTHONPATH=$(CURDIR)/src build/oldest/bin/python -m instahide_nb.cli reproduce --preset tiny --out build/oldest/run
+	PYTHONPATH=$(CURDIR)/src build/oldest/bin/python -m instahide_nb.run.cli reproduce --preset tiny --out build/oldest/run
 	PYTHONPATH=$(CURDIR)/src $(BIN)/python tests/matrix.py --preset tiny --case "as it is" \
 	  --other-python build/oldest/bin/python $(foreach m,$(or $(METHODS),$(ALL)),--method $(m))
 
@@ -66,14 +66,14 @@ lint: .venv/ready  ## Static checks: ruff and mypy
 	$(BIN)/mypy
 
 notebooks: .venv/ready  ## Run the three notebooks and keep their outputs in notebooks/
-	$(BIN)/python -m instahide_nb.recording
+	$(BIN)/python -m instahide_nb.run.recording
 
 expected: .venv/ready  ## Make tiny and demo (all attacks) anew; keep hashes, README's figures and the notebooks' outputs
 	rm -rf runs/tiny runs/demo
 	$(BIN)/instahide-nb reproduce --preset tiny --record
 	$(BIN)/instahide-nb reproduce --preset demo --record $(foreach m,$(ALL),--method $(m))
 	$(BIN)/python docs/fill_readme.py --keep runs/demo
-	$(BIN)/python -m instahide_nb.recording
+	$(BIN)/python -m instahide_nb.run.recording
 
 readme: .venv/ready  ## Fill README.md's generated parts
 	$(BIN)/python docs/fill_readme.py

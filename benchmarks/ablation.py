@@ -23,12 +23,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from instahide_nb.attack.unmask import Settings, UnmaskResult, decrypt, solve
-from instahide_nb.challenge import Challenge, build_challenge
-from instahide_nb.metrics import signed_pixels, ssim_pairs
-from instahide_nb.params import GenDataParams
-from instahide_nb.patches import public_patches
-from instahide_nb.sources import private_images
+from instahide_nb.attacks.unmask.attack import Settings, UnmaskResult, decrypt, solve
+from instahide_nb.challenge.build import Challenge, build_challenge
+from instahide_nb.core.params import GenDataParams
+from instahide_nb.data.sources import private_images, public_patches
+from instahide_nb.evaluate.metrics import signed_pixels, ssim_pairs
 
 PARTS: dict[str, Settings] = {
     "first images, independent signs": Settings(rounds=0, companion_rounds=0, repair=False),

@@ -23,8 +23,8 @@ def _case(what: str, count: float, unit: str, seconds: dict[str, list[float]], *
 
 def encryption(quick: bool, runs: int) -> Case:
     """The scheme in exact integers, against the same in plain numpy floats, and against copying the result."""
-    from instahide_nb.encryption import encrypt
-    from instahide_nb.streams import open_stream
+    from instahide_nb.scheme.encryption import encrypt
+    from instahide_nb.scheme.streams import open_stream
 
     n_private, epochs, k = (20, 20, 6) if quick else (100, 50, 6)
     draw = np.random.default_rng(0)
@@ -71,8 +71,8 @@ def sift_filter(quick: bool, runs: int) -> Case:
     """Counting key points of random crops, against a plain loop over OpenCV's SIFT on the same crops."""
     import cv2
 
-    from instahide_nb.images.crops import KeyPointCounter, draw_crops
-    from instahide_nb.sources import source_photographs
+    from instahide_nb.data.crops import KeyPointCounter, draw_crops
+    from instahide_nb.data.sources import source_photographs
 
     photographs = source_photographs("embedded")
     count = 100 if quick else 600
@@ -96,7 +96,7 @@ def sift_filter(quick: bool, runs: int) -> Case:
 
 def gf2_solve(quick: bool, runs: int) -> Case:
     """Factorising a dense system over GF(2), against elimination on packed rows in numpy."""
-    from instahide_nb.attack.generator.gf2 import factorise
+    from instahide_nb.attacks.generator.gf2 import factorise
 
     size = 1024 if quick else 4096
     rows = np.random.default_rng(1).integers(0, 2**64, (size + 64, size // 64), np.uint64)
@@ -128,8 +128,8 @@ def generator_state(quick: bool, runs: int) -> Case:
     """From 20,400 scattered mask bits, three of them wrong, to the generator's whole state, proved on others."""
     import tracemalloc
 
-    from instahide_nb.attack.generator.state_search import EQUATIONS, find_state
-    from instahide_nb.mersenne import low_bit_equations, low_bits, seeded_window
+    from instahide_nb.attacks.generator.state_search import EQUATIONS, find_state
+    from instahide_nb.scheme.mersenne import low_bit_equations, low_bits, seeded_window
 
     if quick:
         runs = 1
@@ -156,7 +156,7 @@ def evaluation(quick: bool, runs: int) -> Case:
     """Scoring decryptions that are all different, against calling scikit-image for each pair of images."""
     from skimage.metrics import structural_similarity
 
-    from instahide_nb.metrics import score
+    from instahide_nb.evaluate.metrics import score
 
     draw = np.random.default_rng(3)
     n, sample = (200, 50) if quick else (5000, 200)
@@ -192,7 +192,7 @@ def start_up(quick: bool, runs: int) -> Case:
         return lambda: subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
 
     candidates = {
-        "instahide-nb --help": call("-m", "instahide_nb.cli", "--help"),
+        "instahide-nb --help": call("-m", "instahide_nb.run.cli", "--help"),
         "import instahide_nb": call("-c", "import instahide_nb"),
         "python alone": call("-c", "pass"),
     }

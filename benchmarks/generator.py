@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from measuring import peak_mib
 
-from instahide_nb.attack.registry import run_attack
-from instahide_nb.challenge import build_challenge, load_secret, save_challenge
-from instahide_nb.metrics import score
-from instahide_nb.params import GenDataParams
-from instahide_nb.patches import public_patches
-from instahide_nb.release import load_release
+from instahide_nb.attacks.registry import run_attack
+from instahide_nb.challenge.build import build_challenge, load_secret, save_challenge
+from instahide_nb.challenge.release import load_release
+from instahide_nb.core.params import GenDataParams
+from instahide_nb.data.sources import public_patches
+from instahide_nb.evaluate.metrics import score
 
 SEED = 3_141_592_653
 STARTS: dict[str, int | str] = {"seed": SEED, "entropy": "entropy"}

@@ -26,7 +26,7 @@ _EPOCHS = 50
 
 
 def _sources(folder: Path, n_private: int) -> tuple[Path, Path]:
-    from instahide_nb.patches import public_patches
+    from instahide_nb.data.sources import public_patches
 
     folder.mkdir(parents=True, exist_ok=True)
     private, public = folder / f"private-{n_private}.npz", folder / "public.npz"
@@ -40,8 +40,8 @@ def _sources(folder: Path, n_private: int) -> tuple[Path, Path]:
 
 def make_challenge(folder: Path, n: int, runs: int) -> dict[str, Any]:
     """Build and save a challenge of n encryptions, fifty a private image, without the search for public crops."""
-    from instahide_nb.challenge import build_challenge, save_challenge
-    from instahide_nb.params import GenDataParams
+    from instahide_nb.challenge.build import build_challenge, save_challenge
+    from instahide_nb.core.params import GenDataParams
 
     private, public = _sources(folder / "sources", n // _EPOCHS)
     params = GenDataParams.from_mapping(
@@ -67,7 +67,7 @@ def make_challenge(folder: Path, n: int, runs: int) -> dict[str, Any]:
 
 def unmask(folder: Path, n: int, runs: int, most_seconds: float = 120) -> dict[str, Any]:
     """Attack a challenge that was made before; rounds stop once `most_seconds` are spent."""
-    from instahide_nb.storage import save_array
+    from instahide_nb.core.files import save_array
 
     found, decryption = _attack("unmask", folder, n, runs, most_seconds)
     save_array(folder / str(n) / "decryption.npy", decryption)
@@ -80,9 +80,9 @@ def prng_state(folder: Path, n: int, runs: int) -> dict[str, Any]:
 
 
 def _attack(method: str, folder: Path, n: int, runs: int, most_seconds: float) -> tuple[dict[str, Any], Any]:
-    from instahide_nb.attack.registry import run_attack
-    from instahide_nb.patches import public_patches
-    from instahide_nb.release import load_release
+    from instahide_nb.attacks.registry import run_attack
+    from instahide_nb.challenge.release import load_release
+    from instahide_nb.data.sources import public_patches
 
     public = public_patches("embedded:attacker", 2000)
     _compile(folder, public)
@@ -105,10 +105,10 @@ def _attack(method: str, folder: Path, n: int, runs: int, most_seconds: float) -
 
 def _compile(folder: Path, public: Any) -> None:
     """Run the attack on a challenge of 400, with both ways to find companions, so that no size pays for compiling."""
-    from instahide_nb.attack.registry import run_attack
-    from instahide_nb.attack.unmask import Settings, solve
-    from instahide_nb.challenge import build_challenge
-    from instahide_nb.params import GenDataParams
+    from instahide_nb.attacks.registry import run_attack
+    from instahide_nb.attacks.unmask.attack import Settings, solve
+    from instahide_nb.challenge.build import build_challenge
+    from instahide_nb.core.params import GenDataParams
 
     private, crops = _sources(folder / "sources", 20)
     params = {"n_private": 20, "encryptions_per_image": 20, "n_public": 200, "k": 4}
@@ -120,9 +120,9 @@ def _compile(folder: Path, public: Any) -> None:
 
 def score_attack(folder: Path, n: int, runs: int) -> dict[str, Any]:
     """Score what `unmask` left."""
-    from instahide_nb.challenge import load_secret
-    from instahide_nb.metrics import score
-    from instahide_nb.storage import load_array
+    from instahide_nb.challenge.build import load_secret
+    from instahide_nb.core.files import load_array
+    from instahide_nb.evaluate.metrics import score
 
     secret = load_secret(folder / str(n) / "secret")
     decryption = load_array(folder / str(n) / "decryption.npy", dtype=np.float32)

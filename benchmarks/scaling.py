@@ -26,10 +26,10 @@ EPOCHS = 50
 PIXELS = 3072
 CLASSES = 10
 LIKELY = 8
-"""Images of a slot that are tried with every partner, `instahide_nb.attack.pair_scores`."""
+"""Images of a slot that are tried with every partner, `instahide_nb.attacks.unmask.pair_scores`."""
 
 TOGETHER = 5000
-"""Rows compared with each other at most, `instahide_nb.attack.rounds`."""
+"""Rows compared with each other at most, `instahide_nb.attacks.unmask.rounds`."""
 
 CLUSTERS = "energy"
 """The stage that finds the clusters of each class, which grew fastest."""
@@ -203,9 +203,9 @@ def separation(run: Path, rows: int = 2000) -> str:
     """
     import numpy as np
 
-    from instahide_nb.attack.energy import features
-    from instahide_nb.challenge import load_secret
-    from instahide_nb.release import load_release
+    from instahide_nb.attacks.unmask.energy import features
+    from instahide_nb.challenge.build import load_secret
+    from instahide_nb.challenge.release import load_release
 
     secret = load_secret(run / "secret")
     likeness = np.corrcoef(features(load_release(run / "release").encryption[:rows]))

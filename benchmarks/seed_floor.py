@@ -8,7 +8,7 @@ from typing import Any
 import numba as nb
 import numpy as np
 
-from instahide_nb.attack.generator.seed_lanes import wide_vectors
+from instahide_nb.attacks.generator.seed_lanes import wide_vectors
 
 __all__ = ["scan_of", "seeding_alone"]
 
@@ -18,12 +18,12 @@ _STEPS = 440  # x(0) .. x(440): what the first rows' words are made of
 
 def scan_of(count: int) -> Callable[[], object]:
     """A scan of seeds 0 .. count-1 of a challenge whose seed is not among them, on one thread."""
-    from instahide_nb.attack.generator.first_epoch import FirstEpoch
-    from instahide_nb.attack.generator.label_ratios import label_tolerance, ratio_targets
-    from instahide_nb.attack.generator.scan_plan import plan_scan
-    from instahide_nb.attack.generator.seed_scan import scan
-    from instahide_nb.encryption import class_coefficients, encrypt
-    from instahide_nb.streams import open_stream
+    from instahide_nb.attacks.generator.first_epoch import FirstEpoch
+    from instahide_nb.attacks.generator.label_ratios import label_tolerance, ratio_targets
+    from instahide_nb.attacks.generator.scan_plan import plan_scan
+    from instahide_nb.attacks.generator.seed_scan import scan
+    from instahide_nb.scheme.encryption import class_coefficients, encrypt
+    from instahide_nb.scheme.streams import open_stream
 
     images = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), np.uint8)
     stream = open_stream("mt19937", seed=2**31, key="", states=None)

@@ -14,12 +14,18 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from instahide_nb.leaderboard import load_published, markdown_table, sort_rows, to_markdown
-from instahide_nb.leaderboard_row import Row, duration, load_rows
-from instahide_nb.manifest import expected
-from instahide_nb.params import NOTEBOOKS, read_yaml
-from instahide_nb.resources import RESOURCES, Usage, read_usage
-from instahide_nb.storage import read_json
+from instahide_nb.core.files import RESOURCES, Usage, read_json, read_usage
+from instahide_nb.core.params import NOTEBOOKS, read_yaml
+from instahide_nb.evaluate.leaderboard import (
+    Row,
+    duration,
+    load_published,
+    load_rows,
+    markdown_table,
+    sort_rows,
+    to_markdown,
+)
+from instahide_nb.run.manifest import expected
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "docs" / "demo"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from instahide_nb.sweep_file import load_sweep
+from instahide_nb.run.sweep import load_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, README, TABLES = ROOT / "docs" / "sweeps.md", ROOT / "README.md", ROOT / "docs" / "sweeps"

@@ -25,20 +25,20 @@ import skimage
 from numba.core.registry import cpu_target
 from numpy._core import _multiarray_umath as umath
 
-from instahide_nb.attack.registry import run_attack
-from instahide_nb.attack.result import save_result
-from instahide_nb.attack.threads import thread_count
-from instahide_nb.attack.unmask import Settings, solve
-from instahide_nb.challenge import build_challenge, save_challenge
-from instahide_nb.drawing import grids
-from instahide_nb.drawing.pictures import write_png
-from instahide_nb.evaluation import about_attack, save_evaluation
-from instahide_nb.manifest import digests
-from instahide_nb.metrics import score
-from instahide_nb.notebook_run import home
-from instahide_nb.params import AttackParams, GenDataParams, read_yaml
-from instahide_nb.patches import public_patches
-from instahide_nb.release import Release, load_release
+from instahide_nb.attacks.registry import run_attack
+from instahide_nb.attacks.result import save_result
+from instahide_nb.attacks.unmask.attack import Settings, solve
+from instahide_nb.challenge.build import build_challenge, save_challenge
+from instahide_nb.challenge.release import Release, load_release
+from instahide_nb.core.params import AttackParams, GenDataParams, read_yaml
+from instahide_nb.core.threads import thread_count
+from instahide_nb.data.sources import public_patches
+from instahide_nb.evaluate.metrics import score
+from instahide_nb.evaluate.report import about_attack, save_evaluation
+from instahide_nb.run.manifest import digests
+from instahide_nb.run.notebooks import home
+from instahide_nb.show import grids
+from instahide_nb.show.grids import write_png
 
 
 def run_digests(preset: str, methods: Sequence[str]) -> dict[str, str]:

@@ -14,10 +14,12 @@ import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, settings
 
-from instahide_nb.challenge import Challenge, build_challenge, save_challenge
-from instahide_nb.params import GenDataParams
+from instahide_nb.challenge.build import Challenge, build_challenge, save_challenge
+from instahide_nb.core.params import GenDataParams
 
-collect_ignore_glob = ["data/*.py"]  # scripts that made the data; they need more than the lock file holds
+collect_ignore_glob = [
+    "scheme/make_*.py"
+]  # scripts that made the data; they need more than the lock file holds
 
 # The same examples each time, so that a failure is seen by everyone; HYPOTHESIS_PROFILE=explore looks for new ones.
 _SHARED = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}

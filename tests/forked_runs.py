@@ -22,11 +22,10 @@ from typing import Any
 import nbformat
 import numpy as np
 
-from instahide_nb import pipeline
-from instahide_nb.attack.result import AttackResult, on_the_grid
-from instahide_nb.errors import InputError
-from instahide_nb.resources import Usage
-from instahide_nb.storage import write_bytes
+from instahide_nb.attacks.result import AttackResult, on_the_grid
+from instahide_nb.core.errors import InputError
+from instahide_nb.core.files import Usage, write_bytes
+from instahide_nb.run import pipeline
 
 
 def small(folder: Path) -> dict[str, Any]:
@@ -57,7 +56,7 @@ def attack(release: Any, public: Any) -> AttackResult:
 def run_cells(
     notebook: str, parameters: Mapping[str, Any], output: Path, *, cwd: Path, **others: object
 ) -> Usage:
-    """What :func:`instahide_nb.notebook_run.execute` does, in this process."""
+    """What :func:`instahide_nb.run.notebooks.execute` does, in this process."""
     book = nbformat.read(pipeline.home() / "notebooks" / f"{notebook}.ipynb", 4)
     names: dict[str, Any] = {}
     output = output.resolve()
@@ -94,9 +93,17 @@ def _run(order: dict[str, Any]) -> int:
 
 def _load() -> None:
     """Import what runs import, and leave plots undrawn: no run's hashes hold one."""
-    from instahide_nb import challenge, evaluation, figures, patches
-    from instahide_nb.attack import registry, result
-    from instahide_nb.drawing import crop_drawing, display, explanations, grids, one_encryption, picker
+    from instahide_nb.attacks import registry, result
+    from instahide_nb.challenge import build as challenge
+    from instahide_nb.data import sources as patches
+    from instahide_nb.evaluate import report as evaluation
+    from instahide_nb.show import grids
+    from instahide_nb.show import notebook as display
+    from instahide_nb.show import notebook as explanations
+    from instahide_nb.show import notebook as one_encryption
+    from instahide_nb.show import notebook as picker
+    from instahide_nb.show import plots as crop_drawing
+    from instahide_nb.show import plots as figures
 
     assert all((challenge, evaluation, patches, registry, result, crop_drawing, explanations, grids))
     assert all((one_encryption, picker))

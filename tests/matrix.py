@@ -21,7 +21,7 @@ from typing import Any
 
 from numpy._core import _multiarray_umath as umath
 
-from instahide_nb.manifest import expected
+from instahide_nb.run.manifest import expected
 
 SCRIPT = Path(__file__).with_name("case_digests.py")
 DISPATCHED = [name for name in umath.__cpu_dispatch__ if umath.__cpu_features__.get(name)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from instahide_nb.attack.smoothness import RADIUS, PublicModel
+from instahide_nb.attacks.unmask.smoothness import RADIUS, PublicModel
 
 GROUPS, SIZE, SIDE = 8, 12, 16
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from instahide_nb.attack.assignment import Slots
+from instahide_nb.attacks.unmask.assignment import Slots
 
 
 def spread(slots: Slots, table: np.ndarray, elsewhere: float = 0.0) -> np.ndarray:

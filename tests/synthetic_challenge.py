@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from instahide_nb.encryption import Mixtures, class_coefficients, encrypt
-from instahide_nb.release import Release, ReleaseInfo
-from instahide_nb.streams import Mt19937Stream, Stream, open_stream
+from instahide_nb.challenge.release import Release, ReleaseInfo
+from instahide_nb.scheme.encryption import Mixtures, class_coefficients, encrypt
+from instahide_nb.scheme.streams import Mt19937Stream, Stream, open_stream
 
 CLASSES = 5
 

@@ -60,9 +60,9 @@ def modules_below(*names: str) -> list[str]:
 
 def test_imports_are_seen_where_they_are() -> None:
     code = "import a.b\ndef f():\n    from instahide_nb import challenge as c\n    from d.e import g"
-    assert imports(ast.parse(code)) == {"a.b", "instahide_nb", "instahide_nb.challenge", "d.e", "d.e.g"}
-    assert "instahide_nb.challenge" in reached("instahide_nb.cli")
-    assert "instahide_nb.streams" in reached("instahide_nb.challenge")
+    assert imports(ast.parse(code)) == {"a.b", "instahide_nb", "instahide_nb.challenge.build", "d.e", "d.e.g"}
+    assert "instahide_nb.challenge.build" in reached("instahide_nb.run.cli")
+    assert "instahide_nb.scheme.streams" in reached("instahide_nb.challenge.build")
 
 
 @pytest.mark.parametrize("module", modules_below("attack", "release"))
@@ -91,7 +91,7 @@ def test_only_the_registry_imports_by_name(module: str) -> None:
     """Such imports are not among those that the other tests follow."""
     calls = [node for node in ast.walk(ast.parse(MODULES[module].read_text())) if isinstance(node, ast.Call)]
     found = {name for name in (ast.unparse(call.func) for call in calls) if BY_NAME.fullmatch(name)}
-    assert found == ({"importlib.import_module"} if module == "instahide_nb.attack.registry" else set())
+    assert found == ({"importlib.import_module"} if module == "instahide_nb.attacks.registry" else set())
 
 
 COMMANDS = ("cli", "pipeline", "recording", *(m.split(".")[1] for m in MODULES if ".sweep" in m))
@@ -99,11 +99,11 @@ COMMANDS = ("cli", "pipeline", "recording", *(m.split(".")[1] for m in MODULES i
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m not in modules_below(*COMMANDS)])
 def test_what_computes_does_not_reach_what_runs_it(module: str) -> None:
-    assert reached(module) & {"instahide_nb.pipeline", "instahide_nb.cli"} == set()
+    assert reached(module) & {"instahide_nb.run.pipeline", "instahide_nb.run.cli"} == set()
 
 
 def test_only_the_entry_point_imports_the_command_line() -> None:
-    assert [m for m in MODULES if "instahide_nb.cli" in IMPORTS[m]] == []
+    assert [m for m in MODULES if "instahide_nb.run.cli" in IMPORTS[m]] == []
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
     assert [m for m in MODULES if m in reached(m, at_start)] == []
 
 
-@pytest.mark.parametrize("module", ["instahide_nb", "instahide_nb.params", "instahide_nb.cli"])
+@pytest.mark.parametrize("module", ["instahide_nb", "instahide_nb.core.params", "instahide_nb.run.cli"])
 def test_the_command_line_starts_light(module: str) -> None:
     code = f"import sys, {module}; print(*sorted(n for n in sys.modules if '.' not in n))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

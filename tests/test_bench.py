@@ -141,7 +141,7 @@ def test_hours_are_bracketed_by_the_fit_and_the_highest_power() -> None:
 def test_every_stage_of_unmask_has_its_highest_power() -> None:
     from scaling import HIGHEST
 
-    from instahide_nb.attack import unmask
+    from instahide_nb.attacks.unmask import attack as unmask
 
     source = Path(unmask.__file__).read_text(encoding="utf-8")
     assert set(re.findall(r'with stage\("([^"]+)"\)', source)) == set(HIGHEST)

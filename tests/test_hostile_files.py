@@ -22,14 +22,14 @@ from conftest import HOSTILE, Sources
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instahide_nb.attack.result import AttackResult, load_result, save_result
-from instahide_nb.challenge import load_secret, regenerate
-from instahide_nb.errors import InputError
-from instahide_nb.manifest import read_manifest, record_stage
-from instahide_nb.params import NOTEBOOKS, read_yaml
-from instahide_nb.release import load_release
-from instahide_nb.sources import private_images
-from instahide_nb.storage import load_array, read_json
+from instahide_nb.attacks.result import AttackResult, load_result, save_result
+from instahide_nb.challenge.build import load_secret, regenerate
+from instahide_nb.challenge.release import load_release
+from instahide_nb.core.errors import InputError
+from instahide_nb.core.files import load_array, read_json
+from instahide_nb.core.params import NOTEBOOKS, read_yaml
+from instahide_nb.data.sources import private_images
+from instahide_nb.run.manifest import read_manifest, record_stage
 
 MOST_MEMORY = 32 * 2**20
 

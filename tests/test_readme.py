@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instahide_nb.attack.registry import run_attack
-from instahide_nb.challenge import Challenge
-from instahide_nb.manifest import artefact_digest, expected
-from instahide_nb.resources import Usage, note_usage
-from instahide_nb.storage import make_folder, sha256_file
+from instahide_nb.attacks.registry import run_attack
+from instahide_nb.challenge.build import Challenge
+from instahide_nb.core.files import Usage, make_folder, note_usage, sha256_file
+from instahide_nb.run.manifest import artefact_digest, expected
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from forked_runs import run_cells
 
-from instahide_nb.params import AttackParams
+from instahide_nb.core.params import AttackParams
 
 METHODS = ("unmask", "prng-state", "prng-seed", "carlini-v2", "carlini-v1")
 _SECRET = ("private", "private_label", "pair", "coefficient", "public", "public_index", "mask")

@@ -1,0 +1,1 @@
+"""The published attack on the InstaHide Challenge, one module per stage."""

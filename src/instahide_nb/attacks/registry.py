@@ -1,0 +1,207 @@
+"""The attacks by name: this package's five, those of installed packages, and any ``module:function``.
+
+After any of these ``:option=value,option=value`` may follow, where the attack has keywords of those names:
+``carlini-v2:matching=greedy``. Values are text.
+
+A package adds attacks through the entry point group ``instahide_nb.attacks``. An attack is a function
+``attack(release, public, *, seed_start, seed_stop, workdir)`` that returns an
+:class:`~instahide_nb.attacks.result.AttackResult`; one that needs none of the keywords may leave them out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+
+from instahide_nb.attacks.result import AttackResult
+from instahide_nb.challenge.release import Release
+from instahide_nb.core.errors import InputError
+
+__all__ = ["find_attack", "method_names", "run_attack", "split_options"]
+
+_GROUP = "instahide_nb.attacks"
+_GIVEN = ("seed_start", "seed_stop", "workdir")  # what run_attack passes by itself
+_OWN = {
+    "unmask": "instahide_nb.attacks.unmask.attack:run",
+    "prng-state": "instahide_nb.attacks.generator.prng_state:run",
+    "prng-seed": "instahide_nb.attacks.generator.prng_seed:run",
+    "carlini-v2": "instahide_nb.attacks.carlini.versions:run_v2",
+    "carlini-v1": "instahide_nb.attacks.carlini.versions:run_v1",
+}
+
+
+def method_names() -> list[str]:
+    """Names that ``method`` accepts beside ``module:function``.
+
+    Examples
+    --------
+    >>> method_names()[0]
+    'unmask'
+    """
+    return [*_OWN, *sorted(point.name for point in entry_points(group=_GROUP) if point.name not in _OWN)]
+
+
+def split_options(method: str) -> tuple[str, dict[str, str]]:
+    """The attack's name and the options that follow it.
+
+    Raises
+    ------
+    InputError
+        When something between the commas is no ``option=value``.
+
+    Examples
+    --------
+    >>> split_options("carlini-v2:matching=greedy,start=spectral")
+    ('carlini-v2', {'matching': 'greedy', 'start': 'spectral'})
+    >>> split_options("mine:attack")
+    ('mine:attack', {})
+    """
+    name, _, text = method.rpartition(":")
+    if "=" not in text:
+        return method, {}
+    options = {}
+    for part in text.split(","):
+        option, equals, value = part.partition("=")
+        if not (option and equals and value) or option in options:
+            raise InputError(
+                f"method: {method!r} is not understood at {part!r}; write NAME:option=value,option=value"
+            )
+        options[option] = value
+    return name, options
+
+
+def find_attack(method: str) -> Callable[..., AttackResult]:
+    """The function that a method names; its options are checked, too.
+
+    Raises
+    ------
+    InputError
+        When there is no such method, module or function, or it takes no such option.
+    """
+    name, options = split_options(method)
+    found = _find_function(name)
+    if options:
+        try:
+            accepted = inspect.signature(found).parameters.values()
+        except (TypeError, ValueError):
+            raise InputError(f"method: {name} is not a function attack(release, public, ...)") from None
+        free = [p.name for p in accepted if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN]
+        for option in options:
+            if option not in free:
+                has = f"its options are {', '.join(free)}" if free else "it has none"
+                raise InputError(f"method: {name} has no option {option!r}; {has}")
+        _check_words(found, options)
+    return found
+
+
+def _check_words(attack: Callable[..., AttackResult], options: dict[str, str]) -> None:
+    """Where an attack's signature lists the words of an option, refuse another before anything is computed."""
+    try:
+        kinds = get_type_hints(attack)
+    except Exception:  # an attack of others need not have hints that can be resolved
+        return
+    for option, value in options.items():
+        if get_origin(kinds.get(option)) is Literal and value not in (
+            known := [str(word) for word in get_args(kinds[option])]
+        ):
+            raise InputError(f"{option}: {value!r} is not known; choose {' or '.join(known)}")
+
+
+def _find_function(method: str) -> Callable[..., AttackResult]:
+    target = _OWN.get(method)
+    if target is None:
+        for point in entry_points(group=_GROUP):
+            if point.name == method:
+                target = point.value
+    target = target or method
+    module_name, _, function_name = target.partition(":")
+    if not function_name or not module_name or module_name.startswith("."):
+        raise InputError(
+            f"method: {method!r} is not known; choose {', '.join(method_names())} or module:function"
+        )
+    if "" not in sys.path:
+        sys.path.append("")  # a module beside the notebook or in the working directory
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"method: {method!r} cannot be loaded ({error}); install it or mend the name"
+        ) from None
+    found = getattr(module, function_name, None)
+    if not callable(found):
+        raise InputError(f"method: module {module_name} has no function {function_name}; mend the name")
+    return found
+
+
+def run_attack(
+    method: str,
+    release: Release,
+    public: npt.NDArray[np.uint8],
+    *,
+    seed_start: int = 0,
+    seed_stop: int = 2**32,
+    workdir: Path | None = None,
+) -> AttackResult:
+    """Run an attack and check that what it returns fits the release.
+
+    Parameters
+    ----------
+    method : str
+        See :func:`method_names`.
+    release : Release
+        All that was published.
+    public : (m, h, w, 3) uint8 array
+        The attacker's own public images.
+    seed_start, seed_stop : int
+        The range that ``prng-seed`` scans.
+    workdir : Path, optional
+        A folder for files between stages.
+
+    Raises
+    ------
+    InputError
+        When there is no such attack, or it returns arrays of other dtypes or shapes.
+    """
+    attack = find_attack(method)
+    options: dict[str, Any] = {"seed_start": seed_start, "seed_stop": seed_stop, "workdir": workdir}
+    try:
+        signature = inspect.signature(attack)
+        accepted = signature.parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+            options = {name: value for name, value in options.items() if name in accepted}
+        options |= split_options(method)[1]
+        signature.bind(release, public, **options)
+    except (TypeError, ValueError):
+        raise InputError(f"method: {method} is not a function attack(release, public, ...)") from None
+    start = time.perf_counter()
+    result = attack(release, public, **options)
+    seconds = time.perf_counter() - start
+    if not isinstance(result, AttackResult):
+        raise InputError(
+            f"method: {method} returned {type(result).__name__}; an attack returns an AttackResult"
+        )
+    n, image = len(release.encryption), release.encryption.shape[1:]
+    for name, dtype, shape in (
+        ("decryption", np.float32, (n, *image)),
+        ("recovered", np.float32, (len(result.recovered), *image)),
+        ("assignment", np.int64, (n, 2)),
+    ):
+        array = np.asarray(getattr(result, name))
+        if array.shape != shape or array.dtype != dtype:
+            raise InputError(
+                f"method: {method} returned {name} as {array.dtype} {array.shape}; "
+                f"{np.dtype(dtype)} {shape} is expected"
+            )
+    # The name under which it was asked for is the one by which a submission finds its source.
+    # One that tells no times is timed as a whole.
+    return replace(result, method=method, seconds=result.seconds or {"attack": seconds})

@@ -1,0 +1,113 @@
+"""What an attack returns, and the files that it leaves: the same for every method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from instahide_nb.core.errors import InputError
+from instahide_nb.core.files import load_array, machine_line, make_folder, read_json, save_array, write_json
+
+__all__ = ["AttackResult", "load_result", "on_the_grid", "platform_line", "save_result"]
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """Images that an attack recovered, and what it says of itself.
+
+    Attributes
+    ----------
+    method : str
+        The attack's name.
+    recovered : (N, h, w, 3) float32 array
+        The recovered private images, in [-1, 1].
+    assignment : (n, 2) int64 array
+        Which two of them each encryption holds; -1 where unknown.
+    decryption : (n, h, w, 3) float32 array
+        For each encryption an image on the 8-bit grid, see :func:`on_the_grid`.
+    complexity : str
+        In the challenge's notation, E being the number of encryptions: "O(E)".
+    seconds : dict
+        Wall time of each stage.
+    details : dict
+        Whatever else it can tell, as JSON can hold it; never times.
+    recovered_generator : bool or None
+        Whether a generator attack found the generator; None for attacks that do not look for it.
+    extras : dict
+        Arrays that the notebook shows, such as ``history``, the images after each stage; they are not saved.
+    """
+
+    method: str
+    recovered: npt.NDArray[np.float32]
+    assignment: npt.NDArray[np.int64]
+    decryption: npt.NDArray[np.float32]
+    complexity: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    recovered_generator: bool | None = None
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+def on_the_grid(images: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+    """The nearest values that a uint8 pixel can have: 2u/255 - 1.
+
+    Examples
+    --------
+    >>> on_the_grid(np.array([-1.2, -0.999, 0.0, 1.0]))
+    array([-1.        , -1.        ,  0.00392157,  1.        ], dtype=float32)
+    """
+    # In float64 throughout, and as (2u - 255)/255: float32 input would otherwise land beside the grid's values.
+    u = np.floor((np.clip(images.astype(np.float64), -1.0, 1.0) + 1.0) * 127.5 + 0.5)
+    return ((2.0 * u - 255.0) / 255.0).astype(np.float32)
+
+
+def platform_line() -> str:
+    """The machine in words, for a submission: processors, memory, system, Python and numpy."""
+    return machine_line()
+
+
+def save_result(folder: Path | str, result: AttackResult) -> None:
+    """Write ``decryption.npy``, ``recovered.npy``, ``assignment.npy`` and, last, ``attack.json``."""
+    folder = make_folder(folder)
+    save_array(folder / "decryption.npy", result.decryption)
+    save_array(folder / "recovered.npy", result.recovered)
+    save_array(folder / "assignment.npy", result.assignment)
+    content: dict[str, Any] = {
+        "method": result.method,
+        "complexity": result.complexity,
+        "seconds": {name: round(float(value), 3) for name, value in result.seconds.items()},
+        "platform": platform_line(),
+        "details": result.details,
+    }
+    if result.recovered_generator is not None:
+        content["recovered"] = result.recovered_generator
+    write_json(folder / "attack.json", content)
+
+
+def load_result(folder: Path | str) -> AttackResult:
+    """Load what :func:`save_result` wrote.
+
+    Raises
+    ------
+    InputError
+        When a file is missing or damaged.
+    """
+    folder = Path(folder)
+    about = read_json(folder / "attack.json")
+    for name, kind in (("seconds", dict), ("details", dict), ("recovered", bool)):
+        if not isinstance(about.get(name, kind()), kind):
+            raise InputError(f"{folder / 'attack.json'}: {name} is not of its type; run the attack again")
+    return AttackResult(
+        method=str(about.get("method", folder.name)),
+        recovered=load_array(folder / "recovered.npy", dtype=np.float32, shape=(None, None, None, 3)),
+        assignment=load_array(folder / "assignment.npy", dtype=np.int64, shape=(None, 2)),
+        decryption=load_array(folder / "decryption.npy", dtype=np.float32, shape=(None, None, None, 3)),
+        complexity=str(about.get("complexity", "")),
+        seconds=dict(about.get("seconds", {})),
+        details=dict(about.get("details", {})),
+        recovered_generator=about.get("recovered"),
+    )

@@ -1,0 +1,1 @@
+"""A challenge: building one, the public half (release) and the secret half."""

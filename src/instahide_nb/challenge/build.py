@@ -1,0 +1,306 @@
+"""A whole challenge: private and public images in, release and secret out.
+
+The secret half holds everything that a verifier needs to make the release again, bit for bit. Attacks never import
+this module; they are given :mod:`instahide_nb.challenge.release`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from instahide_nb.challenge.release import Release, ReleaseInfo, save_release
+from instahide_nb.core.errors import InputError
+from instahide_nb.core.files import load_array, make_folder, read_json, save_array, write_json
+from instahide_nb.core.params import GenDataParams, source_kind
+from instahide_nb.data.sources import private_images, public_patches
+from instahide_nb.scheme.encryption import Mixtures, class_coefficients, encrypt
+from instahide_nb.scheme.streams import open_stream
+
+__all__ = [
+    "Challenge",
+    "Secret",
+    "build_challenge",
+    "first_difference",
+    "load_secret",
+    "make_release",
+    "regenerate",
+    "save_challenge",
+]
+
+
+@dataclass(frozen=True)
+class Secret:
+    """What the organiser keeps.
+
+    Attributes
+    ----------
+    private : (N, h, w, 3) uint8 array
+        The private images.
+    private_label : (N,) int64 array
+        Their classes.
+    pair : (n, 2) int64 array
+        The first two images of each encryption, indices into `private`.
+    coefficient : (n, k) float32 array
+        All coefficients.
+    public : (M, h, w, 3) uint8 array
+        The public images.
+    public_index : (n, k - 2) int64 array
+        The others of each encryption: indices into `public` (cross) or into `private` (inside).
+    mask : (n, ceil(h*w*3/8)) uint8 array
+        Packed signs, see :class:`instahide_nb.scheme.encryption.Mixtures`.
+    info : dict
+        ``parameters`` of gen_data, ``start`` of the stream (seed, states or key), ``class_names``.
+    """
+
+    private: npt.NDArray[np.uint8]
+    private_label: npt.NDArray[np.int64]
+    pair: npt.NDArray[np.int64]
+    coefficient: npt.NDArray[np.float32]
+    public: npt.NDArray[np.uint8]
+    public_index: npt.NDArray[np.int64]
+    mask: npt.NDArray[np.uint8]
+    info: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """A release and the secret that belongs to it."""
+
+    release: Release
+    secret: Secret
+
+
+def make_release(
+    params: GenDataParams,
+    mixtures: Mixtures,
+    private_label: npt.NDArray[np.int64],
+    class_names: tuple[str, ...],
+) -> Release:
+    """What is published of the mixtures: encryptions, labels and every parameter but the seed."""
+    p = params
+    private_places = 2 if p.scheme == "cross" else p.k
+    label = class_coefficients(
+        mixtures.weight[:, :private_places],
+        mixtures.index[:, :private_places],
+        private_label,
+        len(class_names),
+    )
+    info = ReleaseInfo(
+        scheme=p.scheme,
+        rng=p.rng,
+        k=p.k,
+        n_private=p.n_private,
+        encryptions_per_image=p.encryptions_per_image,
+        max_coefficient=p.max_coefficient,
+        min_private_sum=p.min_private_sum,
+        n_public=p.n_public if p.scheme == "cross" else 0,
+        min_keypoints=p.min_keypoints,
+        private_source=source_kind(p.private_source),
+        public_source=source_kind(p.public_source),
+        class_names=class_names,
+    )
+    return Release(mixtures.encryption, label, info)
+
+
+def _encrypt(
+    params: GenDataParams,
+    private: npt.NDArray[np.uint8],
+    public: npt.NDArray[np.uint8],
+    start: dict[str, Any],
+) -> tuple[Mixtures, dict[str, Any]]:
+    p = params
+    stream = open_stream(p.rng, seed=p.seed, key=start.get("key", p.key), states=start.get("states"))
+    mixtures = encrypt(
+        private,
+        public,
+        stream,
+        scheme=p.scheme,
+        k=p.k,
+        encryptions_per_image=p.encryptions_per_image,
+        max_coefficient=p.max_coefficient,
+        min_private_sum=p.min_private_sum,
+    )
+    return mixtures, stream.secret()
+
+
+def build_challenge(params: GenDataParams) -> Challenge:
+    """Make a challenge from its parameters.
+
+    Which images of a larger private source are taken is drawn from a generator of its own (PCG64 seeded with the
+    seed or key; with ``seed: entropy``, from the operating system), so that the stream of the encryption
+    is the published one.
+
+    Raises
+    ------
+    InputError
+        When a source cannot serve the parameters.
+    """
+    p = params
+    choice = _choice_generator(p)
+    chosen = private_images(p.private_source, p.n_private, generator=choice)
+    height, width = chosen.images.shape[1:3]
+    if p.scheme == "cross":
+        public = public_patches(
+            p.public_source, p.n_public, min_keypoints=p.min_keypoints, size=(height, width)
+        )
+    else:
+        public = np.empty((0, *chosen.images.shape[1:]), np.uint8)
+    class_names = chosen.class_names or tuple(f"class {c}" for c in range(int(chosen.labels.max()) + 1))
+    mixtures, start = _encrypt(p, chosen.images, public, {})
+    parameters = {name: value for name, value in p.as_dict().items() if name not in ("out_dir", "key")}
+    secret = Secret(
+        private=chosen.images,
+        private_label=chosen.labels.astype(np.int64),
+        pair=mixtures.index[:, :2].astype(np.int64),
+        coefficient=mixtures.coefficient,
+        public=public,
+        public_index=mixtures.index[:, 2:].astype(np.int64),
+        mask=mixtures.mask,
+        info={"parameters": parameters, "start": start, "class_names": list(class_names)},
+    )
+    return Challenge(make_release(p, mixtures, secret.private_label, class_names), secret)
+
+
+def _choice_generator(params: GenDataParams) -> np.random.Generator:
+    if params.rng == "chacha20":
+        return np.random.default_rng(int(params.key, 16) if params.key else None)
+    return np.random.default_rng(params.seed if isinstance(params.seed, int) else None)
+
+
+def regenerate(secret: Secret) -> Release:
+    """Make the release again from the secret half: private images, public images, seed and parameters.
+
+    Returns
+    -------
+    Release
+        Bit for bit the one that was published.
+    """
+    params = GenDataParams.from_mapping(secret.info["parameters"])
+    mixtures, _ = _encrypt(params, secret.private, secret.public, secret.info["start"])
+    return make_release(params, mixtures, secret.private_label, tuple(secret.info["class_names"]))
+
+
+def save_challenge(run_dir: Path | str, challenge: Challenge) -> None:
+    """Write ``secret/`` and ``release/`` of a run; ``release/release.json`` comes last.
+
+    Raises
+    ------
+    InputError
+        When the folder holds another challenge that could not be made again (a seed from entropy, a drawn key), or
+        cannot be written.
+    """
+    run = make_folder(run_dir)
+    _refuse_to_overwrite(run, challenge)
+    secret = make_folder(run / "secret", secret=True)
+    for name in _ARRAYS:
+        save_array(secret / f"{name}.npy", getattr(challenge.secret, name), secret=True)
+    write_json(secret / "secret.json", challenge.secret.info, secret=True)
+    save_release(run / "release", challenge.release)
+
+
+_ARRAYS = {
+    "private": (np.uint8, 4),
+    "private_label": (np.int64, 1),
+    "pair": (np.int64, 2),
+    "coefficient": (np.float32, 2),
+    "public": (np.uint8, 4),
+    "public_index": (np.int64, 2),
+    "mask": (np.uint8, 2),
+}
+
+
+def _refuse_to_overwrite(run: Path, challenge: Challenge) -> None:
+    path = run / "secret" / "secret.json"
+    if not path.exists() or not (run / "release" / "release.json").exists():
+        return
+    info = read_json(path)
+    if info == challenge.secret.info:
+        return
+    parameters = info.get("parameters")
+    # A file that does not say what it was made of may be the only copy of a drawn seed too.
+    if (
+        not isinstance(parameters, dict)
+        or parameters.get("seed") == "entropy"
+        or parameters.get("rng") == "chacha20"
+    ):
+        raise InputError(
+            f"out_dir: {run} holds a challenge whose seed was drawn once and is kept only there; "
+            "choose another folder, or delete that one"
+        )
+
+
+def load_secret(folder: Path | str) -> Secret:
+    """Load and check the secret half.
+
+    Raises
+    ------
+    InputError
+        When a file is missing or damaged, or the files do not fit each other.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; name the secret/ folder of a run")
+    arrays = {
+        name: load_array(folder / f"{name}.npy", dtype=dtype, shape=(None,) * ndim)
+        for name, (dtype, ndim) in _ARRAYS.items()
+    }
+    private, pair, label = arrays["private"], arrays["pair"], arrays["private_label"]
+    info = _read_secret_json(folder / "secret.json")
+    if private.shape[3] != 3 or len(private) == 0:
+        raise InputError(f"{folder / 'private.npy'}: has shape {private.shape}; (n, h, w, 3) is expected")
+    if pair.shape[1] != 2 or pair.size == 0 or pair.min() < 0 or pair.max() >= len(private):
+        raise InputError(f"{folder / 'pair.npy'}: does not hold pairs of indices into private.npy")
+    if len(label) != len(private):
+        raise InputError(f"{folder / 'private_label.npy'}: {len(label)} labels for {len(private)} images")
+    if label.min() < 0 or label.max() >= len(info["class_names"]):
+        raise InputError(f"{folder / 'private_label.npy'}: holds classes that secret.json does not name")
+    params = GenDataParams.from_mapping(info["parameters"])
+    n = params.n_private * params.encryptions_per_image
+    for name, shape in (
+        ("pair", (n, 2)),
+        ("coefficient", (n, params.k)),
+        ("public_index", (n, params.k - 2)),
+        ("mask", (n, -(-private[0].size // 8))),
+    ):
+        if arrays[name].shape != shape:
+            raise InputError(f"{folder / name}.npy: has shape {arrays[name].shape}; {shape} is expected")
+    return Secret(**arrays, info=info)
+
+
+def _read_secret_json(path: Path) -> dict[str, Any]:
+    info = read_json(path)
+    for name, kind in (("parameters", dict), ("start", dict), ("class_names", list)):
+        if not isinstance(info.get(name), kind):
+            raise InputError(f"{path}: {name} is missing or not of its type; make the challenge again")
+    parameters = info["parameters"]
+    try:
+        GenDataParams.from_mapping(parameters)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    drawn = "key" if parameters.get("rng") == "chacha20" else "states"
+    if (drawn == "key" or parameters.get("seed") == "entropy") and not info["start"].get(drawn):
+        # A new one would be drawn, and the release made again would differ for no visible reason.
+        raise InputError(f"{path}: start has no {drawn}; the release cannot be made again without it")
+    if not all(isinstance(name, str) for name in info["class_names"]):
+        raise InputError(f"{path}: class_names must be text; make the challenge again")
+    return info
+
+
+def first_difference(published: Release, again: Release) -> str | None:
+    """The first row in which two releases differ, in words; None when every bit is the same."""
+    for name in ("encryption", "label"):
+        left, right = getattr(published, name), getattr(again, name)
+        if left.shape != right.shape:
+            return f"{name}.npy has shape {left.shape}, made again it has {right.shape}"
+        # Bits and not values, so that -0.0 and 0.0 are two.
+        rows = np.flatnonzero(
+            (left.view(np.uint32) != right.view(np.uint32)).reshape(len(left), -1).any(axis=1)
+        )
+        if len(rows):
+            return f"{name}.npy, row {rows[0]} (and {len(rows) - 1} others)"
+    return None

@@ -1,1 +1,0 @@
-"""Pictures: grids with exact pixels, plots for a paper, and how notebooks show them."""

@@ -1,1 +1,0 @@
-"""Photographs: where they come from, how they are read, which crops of them are kept."""

@@ -1,0 +1,1 @@
+"""What runs things: the command line, the pipeline of notebooks, manifests and sweeps."""

@@ -1,0 +1,1 @@
+"""InstaHide itself: how images become encryptions, and the random streams that decide it."""

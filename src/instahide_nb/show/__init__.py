@@ -1,0 +1,1 @@
+"""Pictures: grids with exact pixels, plots, and how notebooks show them."""

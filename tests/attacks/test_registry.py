@@ -1,0 +1,281 @@
+"""Attacks by name, what they are given, and what they must return."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from instahide_nb.attacks.registry import find_attack, method_names, run_attack
+from instahide_nb.attacks.result import AttackResult, load_result, on_the_grid, save_result
+from instahide_nb.challenge.build import Challenge
+from instahide_nb.core.errors import InputError
+from instahide_nb.core.files import load_array, read_json
+from instahide_nb.core.params import METHODS, AttackParams
+from instahide_nb.scheme.encryption import pixel_values
+
+PUBLIC = np.zeros((3, 8, 8, 3), np.uint8)
+N, IMAGE = 35, (8, 8, 3)
+RESULT = AttackResult(
+    method="grey",
+    recovered=np.zeros((7, *IMAGE), np.float32),
+    assignment=np.full((N, 2), -1, np.int64),
+    decryption=np.zeros((N, *IMAGE), np.float32),
+    complexity="O(1)",
+    seconds={"thinking": 1.23456},
+    details={"note": "grey"},
+)
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for modules, which is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("foreign", "broken"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield tmp_path
+    for name in ("foreign", "broken"):
+        sys.modules.pop(name, None)
+
+
+def test_names_are_those_of_the_parameters() -> None:
+    assert tuple(method_names()[: len(METHODS)]) == METHODS
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_a_function_of_release_and_public_images(method: str) -> None:
+    names = list(inspect.signature(find_attack(method)).parameters)
+    assert names[:2] == ["release", "public"]
+
+
+def test_a_function_in_the_working_directory_is_an_attack(module: Path, challenge: Challenge) -> None:
+    (module / "foreign.py").write_text(
+        "import numpy as np\n"
+        "from instahide_nb.attacks.result import AttackResult\n"
+        "def attack(release, public, *, seed_start, workdir):\n"
+        "    n, *image = release.encryption.shape\n"
+        "    return AttackResult('mine', np.zeros((7, *image), np.float32), np.zeros((n, 2), np.int64),\n"
+        "        release.encryption, 'O(1)', details={'seed_start': seed_start, 'public': public.shape[0],\n"
+        "        'workdir': str(workdir)})\n"
+    )
+    result = run_attack("foreign:attack", challenge.release, PUBLIC, seed_start=5, workdir=module)
+    assert result.details == {"seed_start": 5, "public": 3, "workdir": str(module)}
+
+
+def test_keywords_are_given_to_whom_they_are_named_by(
+    challenge: Challenge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def everything(release: Any, public: Any, **options: Any) -> AttackResult:
+        seen.append(options)
+        return RESULT
+
+    def nothing(release: Any, public: Any) -> AttackResult:
+        seen.append({})
+        return RESULT
+
+    for attack in (everything, nothing):
+        monkeypatch.setattr("instahide_nb.attacks.registry.find_attack", lambda _, attack=attack: attack)
+        result = run_attack("x", challenge.release, PUBLIC, seed_stop=9)
+        assert result.decryption is RESULT.decryption
+        assert result.method == "x"
+    assert seen == [{"seed_start": 0, "seed_stop": 9, "workdir": None}, {}]
+
+
+def test_installed_packages_add_attacks(module: Path) -> None:
+    (module / "foreign.py").write_text("def attack(release, public): ...\n")
+    info = module / "foreign-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: foreign\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[instahide_nb.attacks]\nforeign-attack = foreign:attack\nunmask = foreign:attack\n"
+    )
+    sys.path.insert(0, str(module))
+    assert method_names() == [*METHODS, "foreign-attack"]
+    assert find_attack("foreign-attack").__module__ == "foreign"
+    assert AttackParams.from_mapping({"method": "foreign-attack"}).method == "foreign-attack"
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("unmsk", "not known; choose unmask, prng-state"),
+        ("", "not known"),
+        (":", "not known"),
+        (":attack", "not known"),
+        ("foreign:", "not known"),
+        (".foreign:attack", "not known"),
+        ("no_such_module:attack", "No module named 'no_such_module'"),
+        ("no such module:attack", "cannot be loaded"),
+        ("foreign:no_such_function", "module foreign has no function no_such_function"),
+        ("foreign:number", "module foreign has no function number"),
+        ("broken:attack", "No module named 'a_package_that_is_missing'"),
+    ],
+)
+def test_methods_that_cannot_be_found(method: str, words: str, module: Path) -> None:
+    (module / "foreign.py").write_text("number = 5\n")
+    (module / "broken.py").write_text("import a_package_that_is_missing\n")
+    with pytest.raises(InputError, match=r"^method: ") as caught:
+        find_attack(method)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_follow_the_method(module: Path, challenge: Challenge) -> None:
+    (module / "foreign.py").write_text(
+        "from instahide_nb.attacks.registry import run_attack\n"
+        "def attack(release, public, *, workdir, colour='grey', depth='1'):\n"
+        "    raise RuntimeError(f'{colour} {depth} {workdir}')\n"
+    )
+    with pytest.raises(RuntimeError, match=r"^green 3 None$"):
+        run_attack("foreign:attack:colour=green,depth=3", challenge.release, PUBLIC)
+    assert find_attack("carlini-v2:matching=greedy") is find_attack("carlini-v2")
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (
+            "carlini-v2:speed=high",
+            "has no option 'speed'; its options are similarity, labels, matching, start",
+        ),
+        ("carlini-v2:workdir=x", "has no option 'workdir'"),
+        ("unmask:start=spectral", "has no option 'start'; it has none"),
+        ("carlini-v2:start=spectral,matching", "not understood at 'matching'"),
+        ("carlini-v2:start=", "not understood at 'start='"),
+        ("carlini-v2:start=a,start=b", "not understood at 'start=b'"),
+        ("unmsk:start=spectral", "not known; choose unmask, prng-state"),
+        ("builtins:dict:a=b", "is not a function attack(release, public, ...)"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(method: str, words: str) -> None:
+    with pytest.raises(InputError, match=r"^method: ") as caught:
+        find_attack(method)
+    assert words in str(caught.value)
+
+
+def test_a_word_that_an_option_does_not_know_is_refused_before_the_attack() -> None:
+    with pytest.raises(InputError, match=r"^matching: 'gredy' is not known; choose optimal or greedy$"):
+        find_attack("carlini-v1:matching=gredy")
+    assert find_attack("carlini-v1:matching=greedy,start=spectral,labels=matching,similarity=network")
+
+
+def test_an_error_in_a_foreign_module_is_not_taken_for_a_missing_function(module: Path) -> None:
+    (module / "broken.py").write_text("import os\nos.no_such_thing\n")
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        find_attack("broken:attack")
+
+
+@pytest.mark.parametrize("own", [{"thinking": 1.5}, {}])
+def test_an_attack_that_tells_no_times_is_timed_as_a_whole(
+    own: dict[str, float], challenge: Challenge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = dataclasses.replace(RESULT, seconds=own)
+    monkeypatch.setattr("instahide_nb.attacks.registry.find_attack", lambda _: lambda release, public: result)
+    seconds = run_attack("x", challenge.release, PUBLIC).seconds
+    if own:
+        assert seconds == own
+    else:
+        assert list(seconds) == ["attack"]
+        assert 0 <= seconds["attack"] < 60
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (None, "NoneType; an attack returns an AttackResult"),
+        ({"decryption": RESULT.decryption[1:]}, r"decryption as float32 \(34, 8, 8, 3\)"),
+        ({"decryption": RESULT.decryption.astype(np.float64)}, r"decryption as float64"),
+        ({"decryption": None}, r"decryption as object"),
+        ({"recovered": RESULT.recovered[..., :2]}, r"recovered as float32 \(7, 8, 8, 2\)"),
+        ({"assignment": RESULT.assignment[:, :1]}, r"assignment as int64 \(35, 1\)"),
+        ({"assignment": RESULT.assignment.astype(np.int32)}, r"assignment as int32"),
+    ],
+)
+def test_results_that_do_not_fit_are_refused(
+    returned: Any, words: str, challenge: Challenge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = dataclasses.replace(RESULT, **returned) if returned else None
+    monkeypatch.setattr("instahide_nb.attacks.registry.find_attack", lambda _: lambda release, public: result)
+    with pytest.raises(InputError, match=f"^method: x returned {words}"):
+        run_attack("x", challenge.release, PUBLIC)
+
+
+@pytest.mark.parametrize(
+    "function", [dict, lambda: RESULT, lambda release: RESULT, lambda r, p, more: RESULT]
+)
+def test_functions_of_other_arguments_are_refused(
+    function: Any, challenge: Challenge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("instahide_nb.attacks.registry.find_attack", lambda _: function)
+    with pytest.raises(InputError, match=r"^method: x is not a function attack\(release, public, \.\.\.\)"):
+        run_attack("x", challenge.release, PUBLIC)
+
+
+@pytest.mark.parametrize("recovered", [None, True, False])
+def test_results_come_back_as_they_were(recovered: bool | None, tmp_path: Path) -> None:
+    save_result(tmp_path / "attack", dataclasses.replace(RESULT, recovered_generator=recovered))
+    back = load_result(tmp_path / "attack")
+    assert back.seconds == {"thinking": 1.235}
+    assert (back.method, back.complexity, back.details) == ("grey", "O(1)", {"note": "grey"})
+    assert back.recovered_generator is recovered
+    for name in ("recovered", "assignment", "decryption"):
+        assert (getattr(back, name) == getattr(RESULT, name)).all()
+        assert getattr(back, name).dtype == getattr(RESULT, name).dtype
+    files = sorted(path.name for path in (tmp_path / "attack").iterdir())
+    assert files == ["assignment.npy", "attack.json", "decryption.npy", "recovered.npy"]
+    content = read_json(tmp_path / "attack" / "attack.json")
+    assert ("recovered" in content) == (recovered is not None)
+    assert "numpy" in content["platform"]
+
+
+def test_times_of_any_number_type_are_saved(tmp_path: Path) -> None:
+    save_result(tmp_path, dataclasses.replace(RESULT, seconds={"a": np.float32(0.5), "b": 2}))
+    assert load_result(tmp_path).seconds == {"a": 0.5, "b": 2.0}
+
+
+def test_the_last_file_of_an_attack_is_its_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr("instahide_nb.attacks.result.save_array", lambda path, _: written.append(path.name))
+    monkeypatch.setattr("instahide_nb.attacks.result.write_json", lambda path, _: written.append(path.name))
+    save_result(tmp_path, RESULT)
+    assert written[-1] == "attack.json"
+    assert len(written) == 4
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_values_of_pixels_are_the_grid(dtype: Any) -> None:
+    values = pixel_values(np.arange(256, dtype=np.uint8))
+    found = on_the_grid(values.astype(dtype))
+    assert found.dtype == np.float32
+    assert found.tobytes() == values.tobytes()
+
+
+@given(hnp.arrays(np.float32, 20, elements=st.floats(-2, 2, width=32)))
+def test_the_nearest_value_of_the_grid_is_taken(values: np.ndarray[Any, Any]) -> None:
+    found = on_the_grid(values)
+    assert (found == on_the_grid(values.astype(np.float64))).all()
+    assert (on_the_grid(found) == found).all()
+    grid = pixel_values(np.arange(256, dtype=np.uint8)).astype(np.float64)
+    clipped = np.clip(values.astype(np.float64), -1, 1)
+    nearest = np.abs(grid - clipped[:, None]).min(axis=1)
+    # Between two values of the grid, as near as float64 can tell.
+    assert (np.abs(found - clipped) <= nearest + 1e-7).all()
+
+
+def test_a_damaged_result_is_refused(tmp_path: Path) -> None:
+    save_result(tmp_path, RESULT)
+    np.save(tmp_path / "assignment.npy", np.zeros((N, 3), np.int64))
+    with pytest.raises(InputError, match=r"assignment\.npy: has shape"):
+        load_result(tmp_path)
+    assert load_array(tmp_path / "decryption.npy").shape == (N, *IMAGE)

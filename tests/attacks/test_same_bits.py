@@ -1,0 +1,102 @@
+"""The tiny run is the same to the last bit whatever the processor's features, kernels, threads and surroundings.
+
+The cases are in matrix.py; ``make same-bits`` runs them on demo, and with all attacks. Here they run with the attacks
+that are cheap on tiny. The others are compared by `make same-bits`: prng-state solves over GF(2) in integers, and
+carlini-v1's steps are carlini-v2's, and least squares once more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+from matrix import AVX512, CASES, DISPATCHED, Case, Running, differing, not_seen, table, verdict
+
+from instahide_nb.run.manifest import expected
+
+METHODS = ("unmask", "carlini-v2", "prng-seed")
+Answers = Callable[[Case], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
+    """What each case answers; all processes are started at once."""
+    running = {
+        case.name: Running(case, tmp_path_factory.mktemp("case"), "tiny", METHODS)
+        for case in CASES
+        if not case.impossible()
+    }
+
+    @cache
+    def answer(name: str) -> dict[str, Any]:
+        return running[name].answer()
+
+    def of(case: Case) -> dict[str, Any]:
+        if case.impossible():
+            pytest.skip(f"the case {case.name} is not possible here: {case.impossible()}")
+        return answer(case.name)
+
+    yield of
+    for process in running.values():
+        process.stop()
+
+
+by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
+
+
+@by_case
+def test_what_a_case_changes_took_effect(case: Case, answers: Answers) -> None:
+    assert not_seen(case, answers(case)["surroundings"]) == []
+
+
+def test_hash_seeds_took_effect(answers: Answers) -> None:
+    seeded = [case for case in CASES if "PYTHONHASHSEED" in case.changes and not case.impossible()]
+    if len(seeded) < 2:
+        pytest.skip("fewer than two cases with a seed of their own are possible here")
+    assert len({answers(case)["surroundings"]["hash"] for case in seeded}) == len(seeded)
+
+
+@pytest.mark.parametrize("case", CASES[1:], ids=lambda case: case.name.replace(" ", "-"))
+def test_bits_are_the_same(case: Case, answers: Answers) -> None:
+    assert differing({name.name: answers(name)["digests"] for name in (CASES[0], case)}) == []
+
+
+def test_bits_are_the_expected_ones(answers: Answers) -> None:
+    known, found = expected("tiny"), answers(CASES[0])["digests"]
+    assert known is not None
+    assert {name: found.get(name) for name in known} == known
+    kinds = ("release/encryption", "release/label", "attack/unmask/decryption", "evaluate/unmask/comparison")
+    assert all(any(name.startswith(kind) for name in known) for kind in kinds)
+
+
+def test_every_value_occurs_in_some_case() -> None:
+    values = {name: {case.changes.get(name) for case in CASES} for case in CASES for name in case.changes}
+    assert values["OPENBLAS_CORETYPE"] == {None, "Nehalem", "Haswell", "SkylakeX"}
+    assert values["NUMBA_NUM_THREADS"] == {None, "1", "2", "4"}
+    assert values["NUMBA_CPU_NAME"] == {None, "generic"}
+    assert values["NPY_DISABLE_CPU_FEATURES"] == {None, " ".join(DISPATCHED), " ".join(AVX512)}
+    for name in ("OPENCV_CPU_DISABLE", "PYTHONHASHSEED", "LC_ALL", "TZ"):
+        assert len(values[name]) >= 3, name
+
+
+def test_a_difference_is_seen() -> None:
+    found = {"one": {"a": "00ff", "b": "1234"}, "two": {"a": "00ff", "b": "1235"}, "three": {"a": "00ff"}}
+    assert differing(found) == ["b"]
+    assert differing({"one": found["one"]}) == []
+    assert re.search(r"b +1234 +1235 +missing", table(found))
+    lines, failed = verdict(found, {"a": "00ff"})
+    assert lines == [
+        "b: differs between cases",
+        "Of 1 files with an expected hash in the package, 1 have it.",
+    ]
+    assert failed
+    lines, failed = verdict({"one": found["one"]}, {"a": "00fe", "c": "5"})
+    assert lines[:2] == ["The same bits in all 1 cases.", "a: is not the expected 00fe"]
+    assert failed
+    assert not verdict({"one": found["one"]}, found["two"] | {"b": "1234"})[1]
+    case = Case("x", {}, {"threads": 4, "opencv without": ["*AVX2"]})
+    assert len(not_seen(case, {"threads": 1, "opencv features": ["*AVX2"]})) == 2
+    assert not_seen(case, {"threads": 4, "opencv features": ["*AVX2?"]}) == []

@@ -1,0 +1,222 @@
+"""The whole unmask attack on a small challenge of made images: what it recovers, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from dead_leaves import dead_leaves
+from skimage.metrics import structural_similarity
+
+from instahide_nb.attacks.unmask import companions
+from instahide_nb.attacks.unmask.attack import Settings, UnmaskResult, decrypt, run, solve
+from instahide_nb.challenge.build import Challenge, build_challenge
+from instahide_nb.challenge.release import Release
+from instahide_nb.core.errors import InputError
+from instahide_nb.core.params import GenDataParams
+from instahide_nb.data.sources import public_patches
+
+N_PRIVATE = 16
+
+
+@dataclass(frozen=True)
+class Case:
+    """A challenge, the attacker's images, and what the attack made of them."""
+
+    challenge: Challenge
+    public: npt.NDArray[np.uint8]
+    result: UnmaskResult
+
+
+def make_case(folder: Path, **parameters: object) -> tuple[Challenge, npt.NDArray[np.uint8]]:
+    images = dead_leaves(N_PRIVATE, (16, 16), 1)
+    names = np.array(["a", "b", "c", "d"])
+    label = np.arange(N_PRIVATE) % 4
+    np.savez(folder / "private.npz", images=images, labels=label, class_names=names)
+    np.savez(folder / "public.npz", images=dead_leaves(300, (16, 16), 2))
+    values = {
+        "out_dir": str(folder),
+        "seed": 7,
+        "n_private": N_PRIVATE,
+        "encryptions_per_image": 50,
+        "k": 4,
+        "n_public": 300,
+        "private_source": str(folder / "private.npz"),
+        "public_source": str(folder / "public.npz"),
+    }
+    return build_challenge(GenDataParams.from_mapping(values | parameters)), dead_leaves(300, (16, 16), 3)
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    challenge, public = make_case(tmp_path_factory.mktemp("unmask"))
+    return Case(challenge, public, solve(challenge.release, public))
+
+
+def similarity(images: npt.NDArray[np.float32], truth: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """SSIM of each recovered image with the private image that it resembles most."""
+    reference = truth / 255.0
+    table = [
+        [structural_similarity((image + 1) / 2, other, data_range=1, channel_axis=-1) for other in reference]
+        for image in np.clip(images, -1, 1).astype(np.float64)
+    ]
+    return np.max(table, axis=1)
+
+
+def test_recovers_the_private_images(case: Case) -> None:
+    ssim = similarity(case.result.recovered, case.challenge.secret.private)
+    assert ssim.mean() > 0.9
+    assert ssim.min() > 0.6
+
+
+def test_every_private_image_is_recovered_once(case: Case) -> None:
+    truth = case.challenge.secret.private / 127.5 - 1.0
+    distance = ((case.result.recovered[:, None] - truth[None]) ** 2).mean(axis=(2, 3, 4))
+    assert sorted(distance.argmin(axis=1)) == list(range(N_PRIVATE))
+
+
+def test_images_improve_from_stage_to_stage(case: Case) -> None:
+    mean = [similarity(images, case.challenge.secret.private).mean() for images in case.result.history]
+    assert case.result.stages[0] == "spectral"
+    assert len(mean) == len(case.result.stages)
+    assert mean[0] < mean[2] < mean[-1]
+
+
+def test_signs_are_mostly_right(case: Case) -> None:
+    secret = case.challenge.secret
+    n = len(case.result.signed)
+    positive = np.unpackbits(secret.mask, axis=1)[:, : 16 * 16 * 3].reshape(n, 16, 16, 3) == 1
+    unmasked = np.where(positive, case.challenge.release.encryption, -case.challenge.release.encryption)
+    right = np.sign(case.result.signed) == np.sign(unmasked)
+    assert (right * np.abs(unmasked)).sum() / np.abs(unmasked).sum() > 0.9
+    residual = unmasked - case.result.predicted
+    inside = (residual**2).mean(axis=(1, 2, 3)) / case.result.variance
+    assert 0.2 < np.median(inside) < 5
+
+
+def test_decryption_is_on_the_grid_and_holds_recovered_images(case: Case) -> None:
+    level = (decrypt(case.result) + 1) * 127.5
+    assert np.abs(level - np.rint(level)).max() < 1e-4
+    found = {image.tobytes() for image in decrypt(case.result)}
+    assert len(found) <= N_PRIVATE
+
+
+def test_run_reports_what_solve_found(case: Case) -> None:
+    result = run(case.challenge.release, case.public)
+    assert result.method == "unmask"
+    assert np.array_equal(result.decryption, decrypt(case.result))
+    assert np.array_equal(result.assignment, case.result.assignment)
+    assert result.details["images_per_class"] == [4, 4, 4, 4]
+    assert result.details["epochs"] is True
+
+
+@pytest.mark.parametrize("epochs", [True, False])
+def test_the_same_bits_with_any_number_of_threads(
+    case: Case, monkeypatch: pytest.MonkeyPatch, epochs: bool
+) -> None:
+    short = Settings(rounds=1, companion_rounds=1, epochs=epochs)
+    results = []
+    for threads in ("1", "3"):
+        monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+        results.append(solve(case.challenge.release, case.public, settings=short))
+    for name in ("recovered", "signed", "assignment", "variance", "confidence"):
+        assert np.array_equal(getattr(results[0], name), getattr(results[1], name)), name
+
+
+def test_rows_in_any_order_are_recovered_too(case: Case) -> None:
+    order = np.random.default_rng(5).permutation(len(case.challenge.release.label))
+    release = case.challenge.release
+    shuffled = replace(release, encryption=release.encryption[order], label=release.label[order])
+    result = solve(shuffled, case.public)
+    assert result.details["epochs"] is False
+    assert result.stages[-1] == "companions 6"
+    assert similarity(result.recovered, case.challenge.secret.private).mean() > 0.8
+
+
+def test_labels_of_four_decimals_suffice(case: Case) -> None:
+    release = replace(case.challenge.release, label=np.round(case.challenge.release.label, 4))
+    result = solve(release, case.public)
+    assert similarity(result.recovered, case.challenge.secret.private).mean() > 0.9
+
+
+def test_without_public_images_nobody_has_companions(tmp_path: Path) -> None:
+    challenge, public = make_case(tmp_path, k=2)
+    result = solve(challenge.release, public)
+    assert result.stages[-1] == "round 4"
+    assert similarity(result.recovered, challenge.secret.private).mean() > 0.99
+
+
+def test_at_k_3_companions_are_looked_for_in_all_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenge, public = make_case(tmp_path, k=3)
+
+    def never(*_: object) -> None:
+        raise AssertionError("rows of an epoch share no public image")
+
+    monkeypatch.setattr(companions, "row_precision", never)
+    result = solve(challenge.release, public)
+    assert result.stages[-1] == "companions 6"
+    assert similarity(result.recovered, challenge.secret.private).mean() > 0.9
+
+
+@pytest.mark.parametrize("scheme", ["inside", "mixup"])
+def test_other_schemes_are_refused(case: Case, scheme: str) -> None:
+    info = replace(case.challenge.release.info, scheme=scheme)
+    with pytest.raises(InputError, match=scheme):
+        solve(replace(case.challenge.release, info=info), case.public)
+
+
+def test_labels_without_coefficients_are_refused(case: Case) -> None:
+    release = replace(case.challenge.release, label=np.sign(case.challenge.release.label))
+    with pytest.raises(InputError, match="coefficients"):
+        solve(release, case.public)
+
+
+def test_labels_of_more_than_two_images_are_refused(case: Case) -> None:
+    release = case.challenge.release
+    label = np.full_like(release.label, 0.25)
+    with pytest.raises(InputError, match="one or two"):
+        solve(Release(release.encryption, label, release.info), case.public)
+
+
+@pytest.mark.parametrize(
+    "public",
+    [
+        np.zeros((10, 16, 16, 3), np.uint8),
+        np.zeros((80, 16, 16, 3), np.float32),
+        np.zeros((80, 16, 16), np.uint8),
+    ],
+)
+def test_unsuitable_public_images_are_refused(case: Case, public: npt.NDArray[np.uint8]) -> None:
+    with pytest.raises(InputError, match="public"):
+        solve(case.challenge.release, public)
+
+
+@pytest.mark.slow
+def test_published_scale_on_embedded_photographs(tmp_path: Path) -> None:
+    parameters = {"out_dir": str(tmp_path), "n_private": 100, "k": 6, "n_public": 4000, "seed": 2020}
+    challenge = build_challenge(GenDataParams.from_mapping(parameters))
+    result = solve(challenge.release, public_patches("embedded:attacker", 2000))
+    ssim = similarity(result.recovered, challenge.secret.private)
+    assert ssim.mean() > 0.96
+    assert ssim.min() > 0.7
+    assert result.details["estimated_slot_accuracy"] > 0.95
+
+
+@pytest.mark.parametrize("shift", [-50, 50])
+def test_photographs_are_told_from_negatives_where_the_public_ones_differ_in_brightness(
+    tmp_path: Path, shift: int
+) -> None:
+    """The challenge's public photographs are much brighter, or darker, than the attacker's."""
+    shifted = np.clip(public_patches("embedded", 200).astype(int) + shift, 0, 255).astype(np.uint8)
+    np.savez(tmp_path / "public.npz", images=shifted)
+    challenge = build_challenge(GenDataParams(public_source=str(tmp_path / "public.npz")))
+    settings = Settings(rounds=1, companion_rounds=0)
+    found = solve(challenge.release, public_patches("embedded:attacker", 200), settings=settings)
+    upright = similarity(found.recovered, challenge.secret.private).mean()
+    assert upright > 0.6
+    assert upright > similarity(-found.recovered, challenge.secret.private).mean() + 0.2

@@ -1,0 +1,410 @@
+"""A whole challenge: built, saved, loaded, made again; and nothing secret in the public half."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import CLASS_NAMES, SEED, Sources, write_sources
+
+from instahide_nb.challenge.build import (
+    Challenge,
+    Secret,
+    build_challenge,
+    first_difference,
+    load_secret,
+    regenerate,
+    save_challenge,
+)
+from instahide_nb.challenge.release import load_release
+from instahide_nb.core.errors import InputError
+from instahide_nb.core.files import sha256_file
+from instahide_nb.core.params import GenDataParams
+
+KEY = "0123456789abcdef" * 4
+ARRAYS = ("private", "private_label", "pair", "coefficient", "public", "public_index", "mask")
+
+
+def changed(params: GenDataParams, **values: Any) -> GenDataParams:
+    return GenDataParams.from_mapping(params.as_dict() | values)
+
+
+def all_files(folder: Path) -> dict[str, str]:
+    return {
+        p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+
+
+def test_what_is_kept_explains_what_is_published(challenge: Challenge, sources: Sources) -> None:
+    """Every encryption from private images, public images, coefficients and mask alone."""
+    secret, release = challenge.secret, challenge.release
+    assert (secret.private == sources.private).all()
+    assert (secret.public == sources.public).all()
+    assert (secret.private_label == sources.label).all()
+    n, *image = release.encryption.shape
+    sign = 2.0 * np.unpackbits(secret.mask, axis=1, count=int(np.prod(image))).reshape(n, *image) - 1
+    images = np.concatenate([secret.private[secret.pair], secret.public[secret.public_index]], axis=1)
+    weight = (secret.coefficient.astype(np.float64) * 2**24).astype(np.int64)
+    total = (weight[:, :, None, None, None] * (2 * images.astype(np.int64) - 255)).sum(axis=1)
+    assert (release.encryption == (sign * total / (255 * 2**24)).astype(np.float32)).all()
+
+
+def test_labels_are_the_private_coefficients_by_class(challenge: Challenge) -> None:
+    secret, label = challenge.secret, challenge.release.label
+    assert challenge.release.info.class_names == CLASS_NAMES
+    assert label.shape == (35, 3)
+    expected = np.zeros((35, 3))
+    for row, (pair, coefficient) in enumerate(zip(secret.pair, secret.coefficient, strict=True)):
+        for image, part in zip(pair, coefficient[:2], strict=True):
+            expected[row, secret.private_label[image]] += float(part)
+    assert (label == expected).all()
+    assert (label.sum(axis=1) >= 0.3 - 1e-6).all()
+    assert (np.count_nonzero(label, axis=1) <= 2).all()
+
+
+@pytest.mark.parametrize(("scheme", "k"), [("inside", 4), ("mixup", 2)])
+def test_where_all_images_are_private_labels_are_of_all_of_them(
+    scheme: str, k: int, gen_data_params: GenDataParams
+) -> None:
+    made = build_challenge(changed(gen_data_params, scheme=scheme, k=k))
+    images = np.concatenate([made.secret.pair, made.secret.public_index], axis=1)
+    assert images.shape == (35, k)
+    expected = np.zeros((35, 3))
+    for j in range(k):
+        expected[np.arange(35), made.secret.private_label[images[:, j]]] += made.secret.coefficient[:, j]
+    assert (made.release.label == expected).all()
+    assert (made.release.label.sum(axis=1, dtype=np.float64) == 1).all()
+    assert made.release.info.n_public == 0
+
+
+def test_a_saved_challenge_comes_back(challenge: Challenge, saved_run: Path) -> None:
+    secret = load_secret(saved_run / "secret")
+    for name in ARRAYS:
+        saved, loaded = getattr(challenge.secret, name), getattr(secret, name)
+        assert (loaded.dtype, loaded.shape, loaded.tobytes()) == (saved.dtype, saved.shape, saved.tobytes())
+    assert secret.info == challenge.secret.info
+    assert secret.info["start"] == {"seed": SEED}
+    # Without release/ and without an out_dir nothing is lost.
+    assert first_difference(load_release(saved_run / "release"), regenerate(secret)) is None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rng": "chacha20"},
+        {"rng": "chacha20", "key": KEY.upper()},
+        {"seed": "entropy"},
+        {"seed": 0},
+        {"scheme": "inside"},
+        {"scheme": "inside", "k": 2, "seed": "entropy"},
+        {"scheme": "mixup", "k": 2},
+        {"k": 2},
+        {"k": 16, "min_private_sum": 0.05},
+        {"n_private": 3},
+        {"n_public": 7},
+    ],
+    ids=str,
+)
+def test_a_challenge_is_made_again_from_its_secret(
+    values: dict[str, Any], gen_data_params: GenDataParams, tmp_path: Path
+) -> None:
+    made = build_challenge(changed(gen_data_params, **values))
+    save_challenge(tmp_path, made)
+    secret, published = load_secret(tmp_path / "secret"), load_release(tmp_path / "release")
+    again = regenerate(secret)
+    assert first_difference(published, again) is None
+    assert again.info == published.info
+    assert len(published.encryption) == 5 * len(secret.private)
+    assert (published.label.sum(axis=1) > 0).all()
+
+
+def test_pictures_need_not_be_square(tmp_path: Path) -> None:
+    files = write_sources(tmp_path, 4, 5, height=6, width=9)
+    params = GenDataParams(
+        n_private=4, n_public=5, encryptions_per_image=2,
+        private_source=str(files.private_path), public_source=str(files.public_path),
+    )  # fmt: skip
+    made = build_challenge(params)
+    assert made.release.encryption.shape == (8, 6, 9, 3)
+    save_challenge(tmp_path / "run", made)
+    again = regenerate(load_secret(tmp_path / "run" / "secret"))
+    assert first_difference(load_release(tmp_path / "run" / "release"), again) is None
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"rng": "chacha20", "key": KEY}, {"n_private": 3}, {"scheme": "mixup", "k": 2}], ids=str
+)
+def test_the_same_parameters_give_the_same_files(
+    values: dict[str, Any], gen_data_params: GenDataParams, tmp_path: Path
+) -> None:
+    params = changed(gen_data_params, **values)
+    for name in ("a", "b"):
+        save_challenge(tmp_path / name, build_challenge(changed(params, out_dir=f"elsewhere/{name}")))
+    assert all_files(tmp_path / "a") == all_files(tmp_path / "b")
+    assert len(all_files(tmp_path / "a")) == 3 + len(ARRAYS) + 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"seed": SEED - 1}, {"rng": "chacha20", "key": KEY}, {"seed": "entropy"}, {"scheme": "inside"}],
+    ids=str,
+)
+def test_other_parameters_give_another_release(
+    values: dict[str, Any], challenge: Challenge, gen_data_params: GenDataParams
+) -> None:
+    other = build_challenge(changed(gen_data_params, **values))
+    assert str(first_difference(challenge.release, other.release)).startswith("encryption.npy, row 0 ")
+
+
+def test_fewer_images_than_the_source_holds_are_drawn_with_the_seed(gen_data_params: GenDataParams) -> None:
+    drawn = {
+        tuple(
+            build_challenge(changed(gen_data_params, n_private=3, seed=seed)).secret.private.ravel().tolist()
+        )
+        for seed in range(8)
+    }
+    assert len(drawn) > 1
+
+
+def test_secrets_are_for_their_owner_only(saved_run: Path) -> None:
+    folder = saved_run / "secret"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    files = list(folder.iterdir())
+    assert {path.name for path in files} == {f"{name}.npy" for name in ARRAYS} | {"secret.json"}
+    for path in files:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for path in (saved_run / "release").iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def spellings(text: str, number: int, width: int) -> list[bytes]:
+    """Ways in which a secret number may stand in a file."""
+    return [
+        text.encode(), f"{number:x}".encode(), f"{number:X}".encode(),
+        number.to_bytes(width, "little"), number.to_bytes(width, "big"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "needles"),
+    [
+        ({}, spellings(str(SEED), SEED, 4)),
+        ({"rng": "chacha20", "key": KEY}, spellings(KEY, int(KEY, 16), 32)),
+        ({"seed": "entropy"}, []),
+    ],
+    ids=["seed", "key", "states"],
+)
+def test_nothing_secret_is_in_the_release(
+    values: dict[str, Any],
+    needles: list[bytes],
+    gen_data_params: GenDataParams,
+    sources: Sources,
+    tmp_path: Path,
+) -> None:
+    made = build_challenge(changed(gen_data_params, out_dir=str(tmp_path), **values))
+    save_challenge(tmp_path, made)
+    needles = [*needles, str(tmp_path).encode(), str(sources.private_path.parent).encode(), b"hidden-"]
+    for state in made.secret.info["start"].get("states", {}).values():
+        needles += [state[:32].encode(), bytes.fromhex(state)[:16]]
+    content = {path: path.read_bytes() for path in (tmp_path / "release").iterdir()}
+    assert len(content) == 3
+    for needle in needles:
+        assert [path.name for path, data in content.items() if needle in data] == []
+    names = set(json.loads((tmp_path / "release" / "release.json").read_bytes()))
+    assert names.isdisjoint({"seed", "key", "start", "states", "out_dir", "parameters"})
+    # The search does find them where they are: the secret's text, the sources' folder and name.
+    secret = (tmp_path / "secret" / "secret.json").read_bytes()
+    assert sum(needle in secret for needle in needles) >= 3
+
+
+def test_an_attack_needs_no_secret(run: Path, challenge: Challenge) -> None:
+    shutil.rmtree(run / "secret")
+    assert (load_release(run / "release").encryption == challenge.release.encryption).all()
+
+
+def test_the_first_differing_row_is_named(challenge: Challenge) -> None:
+    release = challenge.release
+    assert first_difference(release, release) is None
+    encryption = release.encryption.copy()
+    encryption[[9, 4, 30], 1, 2, 0] += np.float32(2**-24)
+    other = dataclasses.replace(release, encryption=encryption)
+    assert first_difference(release, other) == "encryption.npy, row 4 (and 2 others)"
+    label = release.label.copy()
+    label[34, 0] += 1
+    assert (
+        first_difference(release, dataclasses.replace(release, label=label))
+        == "label.npy, row 34 (and 0 others)"
+    )
+    fewer = dataclasses.replace(release, label=label[:3])
+    assert first_difference(release, fewer) == "label.npy has shape (35, 3), made again it has (3, 3)"
+
+
+def test_minus_zero_is_another_number(challenge: Challenge) -> None:
+    zero = challenge.release.encryption.copy()
+    zero[2, 0, 0, 0] = 0.0
+    minus = zero.copy()
+    minus[2, 0, 0, 0] = -0.0
+    left, right = (dataclasses.replace(challenge.release, encryption=e) for e in (zero, minus))
+    assert first_difference(left, right) == "encryption.npy, row 2 (and 0 others)"
+
+
+def test_a_tampered_secret_is_found_out(run: Path) -> None:
+    private = np.load(run / "secret" / "private.npy")
+    private[3, 0, 0, 0] ^= 1
+    np.save(run / "secret" / "private.npy", private)
+    secret = load_secret(run / "secret")
+    difference = first_difference(load_release(run / "release"), regenerate(secret))
+    row = int(np.flatnonzero((secret.pair == 3).any(axis=1))[0])
+    assert difference is not None
+    assert difference.startswith(f"encryption.npy, row {row} (and ")
+
+
+@pytest.mark.parametrize("values", [{"seed": "entropy"}, {"rng": "chacha20"}], ids=str)
+def test_a_challenge_that_cannot_be_made_again_is_not_overwritten(
+    values: dict[str, Any], gen_data_params: GenDataParams, challenge: Challenge, tmp_path: Path
+) -> None:
+    params = changed(gen_data_params, **values)
+    first = build_challenge(params)
+    save_challenge(tmp_path, first)
+    before = all_files(tmp_path)
+    for other in (challenge, build_challenge(params)):
+        with pytest.raises(InputError, match=r"^out_dir: .* choose another folder, or delete that one"):
+            save_challenge(tmp_path, other)
+        assert all_files(tmp_path) == before
+    save_challenge(tmp_path, first)
+    assert all_files(tmp_path) == before
+    # Where nothing was published yet, nothing is lost.
+    (tmp_path / "release" / "release.json").unlink()
+    save_challenge(tmp_path, challenge)
+    assert load_secret(tmp_path / "secret").info == challenge.secret.info
+
+
+def test_a_challenge_with_a_seed_is_overwritten(run: Path, gen_data_params: GenDataParams) -> None:
+    other = build_challenge(changed(gen_data_params, seed=1, k=3))
+    save_challenge(run, other)
+    assert first_difference(load_release(run / "release"), other.release) is None
+    assert load_secret(run / "secret").info["start"] == {"seed": 1}
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"parameters": []}'])
+def test_a_secret_that_cannot_be_read_is_not_overwritten(text: str, run: Path, challenge: Challenge) -> None:
+    (run / "secret" / "secret.json").write_text(text)
+    with pytest.raises(InputError):
+        save_challenge(run, challenge)
+    assert (run / "secret" / "secret.json").read_text() == text
+
+
+def test_a_run_that_cannot_be_written_is_refused(challenge: Challenge, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(InputError, match="cannot be made"):
+            save_challenge(out, challenge)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"n_private": 8}, "^private_source .* holds 7 images; 8 were asked for"),
+        ({"n_public": 13}, "^public_source .* holds 12 patches; 13 were asked for"),
+        ({"private_source": "nowhere"}, "^source 'nowhere': no such folder"),
+        ({"private_source": "nowhere.npz"}, "no such file"),
+        ({"public_source": "imagnet"}, "^source 'imagnet'"),
+        ({"public_source": ""}, "^source ''"),
+    ],
+)
+def test_sources_that_cannot_serve_are_refused(
+    values: dict[str, Any], words: str, gen_data_params: GenDataParams
+) -> None:
+    with pytest.raises(InputError, match=words):
+        build_challenge(changed(gen_data_params, **values))
+
+
+def test_images_of_other_sizes_are_refused(gen_data_params: GenDataParams, tmp_path: Path) -> None:
+    files = write_sources(tmp_path, 7, 12, height=8, width=9)
+    with pytest.raises(InputError, match=r"^public_source .*\(8, 9\) pixels; \(8, 8\)"):
+        build_challenge(changed(gen_data_params, public_source=str(files.public_path)))
+
+
+@pytest.mark.parametrize("name", [*(f"{name}.npy" for name in ARRAYS), "secret.json"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
+def test_missing_and_damaged_secrets_are_refused(name: str, damage: str, run: Path) -> None:
+    path = run / "secret" / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[: len(content) // 2 if damage == "cut" else 0])
+    with pytest.raises(InputError) as caught:
+        load_secret(run / "secret")
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def refused(secret: Path, name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_secret(secret)
+    assert str(caught.value).startswith(f"{secret / name}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("private", lambda a: a[:3]),
+        ("private", lambda a: a[..., :2]),
+        ("private", lambda a: a[0]),
+        ("private", lambda a: a.astype(np.float32)),
+        ("pair", lambda a: a + 1),
+        ("pair", lambda a: a - 1),
+        ("pair", lambda a: a[:, :1]),
+        ("pair", lambda a: a[:0]),
+        ("pair", lambda a: a.astype(np.int32)),
+        ("private_label", lambda a: a[1:]),
+        ("private_label", lambda a: a + 3),
+        ("private_label", lambda a: a - 1),
+        ("coefficient", lambda a: a[1:]),
+        ("coefficient", lambda a: a.astype(np.float64)),
+        ("mask", lambda a: a[1:]),
+        ("public_index", lambda a: a[1:]),
+    ],
+)
+def test_secrets_that_do_not_fit_each_other_are_refused(name: str, change: Any, run: Path) -> None:
+    path = run / "secret" / f"{name}.npy"
+    np.save(path, change(np.load(path)))
+    # Fewer private images show in the pairs that name the others.
+    others = np.load(path).ndim == 4 and len(np.load(path)) < 7 and np.load(path).dtype == np.uint8
+    refused(run / "secret", "pair.npy" if others else path.name)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"parameters": 5},
+        {"parameters": {"rng": "chacha20"}},
+        {"parameters": {"seed": "entropy"}},
+        {"start": []},
+        {"class_names": "abc"},
+        {"class_names": [1, 2, 3]},
+    ],
+    ids=str,
+)
+def test_a_secret_json_of_other_types_is_refused(values: dict[str, Any], run: Path) -> None:
+    path = run / "secret" / "secret.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    refused(run / "secret", "secret.json")
+
+
+def test_an_unknown_parameter_in_the_secret_ends_in_one_line(challenge: Challenge) -> None:
+    info = challenge.secret.info | {"parameters": {"sede": 1}}
+    with pytest.raises(InputError, match=r"^sede: no such parameter"):
+        regenerate(Secret(**vars(challenge.secret) | {"info": info}))
+
+
+def test_a_missing_secret_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder; name the secret/ folder of a run"):
+        load_secret(tmp_path / "secret")

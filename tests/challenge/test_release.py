@@ -1,0 +1,229 @@
+"""The public half: what is written, what is read back, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from instahide_nb.challenge.build import Challenge
+from instahide_nb.challenge.release import Release, ReleaseInfo, load_release, save_release
+from instahide_nb.core.errors import InputError
+from instahide_nb.core.files import read_json, sha256_file
+
+
+def refused(folder: Path, *words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_release(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(folder))
+    for word in words:
+        assert word in message
+
+
+def change(path: Path, **values: Any) -> None:
+    """Write other values into a JSON file; ... takes a name out."""
+    content = read_json(path) | values
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not ...}))
+
+
+def two_arrays(folder: Path, encryption: Any, label: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "encryption.npy", encryption)
+    np.save(folder / "label.npy", label)
+    return folder
+
+
+def test_a_release_comes_back_as_it_was(challenge: Challenge, saved_run: Path) -> None:
+    back = load_release(saved_run / "release")
+    assert back.info == challenge.release.info
+    for name in ("encryption", "label"):
+        published, loaded = getattr(challenge.release, name), getattr(back, name)
+        assert loaded.dtype == np.float32
+        assert loaded.tobytes() == published.tobytes()
+        assert loaded.shape == published.shape
+
+
+def test_release_json_tells_everything_public(challenge: Challenge, saved_run: Path) -> None:
+    folder = saved_run / "release"
+    content = read_json(folder / "release.json")
+    assert sorted(p.name for p in folder.iterdir()) == ["encryption.npy", "label.npy", "release.json"]
+    assert content == {
+        "scheme": "cross",
+        "rng": "mt19937",
+        "k": 4,
+        "n_private": 7,
+        "encryptions_per_image": 5,
+        "max_coefficient": 0.65,
+        "min_private_sum": 0.3,
+        "n_public": 12,
+        "min_keypoints": 40,
+        "private_source": "npz",
+        "public_source": "npz",
+        "class_names": ["square", "circle", "cross"],
+        "format": 1,
+        "stream": 1,
+        "shapes": {"encryption": [35, 8, 8, 3], "label": [35, 3]},
+        "sha256": {name: sha256_file(folder / name) for name in ("encryption.npy", "label.npy")},
+    }
+
+
+def test_two_arrays_of_2020_are_a_release(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    encryption = generator.uniform(-1, 1, (200, 4, 5, 3)).astype(np.float32)
+    label = generator.uniform(0, 0.5, (200, 10)).astype(np.float32)
+    release = load_release(two_arrays(tmp_path / "r", encryption, label))
+    assert (release.encryption == encryption).all()
+    assert (release.label == label).all()
+    info = release.info
+    assert (info.scheme, info.rng, info.k, info.n_private, info.class_names) == (
+        "cross",
+        "mt19937",
+        6,
+        100,
+        (),
+    )
+    assert info.encryptions_per_image == 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("channels_first", [False, True])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_float64_and_channels_first_are_read(
+    dtype: Any, channels_first: bool, order: Any, tmp_path: Path
+) -> None:
+    values = np.random.default_rng(0).uniform(-1, 1, (5, 4, 6, 3)).astype(dtype)
+    stored = np.asarray(values.transpose(0, 3, 1, 2) if channels_first else values, order=order)
+    release = load_release(two_arrays(tmp_path / "r", stored, np.zeros((5, 10), dtype)))
+    assert release.encryption.dtype == release.label.dtype == np.float32
+    assert (release.encryption == values.astype(np.float32)).all()
+    assert release.encryption.flags.c_contiguous
+    assert release.info.encryptions_per_image == 1
+
+
+def test_rounding_to_a_few_decimals_is_forgiven(tmp_path: Path) -> None:
+    encryption = np.full((2, 4, 4, 3), 1.0005)
+    assert load_release(two_arrays(tmp_path / "r", encryption, np.zeros((2, 10)))).encryption.max() > 1
+
+
+GOOD = np.zeros((3, 4, 4, 3), np.float32)
+LABEL = np.zeros((3, 10), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("encryption", "label", "words"),
+    [
+        (GOOD[:2], LABEL, ("label.npy", "3 labels for 2 encryptions")),
+        (GOOD.astype(np.uint8), LABEL, ("encryption.npy", "uint8", "float32 or float64")),
+        (GOOD.astype(np.float16), LABEL, ("encryption.npy", "float16")),
+        (GOOD, LABEL.astype(np.int64), ("label.npy", "int64")),
+        (GOOD[0], LABEL, ("encryption.npy", "shape")),
+        (GOOD[..., :2], LABEL, ("encryption.npy", "(n, h, w, 3)")),
+        (GOOD, LABEL[0], ("label.npy", "shape")),
+        (GOOD[:0], LABEL[:0], ("encryption.npy", "no values")),
+        (GOOD, LABEL[:, :0], ("label.npy", "no values")),
+        (GOOD + 2, LABEL, ("encryption.npy", "[-1, 1]")),
+        (GOOD - 2, LABEL, ("encryption.npy", "[-1, 1]")),
+        (GOOD, LABEL - 1, ("label.npy", "[0, 1]")),
+        (GOOD + np.float32("nan"), LABEL, ("encryption.npy", "not numbers")),
+        (GOOD + np.float32("inf"), LABEL, ("encryption.npy",)),
+        (GOOD, LABEL + np.float32("nan"), ("label.npy",)),
+    ],
+)
+def test_arrays_that_are_no_release_are_refused(
+    encryption: Any, label: Any, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    refused(two_arrays(tmp_path / "r", encryption, label), *words)
+
+
+def test_missing_folders_and_files_are_refused(run: Path) -> None:
+    refused(run / "nowhere", "no such folder")
+    refused(run / "release" / "label.npy", "no such folder")
+    (run / "release" / "label.npy").unlink()
+    refused(run / "release", "label.npy: no such file")
+    (run / "release" / "encryption.npy").unlink()
+    refused(run / "release", "encryption.npy: no such file")
+
+
+@pytest.mark.parametrize("name", ["encryption.npy", "label.npy"])
+def test_a_changed_array_is_noticed(name: str, run: Path) -> None:
+    path = run / "release" / name
+    array = np.load(path)
+    array.flat[0] = 0.25
+    np.save(path, array)
+    refused(run / "release", name, "sha256")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"k": ...}, ("k is missing",)),
+        ({"k": "4"}, ("k is '4'",)),
+        ({"k": 1}, ("k:",)),
+        ({"k": 17}, ("k:",)),
+        ({"k": True}, ("k is True",)),
+        ({"scheme": "rot13"}, ("scheme:",)),
+        ({"scheme": None}, ("scheme is None",)),
+        ({"max_coefficient": 2}, ("max_coefficient:",)),
+        ({"max_coefficient": float("nan")}, ("max_coefficient:",)),
+        ({"min_private_sum": [0.3]}, ("min_private_sum is",)),
+        ({"n_private": 0}, ("n_private",)),
+        ({"n_private": 8}, ("8 x 5", "35 rows")),
+        ({"n_private": 10**30}, ("n_private",)),
+        ({"encryptions_per_image": -5, "n_private": -7}, ("n_private",)),
+        ({"encryptions_per_image": 5.0}, ("encryptions_per_image is 5.0",)),
+        ({"class_names": "cross"}, ("class_names is 'cross'",)),
+        ({"class_names": ["a", "b"]}, ("names 2 classes", "label.npy has 3")),
+        ({"format": 2}, ("format 2", "reads 1")),
+        ({"sha256": ...}, ("sha256",)),
+        ({"sha256": {"encryption.npy": "0", "label.npy": "0"}}, ("sha256",)),
+        ({"sha256": []}, ("sha256",)),
+    ],
+    ids=str,
+)
+def test_a_release_json_that_does_not_fit_is_refused(
+    values: dict[str, Any], words: tuple[str, ...], run: Path
+) -> None:
+    change(run / "release" / "release.json", **values)
+    refused(run / "release", *words)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+def test_a_damaged_release_json_is_refused_and_not_passed_over(text: str, run: Path) -> None:
+    (run / "release" / "release.json").write_text(text)
+    refused(run / "release", "release.json")
+
+
+def test_a_described_release_is_not_turned_around(challenge: Challenge, tmp_path: Path) -> None:
+    release = challenge.release
+    turned = dataclasses.replace(
+        release, encryption=np.ascontiguousarray(release.encryption.transpose(0, 3, 1, 2))
+    )
+    save_release(tmp_path / "r", turned)
+    refused(tmp_path / "r", "encryption.npy", "(35, 3, 8, 8)")
+
+
+def test_a_release_without_class_names_is_read(challenge: Challenge, tmp_path: Path) -> None:
+    info = dataclasses.replace(challenge.release.info, class_names=())
+    save_release(tmp_path / "r", dataclasses.replace(challenge.release, info=info))
+    assert load_release(tmp_path / "r").info == info
+
+
+def test_defaults_are_the_challenge_of_2020() -> None:
+    info = ReleaseInfo()
+    assert (info.scheme, info.rng, info.k, info.n_private, info.encryptions_per_image) == (
+        "cross", "mt19937", 6, 100, 50
+    )  # fmt: skip
+    assert (info.max_coefficient, info.min_private_sum) == (0.65, 0.30)
+
+
+def test_the_same_release_gives_the_same_files(challenge: Challenge, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_release(tmp_path / name, Release(**vars(challenge.release)))
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()

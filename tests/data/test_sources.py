@@ -1,0 +1,292 @@
+"""The grammar of sources, the balanced choice, and folders and .npz files as private sources."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from instahide_nb.core.errors import InputError
+from instahide_nb.data.embedded import CLASS_NAMES, private_crops
+from instahide_nb.data.photographs import centre_square, reduce_area
+from instahide_nb.data.sources import parse_source, private_images, select_balanced, source_photographs
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write(path: Path, image: np.ndarray) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+    return image
+
+
+# ---------------------------------------------------------------------- grammar
+
+
+def test_each_form_is_understood(tmp_path: Path) -> None:
+    file = tmp_path / "some.npz"
+    file.touch()
+    assert [
+        parse_source(text).kind for text in ("embedded", "embedded:attacker", "cifar10", "imagenette")
+    ] == [
+        "embedded",
+        "attacker",
+        "cifar10",
+        "imagenette",
+    ]
+    assert parse_source(f"cifar10:{tmp_path}").path == tmp_path
+    assert (parse_source(str(tmp_path)).kind, parse_source(str(file)).kind) == ("folder", "npz")
+
+
+def test_a_folder_with_a_sources_name_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cifar10").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert parse_source("./cifar10").kind == "folder"
+    assert parse_source("cifar10").kind == "cifar10"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nowhere",
+        "embedded:",
+        "embedded:x",
+        "cifar10:",
+        "cifar10:/no/such",
+        "imagenette:/no/such",
+        "no.npz",
+        "a\0b",
+        3,
+    ],
+)
+def test_other_forms_are_one_line_errors(text: str) -> None:
+    with pytest.raises(InputError, match="source") as caught:
+        parse_source(text)
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------- choice
+
+
+@given(
+    st.lists(st.integers(0, 12), min_size=1, max_size=8).filter(lambda held: sum(held) >= 2),
+    st.data(),
+)
+def test_classes_give_evenly_as_far_as_they_go(held: list[int], data: st.DataObject) -> None:
+    labels = np.repeat(np.arange(len(held)), held)
+    labels = data.draw(st.permutations(labels.tolist()).map(np.array)) if len(labels) < 20 else labels
+    n = data.draw(st.integers(1, len(labels)))
+    chosen = select_balanced(labels, len(held), n, rng())
+    assert len(set(chosen.tolist())) == n
+    given_ = np.bincount(labels[chosen], minlength=len(held))
+    # A class that could have given more gives at least what any other gives, less the remainder of one.
+    for spare in np.flatnonzero(given_ < np.array(held)):
+        assert given_[spare] >= given_.max() - 1
+    if n < len(labels):
+        assert (np.diff(labels[chosen]) >= 0).all()
+    else:
+        assert chosen.tolist() == list(range(n))
+
+
+def test_the_remainder_goes_to_the_first_classes() -> None:
+    labels = np.arange(30) % 3
+    chosen = select_balanced(labels, 3, 11, rng())
+    assert np.bincount(labels[chosen]).tolist() == [4, 4, 3]
+
+
+def test_the_draw_is_the_generators_permutation() -> None:
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    generator = rng(7)
+    expected = np.concatenate([generator.permutation([0, 2, 4])[:2], generator.permutation([1, 3, 5])[:2]])
+    assert select_balanced(labels, 2, 4, rng(7)).tolist() == expected.tolist()
+    # The numbers themselves, which no numpy since 1.17 may change.
+    assert select_balanced(labels, 2, 4, rng(7)).tolist() == [0, 4, 3, 5]
+
+
+def test_another_seed_chooses_others() -> None:
+    first, second = (private_images("embedded", 20, generator=rng(seed)) for seed in (0, 1))
+    assert not np.array_equal(first.images, second.images)
+    again = private_images("embedded", 20, generator=rng(0))
+    assert np.array_equal(first.images, again.images)
+
+
+# ---------------------------------------------------------------------- embedded
+
+
+def test_embedded_as_a_whole_keeps_its_order() -> None:
+    everything = private_images("embedded", 100, generator=rng())
+    images, labels = private_crops()
+    assert np.array_equal(everything.images, images)
+    assert np.array_equal(everything.labels, labels)
+    assert everything.class_names == CLASS_NAMES
+
+
+@pytest.mark.parametrize("n", [2, 3, 9, 57])
+def test_embedded_in_part(n: int) -> None:
+    part = private_images("embedded", n, generator=rng())
+    assert part.images.shape == (n, 32, 32, 3)
+    counts = np.bincount(part.labels, minlength=10)
+    assert counts.max() - counts.min() <= 1
+    assert part.class_names == CLASS_NAMES
+    images, labels = private_crops()
+    for image, label in zip(part.images, part.labels, strict=True):
+        match = (images == image).all(axis=(1, 2, 3))
+        assert match.sum() == 1
+        assert labels[match][0] == label
+
+
+@pytest.mark.parametrize("n", [1, 0, -5, 2.0, True, "10", None])
+def test_an_impossible_number_is_refused(n: object) -> None:
+    with pytest.raises(InputError, match="n_private"):
+        private_images("embedded", n, generator=rng())
+
+
+def test_too_many_are_refused_with_the_number_held() -> None:
+    with pytest.raises(InputError, match=r"'embedded': holds 100 images; 101 were asked for"):
+        private_images("embedded", 101, generator=rng())
+    with pytest.raises(InputError, match="holds public images only"):
+        private_images("embedded:attacker", 2, generator=rng())
+
+
+# ---------------------------------------------------------------------- folders
+
+
+def test_a_plain_folder_is_one_class(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    pictures = [write(folder / f"{i}.png", noise(48, 64, 3, seed=i)) for i in range(3)]
+    (folder / "readme.txt").touch()
+    result = private_images(str(folder), 3, generator=rng())
+    assert result.class_names == ("mine",)
+    assert result.labels.tolist() == [0, 0, 0]
+    for got, picture in zip(result.images, pictures, strict=True):
+        assert np.array_equal(got, reduce_area(centre_square(picture), 32))
+
+
+def test_one_folder_per_class(tmp_path: Path) -> None:
+    for name, count in (("cats", 4), ("ants", 3)):
+        for i in range(count):
+            write(tmp_path / name / f"{i}.png", noise(32, 32, 3, seed=i))
+    result = private_images(str(tmp_path), 5, generator=rng())
+    assert result.class_names == ("ants", "cats")
+    assert result.labels.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_folders_that_cannot_serve(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no image"):
+        private_images(str(tmp_path), 2, generator=rng())
+    write(tmp_path / "a" / "1.png", noise(40, 40, 3))
+    write(tmp_path / "a" / "2.png", noise(40, 31, 3))
+    with pytest.raises(InputError, match=r"2\.png: is 31 x 40 pixels; private images need 32"):
+        private_images(str(tmp_path), 2, generator=rng())
+    write(tmp_path / "loose.png", noise(40, 40, 3))
+    with pytest.raises(InputError, match=r"images beside its class folders \(loose.png"):
+        private_images(str(tmp_path), 2, generator=rng())
+
+
+def test_a_damaged_image_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "good.png", noise(40, 40, 3))
+    (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:200])
+    with pytest.raises(InputError, match=r"bad\.png: is not a readable image"):
+        private_images(str(tmp_path), 2, generator=rng())
+
+
+# ---------------------------------------------------------------------- .npz
+
+
+@pytest.mark.parametrize("size", [(32, 32), (20, 256)])
+def test_an_npz_file_is_used_as_it_is(tmp_path: Path, size: tuple[int, int]) -> None:
+    images = noise(6, *size, 3)
+    labels = np.array([1, 0, 2, 1, 0, 2], np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, labels=labels, class_names=np.array(["x", "y", "z", "none"]))
+    result = private_images(str(tmp_path / "a.npz"), 6, generator=rng())
+    assert np.array_equal(result.images, images)
+    assert result.labels.tolist() == labels.tolist()
+    assert result.labels.dtype == np.int64
+    assert result.class_names == ("x", "y", "z", "none")
+
+
+def test_an_npz_file_without_names_numbers_its_classes(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=noise(4, 32, 32, 3), labels=np.array([0, 2, 2, 0]))
+    result = private_images(str(tmp_path / "a.npz"), 3, generator=rng())
+    assert result.class_names == ("0", "1", "2")
+    assert result.labels.tolist() == [0, 0, 2]
+
+
+GOOD = {"images": noise(4, 32, 32, 3), "labels": np.arange(4)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": None}, "no array named images"),
+        ({"images": noise(4, 32, 32, 3).astype(np.float32)}, "must be uint8"),
+        ({"images": noise(4, 32, 32)}, "must be uint8"),
+        ({"images": noise(4, 32, 32, 1)}, "must be uint8"),
+        ({"images": noise(0, 32, 32, 3), "labels": np.zeros(0, int)}, "must be uint8"),
+        ({"images": noise(4, 257, 1, 3)}, "up to 256 a side"),
+        ({"labels": None}, "labels must be 4 whole numbers"),
+        ({"labels": np.arange(5)}, "labels must be 4 whole numbers"),
+        ({"labels": np.arange(4.0)}, "labels must be 4 whole numbers"),
+        ({"labels": np.arange(4) - 1}, "labels must lie between"),
+        ({"labels": np.arange(4) * 10_000}, "labels must lie between"),
+        ({"class_names": np.array(["a", "b"])}, "class_names must be"),
+        ({"class_names": np.arange(4)}, "class_names must be"),
+        ({"images": np.array([{}] * 4, dtype=object)}, "pickled"),
+    ],
+)
+def test_an_npz_file_that_cannot_serve(tmp_path: Path, change: dict, message: str) -> None:
+    arrays = {key: value for key, value in (GOOD | change).items() if value is not None}
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(InputError, match=rf"bad\.npz: .*{message}"):
+        private_images(str(tmp_path / "bad.npz"), 2, generator=rng())
+
+
+def test_a_damaged_npz_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.npz"
+    np.savez_compressed(path, **GOOD)
+    whole = path.read_bytes()
+    damaged = [b"", b"hello", whole[: len(whole) // 2], whole[:100] + b"\xff" * 50 + whole[150:]]
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"bad\.npz: is not a readable \.npz file"):
+            private_images(str(path), 2, generator=rng())
+    with zipfile.ZipFile(path, "w") as container:
+        container.writestr("images.npy", b"not an array")
+    with pytest.raises(InputError, match=r"bad\.npz"):
+        private_images(str(path), 2, generator=rng())
+
+
+# ---------------------------------------------------------------------- photographs for public patches
+
+
+def test_photographs_of_a_folder_are_found_at_any_depth(tmp_path: Path) -> None:
+    for name in ["b.png", "x/y/a.png", "x/c.png"]:
+        write(tmp_path / name, noise(70, 80, 3))
+    photos = source_photographs(str(tmp_path))
+    assert [(photo.name, photo.width, photo.height) for photo in photos] == [
+        ("b.png", 80, 70),
+        ("x/c.png", 80, 70),
+        ("x/y/a.png", 80, 70),
+    ]
+
+
+def test_sources_without_photographs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="CIFAR-10 images are 32 px"):
+        source_photographs("cifar10")
+    with pytest.raises(InputError, match="holds no image"):
+        source_photographs(str(tmp_path))
+    np.savez(tmp_path / "p.npz", images=noise(2, 32, 32, 3))
+    with pytest.raises(InputError, match="ready patches"):
+        source_photographs(str(tmp_path / "p.npz"))

@@ -1,0 +1,380 @@
+"""A run that is killed, stopped or out of space leaves each artefact whole or absent, and goes on afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from forked_runs import run_cells, small, small_plan
+
+from instahide_nb.core.errors import InputError
+from instahide_nb.core.files import read_json, sha256_file
+from instahide_nb.run import pipeline
+from instahide_nb.run.manifest import digests, read_manifest
+
+HERE = Path(__file__).parents[1]
+METHOD = "forked_runs-attack"
+STAGES = ("gen_data", f"attack/{METHOD}", f"evaluate/{METHOD}")
+KILLS = 20
+SEARCHED = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
+
+
+class Server:
+    """The program of forked_runs.py: one run at a time."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "forked_runs.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+
+    def run(self, folder: Path, *, kill_after: float | None = None, limit: int | None = None) -> int:
+        """Exit code of a run; negative when it was killed before its end."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        order = {"run": str(folder), "limit": limit, "kill_after": kill_after}
+        self.process.stdin.write(json.dumps(order) + "\n")
+        return int(self.process.stdout.readline())
+
+    def said(self) -> list[str]:
+        """Ends the server; the lines that runs wrote to standard error."""
+        _, text = self.process.communicate(timeout=60)
+        return str(text).splitlines()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.process.kill()
+    server.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run."""
+    run = tmp_path_factory.mktemp("reference") / "run"
+    here = Path.cwd()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "execute", run_cells)
+        pipeline.reproduce(small_plan(run), lambda line: None)
+    os.chdir(here)
+    return run
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    here = Path.cwd()
+    monkeypatch.setattr(pipeline, "execute", run_cells)
+    yield monkeypatch
+    os.chdir(here)
+
+
+def assert_whole_or_absent(run: Path, reference: Path) -> None:
+    """Every hashed artefact that is there is the reference's, and everything else can be read."""
+    for stage in STAGES:
+        known = digests(reference, stage)
+        for name, digest in digests(run, stage).items():
+            assert digest == known[name], name
+    for path in run.rglob("*.json"):
+        read_json(path)
+    for path in run.rglob("*.ipynb"):
+        nbformat.read(path, 4)
+    read_manifest(run)
+
+
+def assert_finished(run: Path, reference: Path) -> None:
+    """The run has all that the reference has, and no more."""
+    assert read_manifest(run)["stages"] == read_manifest(reference)["stages"]
+    assert "begun" not in read_manifest(run)
+    assert_whole_or_absent(run, reference)
+    names = {path.relative_to(run) for path in run.rglob("*") if path.suffix != ".log"}
+    assert names == {path.relative_to(reference) for path in reference.rglob("*") if path.suffix != ".log"}
+
+
+def stage_seconds(run: Path) -> list[float]:
+    """How long each stage took, as the run's log says."""
+    text = max(run.glob("log/*.log")).read_text()
+    return [float(re.search(rf"INFO {stage} +([0-9.]+) s", text)[1]) for stage in STAGES]  # type: ignore[index]
+
+
+def test_twenty_kills_at_random_times(server: Server, reference: Path, tmp_path: Path) -> None:
+    assert server.run(tmp_path / "timed") == 0
+    assert_finished(tmp_path / "timed", reference)
+    seconds = stage_seconds(tmp_path / "timed")
+    chance = random.Random(2020)
+    found = []
+    for number in range(KILLS):
+        # A folder is killed four times in a row, then brought to its end.
+        run = tmp_path / f"run{number // 4}"
+        whole = len(read_manifest(run)["stages"])
+        code = server.run(run, kill_after=chance.uniform(0, sum(seconds[whole:])))
+        assert code in (0, -signal.SIGKILL)
+        assert_whole_or_absent(run, reference)
+        found.append((code, len(read_manifest(run)["stages"])))
+        if number % 4 == 3:
+            assert server.run(run) == 0
+            assert_finished(run, reference)
+    print(f"exit code and whole stages after each kill: {found}")
+    killed = [stages for code, stages in found if code]
+    assert len(killed) >= KILLS // 2, "most kills came after the end and tested nothing"
+
+
+def test_files_that_cannot_grow_as_on_a_full_disk(server: Server, reference: Path, tmp_path: Path) -> None:
+    limits = (300, 20_000, 700_000)  # bytes: the first file, a picture, the encryptions
+    for limit in limits:
+        run = tmp_path / f"run{limit}"
+        assert server.run(run, limit=limit) == 2
+        assert_whole_or_absent(run, reference)
+        assert not list(run.rglob("*.part")), "a file that cannot be written is removed at once"
+    assert server.run(run) == 0
+    assert_finished(run, reference)
+    said = server.said()
+    assert len(said) == len(limits)
+    for line in said:
+        assert re.search(r"^\S+: cannot be written \(.+\); free space or choose another folder$", line), line
+
+
+def test_what_a_killed_run_left_is_removed(reference: Path, tmp_path: Path, in_process: object) -> None:
+    run = Path(shutil.copytree(reference, tmp_path / "run"))
+    left = [
+        run / "release/.label.npy.ab_12.part",
+        run / "secret/figures/.a.png.x.part",
+        run / ".manifest.json.q.part",
+    ]
+    kept = [run / "elsewhere/.mine.part", run / "release/mine.part"]
+    for path in left + kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    pipeline.reproduce(small_plan(run), lambda line: None)
+    assert [path.exists() for path in left + kept] == [False] * 3 + [True] * 2
+    log = max(run.glob("log/*.log"))
+    assert log.read_text().count("left by a run that was killed") == 3
+
+
+def test_a_drawn_seed_that_was_never_announced_is_drawn_again(
+    tmp_path: Path, in_process: pytest.MonkeyPatch
+) -> None:
+    run, plan = tmp_path / "run", small_plan(tmp_path / "run", seed="entropy")
+
+    def killed(*words: object) -> None:
+        raise KeyboardInterrupt
+
+    with in_process.context() as patch:
+        patch.setattr(pipeline, "record_stage", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.reproduce(plan, lambda line: None)
+    first = sha256_file(run / "secret/secret.json")
+    pipeline.reproduce(plan, lambda line: None)
+    announced = sha256_file(run / "secret/secret.json")
+    assert announced != first
+    # From here on it is kept: a damaged release is not replaced by another challenge, however often one tries.
+    (run / "release/label.npy").unlink()
+    for _ in range(2):
+        with pytest.raises(InputError, match="drawn once and is kept only there"):
+            pipeline.reproduce(plan, lambda line: None)
+        assert sha256_file(run / "secret/secret.json") == announced
+
+
+def test_a_challenge_that_was_made_by_hand_is_not_given_up(
+    tmp_path: Path, in_process: pytest.MonkeyPatch
+) -> None:
+    run, plan = tmp_path / "run", small_plan(tmp_path / "run", rng="chacha20")
+    run_cells("gen_data", plan.gen_data.as_dict(), tmp_path / "out.ipynb", cwd=_made(run))
+    kept = sha256_file(run / "secret/secret.json")
+    for _ in range(2):
+        with pytest.raises(InputError, match="drawn once and is kept only there"):
+            pipeline.reproduce(plan, lambda line: None)
+    assert sha256_file(run / "secret/secret.json") == kept
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+# With papermill and real kernels.
+
+SLEEPY = """
+import os, time
+from pathlib import Path
+import forked_runs
+
+def attack(release, public):
+    flag = Path(os.environ["SLEEPY"])
+    if not flag.exists():
+        flag.write_text(str(os.getpid()))
+        time.sleep(600)
+    return forked_runs.attack(release, public)
+"""
+
+
+def command(method: str, reference: Path) -> list[str]:
+    words = [sys.executable, "-m", "instahide_nb.run.cli", "reproduce", "--preset", "tiny", "--out", "run"]
+    parameters = small(reference.parent).items()
+    given = [word for name, value in parameters for word in ("-p", f"{name}={value}")]
+    return [*words, "--method", method, *given]
+
+
+@pytest.fixture
+def sleepy(reference: Path, tmp_path: Path) -> list[str]:
+    """The command of a run that has its challenge, and whose attack sleeps for ten minutes, the first time."""
+    (tmp_path / "sleepy.py").write_text(SLEEPY)
+    shutil.copytree(reference, tmp_path / "run", ignore=shutil.ignore_patterns("log"))
+    return command("sleepy:attack", reference)
+
+
+def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": SEARCHED, "SLEEPY": str(folder / "asleep")}
+    return subprocess.Popen(
+        words,
+        cwd=folder,
+        env=environment,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a shell's background jobs ignore it
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until_asleep(process: subprocess.Popen[str], folder: Path) -> int:
+    end = time.monotonic() + 120
+    while not (folder / "asleep").exists() or not (folder / "asleep").read_text():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "the attack never began"
+        time.sleep(0.05)
+    return int((folder / "asleep").read_text())
+
+
+def ended(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"
+
+
+def test_a_run_after_a_kill_waits_for_the_orphaned_kernel(
+    sleepy: list[str], reference: Path, tmp_path: Path
+) -> None:
+    first = start(sleepy, tmp_path)
+    kernel = wait_until_asleep(first, tmp_path)
+    second = start(sleepy, tmp_path)
+    out, err = second.communicate(timeout=120)
+    assert (second.returncode, out) == (2, ""), err
+    assert "another run is at work in this folder" in err
+    first.kill()
+    first.wait()
+    third = start(sleepy, tmp_path)
+    out, err = third.communicate(timeout=300)
+    assert (third.returncode, err) == (0, "")
+    assert ended(kernel)
+    lines = out.splitlines()
+    assert lines[0].split() == ["gen_data", "already", "there"]
+    assert "already there" not in lines[1] + lines[2]
+    run = tmp_path / "run"
+    assert digests(run, "gen_data") == digests(reference, "gen_data")
+    arrays = {Path(name).name: digest for name, digest in digests(run, "attack/sleepy-attack").items()}
+    assert arrays == {Path(name).name: digest for name, digest in digests(reference, STAGES[1]).items()}
+    assert not list(run.rglob("*.part")) + list(run.glob("log/*.ipynb"))
+
+
+def test_control_c_ends_the_kernel_and_says_one_line(sleepy: list[str], tmp_path: Path) -> None:
+    process = start(sleepy, tmp_path)
+    kernel = wait_until_asleep(process, tmp_path)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err == "instahide-nb: interrupted; run again to go on\n"
+    assert out.split()[0] == "gen_data"
+    assert ended(kernel)
+    run = tmp_path / "run"
+    assert "attack/sleepy-attack" not in read_manifest(run)["stages"]
+    assert not list(run.rglob("*.part"))
+    (log,) = run.glob("log/*.log")
+    assert "stopped: KeyboardInterrupt" in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_kernel_that_is_killed_is_one_line(sleepy: list[str], tmp_path: Path) -> None:
+    process = start(sleepy, tmp_path)
+    os.kill(wait_until_asleep(process, tmp_path), signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    (line,) = err.splitlines()
+    assert line.startswith(
+        "instahide-nb: attack: its process was ended from outside, perhaps for want of memory"
+    )
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_the_tiny_preset_with_kernels(tmp_path: Path) -> None:
+    """The real thing: papermill, kernels and unmask."""
+    words = [sys.executable, "-m", "instahide_nb.run.cli", "reproduce", "--preset", "tiny", "--out"]
+
+    def reproduce(run: str, seconds: float | None = None) -> int:
+        process = subprocess.Popen(
+            [*words, run], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        try:
+            process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        return process.returncode
+
+    began = time.monotonic()
+    assert reproduce("whole") == 0
+    length = time.monotonic() - began
+    known = read_manifest(tmp_path / "whole")["stages"]
+    chance, killed = random.Random(7), 0
+    for number in range(KILLS):
+        run = tmp_path / f"run{number // 4}"
+        code = reproduce(run.name, chance.uniform(0.5, length))
+        assert code in (0, -signal.SIGKILL)
+        killed += code != 0
+        for name, stage in known.items():
+            for file, digest in digests(run, name).items():
+                assert digest == stage["files"][file], file
+        if number % 4 == 3:
+            assert reproduce(run.name) == 0
+            assert read_manifest(run)["stages"] == known
+            assert not list(run.rglob("*.part"))
+    assert killed >= KILLS // 2
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_papermill(reference: Path, tmp_path: Path) -> None:
+    limit = 400_000  # release/encryption.npy is larger
+
+    done = subprocess.run(
+        command("forked_runs:attack", reference),
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": SEARCHED},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "release/encryption.npy: cannot be written (" in line
+    assert_whole_or_absent(tmp_path / "run", reference)

@@ -1,0 +1,159 @@
+"""The manifest: which files a stage made, by hash, and what differs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from instahide_nb.core.errors import InputError
+from instahide_nb.core.files import sha256_file
+from instahide_nb.run import manifest
+from instahide_nb.run.manifest import (
+    artefact_digest,
+    compare,
+    digests,
+    expected,
+    read_manifest,
+    record_expected,
+    record_stage,
+)
+
+GEN_DATA = [
+    "release/encryption.npy",
+    "release/label.npy",
+    "release/release.json",
+    "secret/coefficient.npy",
+    "secret/mask.npy",
+    "secret/pair.npy",
+    "secret/private.npy",
+    "secret/private_label.npy",
+    "secret/public.npy",
+    "secret/public_index.npy",
+]
+
+
+def test_a_stage_is_recorded_by_the_hashes_of_its_files(run: Path) -> None:
+    found = record_stage(run, "gen_data", {"k": 4}, "tiny")
+    assert list(found) == GEN_DATA
+    assert found == {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in GEN_DATA}
+    assert read_manifest(run) == {
+        "preset": "tiny",
+        "stages": {"gen_data": {"parameters": {"k": 4}, "files": found}},
+    }
+
+
+def test_the_seed_is_neither_hashed_nor_recorded(run: Path) -> None:
+    record_stage(run, "gen_data", {}, None)
+    text = (run / "manifest.json").read_text()
+    assert "secret.json" not in text
+    assert "3141592653" not in text
+
+
+def test_stages_are_added_and_replaced(run: Path) -> None:
+    record_stage(run, "gen_data", {"k": 4}, "tiny")
+    folder = run / "attack" / "grey"
+    folder.mkdir(parents=True)
+    for name in ("decryption.npy", "recovered.npy", "assignment.npy", "attack.json", "attack.ipynb"):
+        (folder / name).write_text(name)
+    record_stage(run, "attack/grey", {"method": "grey"}, "tiny")
+    record_stage(run, "gen_data", {"k": 5}, None)
+    content = read_manifest(run)
+    assert content["preset"] is None
+    assert content["stages"]["gen_data"]["parameters"] == {"k": 5}
+    # attack.json and the notebook hold times and are left out.
+    assert sorted(content["stages"]["attack/grey"]["files"]) == [
+        f"attack/grey/{name}.npy" for name in ("assignment", "decryption", "recovered")
+    ]
+
+
+def test_a_stage_of_evaluate(run: Path) -> None:
+    folder = run / "evaluate" / "grey"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text("{}")
+    (folder / "row.json").write_text("{}")
+    cv2.imwrite(str(folder / "overview.png"), np.zeros((4, 4, 3), np.uint8))
+    assert list(digests(run, "evaluate/grey")) == ["evaluate/grey/metrics.json", "evaluate/grey/overview.png"]
+
+
+def test_pictures_are_hashed_by_their_pixels(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    small, large, other = (tmp_path / f"{name}.png" for name in ("small", "large", "other"))
+    cv2.imwrite(str(small), pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    cv2.imwrite(str(large), pixels, [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    pixels[3, 4, 1] ^= 1
+    cv2.imwrite(str(other), pixels)
+    assert small.read_bytes() != large.read_bytes()
+    assert artefact_digest(small) == artefact_digest(large) != artefact_digest(other)
+    assert artefact_digest(small) != sha256_file(small)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", None])
+def test_pictures_that_cannot_be_read_are_refused(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        artefact_digest(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_what_differs_is_named(run: Path) -> None:
+    wanted = record_stage(run, "gen_data", {}, None)
+    assert compare(run, wanted) == []
+    (run / "secret" / "mask.npy").unlink()
+    (run / "release" / "release.json").write_text("{}")
+    (run / "release" / "extra.txt").write_text("nobody asked")
+    empty = hashlib.sha256(b"{}").hexdigest()[:16]
+    assert compare(run, wanted) == [
+        f"release/release.json: {empty}, expected {wanted['release/release.json'][:16]}",
+        "secret/mask.npy: missing",
+    ]
+
+
+def test_a_picture_that_was_damaged_is_one_of_the_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no picture")
+    (tmp_path / "b").write_text("x")
+    (line,) = compare(tmp_path, {"a.png": "0", "b": hashlib.sha256(b"x").hexdigest()})
+    assert "a.png: is not a picture" in line
+
+
+def test_a_run_without_a_manifest_has_an_empty_one(tmp_path: Path) -> None:
+    assert read_manifest(tmp_path) == {"preset": None, "stages": {}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "[]", "{}", {"stages": []}, {"stages": {"gen_data": 5}}, {"stages": {"gen_data": {"files": {}}}},
+        {"stages": {"gen_data": {"files": [], "parameters": {}}}},
+        {"stages": {"gen_data": {"files": {"a": 1}, "parameters": {}}}},
+        {"stages": {"gen_data": {"files": {}, "parameters": None}}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_no_manifest_is_refused(content: Any, tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(InputError) as caught:
+        read_manifest(tmp_path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_expected_hashes_are_recorded_from_a_run_of_a_preset(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest, "_expected_path", lambda preset: tmp_path / "expected" / f"{preset}.json")
+    assert expected("tiny") is None
+    found = record_stage(run, "gen_data", {}, "tiny")
+    path = record_expected(run)
+    assert path == tmp_path / "expected" / "tiny.json"
+    assert expected("tiny") == found
+    record_stage(run, "gen_data", {}, None)
+    with pytest.raises(InputError, match="its parameters are not those of a preset"):
+        record_expected(run)

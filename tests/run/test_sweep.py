@@ -1,0 +1,483 @@
+"""Sweeps: what files ask for, tables whose bytes tell only results, workers that die, runs that fail."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Sources
+
+from instahide_nb.core.errors import InputError
+from instahide_nb.evaluate.metrics import METRICS
+from instahide_nb.run import sweep
+from instahide_nb.run import sweep as dask_cluster
+from instahide_nb.run import sweep as sweep_figure
+from instahide_nb.run import sweep as sweep_run
+from instahide_nb.run import sweep as sweep_table
+from instahide_nb.run.sweep import SweepFigure, load_sweep
+
+psutil = pytest.importorskip("psutil")
+
+ROOT = Path(__file__).parents[2]
+SWEEPS = sorted((ROOT / "params" / "sweeps").glob("*.yaml"))
+
+GATED = """
+import os, time
+from pathlib import Path
+import numpy as np
+from instahide_nb.attacks.result import AttackResult, on_the_grid
+
+GATE = Path(__file__).parent / "gate"
+
+def attack(release, public):
+    if release.info.k == 5:
+        raise RuntimeError("five are\\ntoo many")
+    try:
+        GATE.touch(exist_ok=False)
+    except FileExistsError:
+        pass
+    else:  # the first one here is at work until it is killed
+        part = GATE.with_suffix(".part")
+        part.write_text(str(os.getpid()))
+        part.rename(GATE)
+        time.sleep(600)
+    image = on_the_grid(public.mean(axis=0) / 127.5 - 1)
+    n = len(release.encryption)
+    recovered = np.repeat(image[None], release.info.n_private, axis=0)
+    return AttackResult("grey", recovered, np.full((n, 2), -1), np.repeat(image[None], n, axis=0), "O(1)")
+"""
+
+
+def write_sweep(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+# What a file asks for
+
+
+def test_runs_are_all_combinations_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = "preset: tiny\nparameters: {n_private: 6}\naxes:\n  k: [4, 2]\n  scheme: [cross, inside]\nrepeats: 2\n"
+    runs = load_sweep(write_sweep(tmp_path / "s.yaml", text)).runs
+    found = [(r.parameters["k"], r.parameters["scheme"], r.parameters["seed"]) for r in runs]
+    assert found == [(k, s, seed) for k in (4, 2) for s in ("cross", "inside") for seed in (2020, 2021)]
+    assert all(r.parameters["n_private"] == 6 for r in runs)
+    assert len({r.identity for r in runs}) == 8
+
+
+def test_a_run_is_the_same_run_in_a_larger_sweep(tmp_path: Path) -> None:
+    small = load_sweep(write_sweep(tmp_path / "a.yaml", "preset: tiny\naxes: {k: [2]}\n")).runs
+    large = load_sweep(
+        write_sweep(tmp_path / "b.yaml", "preset: tiny\naxes: {seed: [7, 2020], k: [6, 2]}\n")
+    ).runs
+    assert small[0].identity == large[3].identity
+    other = load_sweep(
+        write_sweep(tmp_path / "c.yaml", "preset: tiny\nparameters: {seed_stop: 9}\naxes: {k: [2]}\n")
+    )
+    assert other.runs[0].identity != small[0].identity
+
+
+def test_runs_of_the_mended_generator_can_be_repeated(tmp_path: Path) -> None:
+    text = "preset: tiny\naxes: {rng: [mt19937, chacha20]}\nrepeats: 2\n"
+    path = write_sweep(tmp_path / "s.yaml", text)
+    first, second = load_sweep(path).runs, load_sweep(path).runs
+    assert first == second
+    keys = [run.overrides.get("key") for run in first]
+    assert keys[:2] == [None, None]
+    assert len({*keys[2:]}) == 2
+    assert all(len(key) == 64 for key in keys[2:])
+    assert not any("key" in run.parameters for run in first)
+
+
+def test_paths_of_sources_stay_out_of_the_table(tmp_path: Path, sources: Sources) -> None:
+    text = f"preset: tiny\nparameters: {{private_source: {sources.private_path}, n_private: 7}}\n"
+    (run,) = load_sweep(write_sweep(tmp_path / "s.yaml", text)).runs
+    assert run.parameters["private_source"] == "npz"
+    assert str(sources.private_path) not in json.dumps(run.parameters)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("preset: tiny\naxes: {k: [2, 1]}", r"axis k: 1 images cannot be mixed.*run k=1"),
+        ("preset: tiny\naxes: {k: ['2']}", r"axis k: '2' is str, not a whole number"),
+        ("preset: tiny\naxes: {k: 2}", r"axis k: is no list; write \[2\]"),
+        ("preset: tiny\naxes: {k: []}", r"axis k: is empty"),
+        ("preset: tiny\naxes: {k: [[2]]}", r"axis k: value 1 is no plain value"),
+        ("preset: tiny\naxes: {k: [2, 3, 2]}", r"axis k: 2 is there twice"),
+        ("preset: tiny\naxes: {k: [2]}\nparameters: {k: 3}", r"axis k: is fixed below parameters too"),
+        ("preset: tiny\naxes: {kay: [2]}", r"axis kay: no such parameter"),
+        ("preset: tiny\naxes: {n_privat: [2]}", r"axis n_privat: .* did you mean n_private\?"),
+        ("preset: tiny\naxes: {evaluate.name: [a]}", r"axis evaluate.name: no such parameter"),
+        ("preset: tiny\naxes: {out_dir: [a]}", r"axis out_dir: is set by the sweep"),
+        ("preset: tiny\naxes: {key: [a]}", r"axis key: is set by the sweep"),
+        ("preset: tiny\naxes: {seed: [entropy]}", r"axis seed: entropy would draw another"),
+        ("preset: tiny\naxes: {method: [umask]}", r"axis method: 'umask' is not known"),
+        ("preset: tiny\naxes: {method: [3]}", r"axis method: 3 is no text"),
+        ("preset: tiny\naxes: {scheme: [cross, mixup]}", r"run scheme=mixup"),
+        ("preset: tiny\naxes: {seed: [1]}\nrepeats: 2", r"axis seed: repeats chooses the seeds"),
+        ("preset: tiny\nparameters: {seed: entropy}\nrepeats: 2", r"repeats: the seed 'entropy'"),
+        ("preset: tiny\nrepeats: 0", r"repeats: 0 is not"),
+        ("preset: tiny\nrepeats: true", r"repeats: True is not"),
+        ("preset: tiny\nrepeats: 10001", r"10001 runs; at most"),
+        ("preset: tiny\nparameters: {k: [2]}", r"parameter k: takes one value"),
+        ("preset: tiny\nparameters: {n_private: 1}", r"n_private: 1 is too small"),
+        ("preset: tiny\nparameters: [k]", r"parameters: is list"),
+        ("preset: small", r"preset: 'small' is not known; choose challenge, demo, tiny"),
+        ("preset: tiny\naxis: {k: [2]}", r"axis: no such entry; did you mean axes\?"),
+        ("preset: tiny\nk: [2]", r"k: no such entry"),
+        ("preset: tiny\naxes: {k: [2], k: [3]}", r"k: is given twice"),
+        ("preset: tiny\naxes: {k: [2]}\nfigure: {x: rng}", r"figure: x is 'rng'; choose an axis: k"),
+        ("preset: tiny\naxes: {k: [2]}\nfigure: {y: max_ssim}", r"figure: takes x, y and lines"),
+        ("preset: tiny\naxes: {k: [2]}\nfigure: {x: k, y: ssim}", r"figure: y is 'ssim'"),
+        ("preset: [", r"is not YAML"),
+        ("- 1", r"holds no sweep"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = write_sweep(tmp_path / "s.yaml", text + "\n")
+    with pytest.raises(InputError, match=message) as caught:
+        load_sweep(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nothing\.yaml: cannot be read .*tiny"):
+        load_sweep(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_the_sweeps_shipped_can_be_run(path: Path) -> None:
+    found = load_sweep(path)
+    assert 2 <= len(found.runs) <= 40
+    assert found.figure is not None
+
+
+# Tables
+
+
+def outcome(score: float, **more: Any) -> dict[str, Any]:
+    return {"metrics": {name: score for name in METRICS}, "sha256": {"encryption": "ab"}, **more}
+
+
+def two_runs(tmp_path: Path) -> Any:
+    return load_sweep(write_sweep(tmp_path / "s.yaml", "preset: tiny\naxes: {k: [2, 4]}\n")).runs
+
+
+def test_times_and_workers_are_in_a_table_of_their_own(tmp_path: Path) -> None:
+    runs = two_runs(tmp_path)
+    one = [outcome(0.5, seconds={"attack": 1.0}, worker="tcp://a", peak_mib=3), {"error": "no luck"}]
+    two = [outcome(0.5, seconds={"attack": 2.0}, worker="tcp://b", peak_mib=4), {"error": "no luck"}]
+    tables = [sweep_table.result_rows(runs, outcomes) for outcomes in (one, two)]
+    assert sweep_table.to_csv(tables[0]) == sweep_table.to_csv(tables[1])
+    assert sweep_table.to_parquet(tables[0]) == sweep_table.to_parquet(tables[1])
+    times = [sweep_table.time_rows(runs, outcomes) for outcomes in (one, two)]
+    assert times[0] != times[1]
+    assert times[1][0]["attack_s"] == 2.0
+
+
+def test_both_tables_hold_the_same_values(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    rows = sweep_table.result_rows(two_runs(tmp_path), [outcome(1 / 3), {"error": "one, two"}])
+    sweep_table.write_table(tmp_path, "table", rows)
+    parquet = pandas.read_parquet(tmp_path / "table.parquet")
+    with open(tmp_path / "table.csv", newline="") as stream:
+        text = list(csv.DictReader(stream))
+    assert list(parquet.columns) == list(text[0]) == list(rows[0])
+    assert float(text[0]["max_ssim"]) == parquet["max_ssim"][0] == 1 / 3
+    assert text[1]["max_ssim"] == ""
+    assert parquet["max_ssim"].isna()[1]
+    assert [row["error"] for row in text] == ["", "one, two"]
+    assert list(parquet["k"]) == [2, 4]
+
+
+def test_a_table_of_failures_keeps_its_types(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    rows = sweep_table.result_rows(two_runs(tmp_path), [{"error": "a"}, {"error": "b"}])
+    (tmp_path / "t.parquet").write_bytes(sweep_table.to_parquet(rows))
+    assert str(pandas.read_parquet(tmp_path / "t.parquet")["max_ssim"].dtype) == "float64"
+
+
+def test_figures_of_numbers_are_curves_and_of_names_are_bars(tmp_path: Path) -> None:
+    rows = [
+        {"k": k, "rng": rng, "method": "unmask", "max_ssim": score}
+        for k, rng, score in (
+            (2, "mt19937", 0.9),
+            (2, "chacha20", 0.8),
+            (4, "mt19937", 0.7),
+            (4, "chacha20", None),
+        )
+    ]
+    series = sweep_figure.score_series(rows, SweepFigure("k", lines="rng"))
+    assert series == {"mt19937": {2: [0.9], 4: [0.7]}, "chacha20": {2: [0.8]}}
+    bars = sweep_figure.score_bars(
+        sweep_figure.score_series(rows, SweepFigure("rng", lines="k")), xlabel="generator", ylabel="Max_SSIM"
+    )
+    heights = sorted(patch.get_height() for patch in bars.axes[0].patches)
+    assert heights == [0.7, 0.8, 0.9]
+    for x in ("k", "rng"):
+        sweep_figure.save_sweep_figure(rows, SweepFigure(x, lines="method"), tmp_path / f"{x}.png")
+        assert (tmp_path / f"{x}.png").read_bytes().startswith(b"\x89PNG")
+
+
+# Runs
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, sources: Sources) -> Path:
+    """A folder with an attack that waits at a gate, fails at k = 5, and a sweep of two runs."""
+    folder = tmp_path_factory.mktemp("sweeps")
+    (folder / "gated.py").write_text(GATED)
+    fixed = {
+        "private_source": str(sources.private_path),
+        "public_source": str(sources.public_path),
+        "n_private": 7,
+        "gen_data.n_public": 12,
+        "attack.n_public": 12,
+        "encryptions_per_image": 2,
+        "method": "gated:attack",
+    }
+    content = {
+        "preset": "tiny",
+        "parameters": fixed,
+        "axes": {"k": [2, 5]},
+        "figure": {"x": "k", "lines": "k"},
+    }
+    write_sweep(folder / "gated.yaml", json.dumps(content))
+    return folder
+
+
+def command_line(folder: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "instahide_nb.run.cli", "sweep", "gated.yaml", *words]
+
+
+def run_command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command_line(folder, *words), cwd=folder, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def one_worker(place: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The sweep by a single worker on this machine."""
+    (place / "gate").write_text("open")
+    done = run_command(place, "--out", "one", "--workers", "1")
+    (place / "gate").unlink()
+    return place / "one", done
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "table.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_run_that_fails_is_a_row_and_an_exit_code(
+    one_worker: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, done = one_worker
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("failed: run 2 (k=5): attack: cell")
+    rows = rows_of(folder)
+    assert [row["k"] for row in rows] == ["2", "5"]
+    assert [bool(row["max_ssim"]) for row in rows] == [True, False]
+    assert [bool(row["sha256_decryption"]) for row in rows] == [True, False]
+    assert "RuntimeError: five are too many" in rows[1]["error"]
+    assert str(folder) not in (folder / "table.csv").read_text()
+    assert "dashboard http://127.0.0.1:" in done.stdout
+    assert "[2/2]" in done.stdout
+    assert (folder / "figure.png").exists()
+    with open(folder / "times.csv", newline="") as stream:
+        times = list(csv.DictReader(stream))
+    assert float(times[0]["gen_data_s"]) > 0
+    assert int(times[0]["peak_mib"]) > 20
+    assert times[0]["worker"].startswith("tcp://127.0.0.1:")
+
+
+@contextmanager
+def dask(*words: str) -> Iterator[subprocess.Popen[bytes]]:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([sys.executable, "-m", "dask", *words], **quiet)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A scheduler and two workers, each a process of its own."""
+    about = folder / "scheduler.json"
+    scheduler = [
+        "scheduler",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--no-dashboard",
+        "--scheduler-file",
+        str(about),
+    ]
+    with dask(*scheduler):
+        address = str(await_content(about, lambda text: json.loads(text)["address"]))
+        worker = ["worker", address, "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+        worker += ["--local-directory", str(folder / "scratch")]
+        with dask(*worker) as first, dask(*worker) as second:
+            yield address, [first, second]
+
+
+def await_content(path: Path, read: Any, seconds: float = 120) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            return read(path.read_text())
+        except (OSError, ValueError, KeyError):
+            time.sleep(0.05)
+    raise AssertionError(f"{path} did not come")
+
+
+def test_a_worker_that_is_killed_leaves_the_table_as_it_is(
+    place: Path, one_worker: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    with cluster(place) as (address, workers):
+        sweeping = subprocess.Popen(
+            command_line(place, "--out", "two", "--scheduler", address),
+            cwd=place,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        kernel = psutil.Process(await_content(place / "gate", int))
+        above = {parent.pid for parent in kernel.parents()}
+        (at_work,) = [worker for worker in workers if worker.pid in above]
+        os.kill(at_work.pid, signal.SIGKILL)
+        _, alive = psutil.wait_procs([kernel], timeout=20)
+        assert not alive, "the kernel outlived its worker"
+        stdout, stderr = sweeping.communicate(timeout=240)
+    assert sweeping.returncode == 1, stderr
+    assert len(stderr.strip().splitlines()) == 1
+    assert "[2/2]" in stdout
+    for name in ("table.csv", "table.parquet", "figure.png"):
+        assert (place / "two" / name).read_bytes() == (one_worker[0] / name).read_bytes(), name
+
+
+def test_finished_runs_are_not_repeated_and_damaged_ones_are(
+    place: Path, one_worker: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder, _ = one_worker
+    content = json.loads((place / "gated.yaml").read_text())
+    content["axes"]["k"] = [2]
+    (place / "gate").touch()
+    path = write_sweep(place / "again.yaml", json.dumps(content))
+    copy = Path(shutil.copytree(folder, place / "copy"))
+    said: list[str] = []
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        first = rows_of(copy)[0]["id"]
+        stamps = {p: p.stat().st_mtime_ns for p in (copy / "runs").rglob("*") if p.is_file()}
+        found = sweep.run_sweep(path, copy, say=said.append)
+        assert said == ["1 runs, 1 finished before"]
+        assert stamps == {p: p.stat().st_mtime_ns for p in (copy / "runs").rglob("*") if p.is_file()}
+        assert [row["k"] for row in found.rows] == [2]
+        assert not found.failed
+
+        decryption = copy / "runs" / first / "attack" / "gated-attack" / "decryption.npy"
+        whole = decryption.read_bytes()
+        decryption.write_bytes(whole[:-1])
+        said.clear()
+        again = sweep.run_sweep(path, copy, workers=1, say=said.append)
+        assert said[0] == "1 runs, 0 finished before"
+        assert decryption.read_bytes() == whole
+        assert again.rows == found.rows
+    finally:
+        os.chdir(before)
+        (place / "gate").unlink()
+        sys.modules.pop("gated", None)
+
+
+def test_a_worker_that_cannot_serve_is_named(tmp_path: Path) -> None:
+    task = {"version": "0.0.0", "token": str(tmp_path / "token"), "cwd": str(tmp_path)}
+    with pytest.raises(sweep_run.WorkerError, match=r"the sweep 0\.0\.0"):
+        sweep_run.run_task(task)
+    with pytest.raises(sweep_run.WorkerError, match="folders that all its workers share"):
+        sweep_run.run_task(task | {"version": sweep_run.__version__})
+
+
+def test_everything_listens_on_this_machine_only() -> None:
+    own = psutil.Process()
+    with dask_cluster.open_cluster(None, 1, 1, lambda line: None) as (client, _):
+        assert client.submit(os.getpid).result() != own.pid
+        processes = [own, *own.children(recursive=True)]
+        listening = [c.laddr for p in processes for c in p.net_connections() if c.status == "LISTEN"]
+    assert len(listening) >= 3
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_options_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_sweep(tmp_path / "s.yaml", "preset: tiny\n")
+    with pytest.raises(InputError, match="--workers: 0 is too few"):
+        sweep.run_sweep(path, tmp_path / "out", workers=0)
+    with pytest.raises(InputError, match="a scheduler has its own workers"):
+        sweep.run_sweep(path, tmp_path / "out", workers=1, scheduler="tcp://127.0.0.1:1")
+    monkeypatch.setattr(dask_cluster, "_PATIENCE", 1)
+    for address in ("tcp://127.0.0.1:1", "nowhere://x"):
+        with pytest.raises(InputError, match="cannot be reached") as caught:
+            sweep.run_sweep(path, tmp_path / "out", scheduler=address, say=lambda line: None)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def findings() -> Any:
+    """docs/fill_sweeps.py."""
+    spec = importlib.util.spec_from_file_location("fill_sweeps", ROOT / "docs" / "fill_sweeps.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_findings_are_those_of_the_tables(findings: Any) -> None:
+    for path, part in ((findings.PAGE, findings.page_part()), (findings.README, findings.readme_part())):
+        page = path.read_text(encoding="utf-8")
+        assert findings.filled(page, part) == page, "run `python docs/fill_sweeps.py`"
+
+
+def test_kept_tables_are_of_the_sweeps_shipped(findings: Any) -> None:
+    for name in findings.FINDINGS:
+        runs = load_sweep(ROOT / "params" / "sweeps" / f"{name}.yaml").runs
+        assert [row["id"] for row in findings.read_table(name)] == [run.identity[:12] for run in runs]
+
+
+def test_a_finding_follows_its_table(findings: Any) -> None:
+    table = [
+        {"encryptions_per_image": str(e), "k": str(k), "max_ssim": str(0.9 if k < 8 else 0.1)}
+        for e in (10, 20, 50)
+        for k in (2, 4, 6, 8)
+    ]
+    found = findings.k_finding(table)
+    assert found.sentence.startswith("From 50 to 10 encryptions an image `unmask` loses 0.00 of Max_SSIM, ")
+    assert "from 4 to 8 mixed images it loses 0.80" in found.sentence
+    assert "0.900, 0.900, 0.900, 0.100 with 20 encryptions an image" in found.scores
+    runs = [("a", "mt19937", "1", "true"), ("a", "chacha20", "0.99", "false")]
+    runs += [("b", "mt19937", "0.9", ""), ("b", "chacha20", "0.8", "")]
+    names = ("method", "rng", "max_ssim", "recovered_generator")
+    found = findings.rng_finding([dict(zip(names, run, strict=True)) for run in runs])
+    assert found.sentence.startswith("`chacha20` hides the generator from `a`, ")
+    assert found.sentence.endswith(" and is nothing to `b`")
+    assert "`a` 1.00 and 0.99, `b` 0.90 and 0.80" in found.scores

@@ -1,0 +1,237 @@
+"""The random streams: PyTorch's and numpy's generators word for word, and ChaCha20 as RFC 8439 defines it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import randomgen
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instahide_nb.core.errors import InputError
+from instahide_nb.scheme.streams import ChaChaStream, Mt19937Stream, open_stream, torch_permutation
+
+VECTORS = json.loads((Path(__file__).with_name("torch_vectors.json")).read_text())
+KEY = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+seeds = st.integers(0, 2**32 - 1)
+
+
+def twister_words(seed: int, count: int) -> list[int]:
+    """Words of MT19937 as Matsumoto and Nishimura define them (init_genrand, 2002), in Python's integers."""
+    state = [seed]
+    for i in range(1, 624):
+        state.append((1812433253 * (state[-1] ^ state[-1] >> 30) + i) & 0xFFFFFFFF)
+    words: list[int] = []
+    while len(words) < count:
+        for i in range(624):
+            y = (state[i] & 0x80000000) | (state[(i + 1) % 624] & 0x7FFFFFFF)
+            state[i] = state[(i + 397) % 624] ^ y >> 1 ^ (0x9908B0DF if y & 1 else 0)
+        for y in state:
+            y ^= y >> 11
+            y ^= y << 7 & 0x9D2C5680
+            y ^= y << 15 & 0xEFC60000
+            words.append(y ^ y >> 18)
+    return words[:count]
+
+
+@pytest.mark.parametrize("entry", VECTORS["seeds"], ids=lambda entry: str(entry["seed"]))
+def test_permutations_and_bits_are_pytorchs(entry: dict[str, Any]) -> None:
+    stream = Mt19937Stream(entry["seed"])
+    draws = {"randperm": stream.permutation, "randint2": stream.bits}
+    for draw in entry["draws"]:
+        assert draws[draw["draw"]](draw["size"]).tolist() == draw["numbers"]
+
+
+def test_the_known_draws_cover_three_seeds_and_the_ends_of_the_range() -> None:
+    assert [entry["seed"] for entry in VECTORS["seeds"]] == [0, 42, 2**32 - 1]
+    assert {d["draw"] for entry in VECTORS["seeds"] for d in entry["draws"]} == {"randperm", "randint2"}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 20201110, 2**32 - 1])
+def test_words_are_those_of_the_published_twister(seed: int) -> None:
+    # 1,300 words pass two regenerations of the state.
+    assert Mt19937Stream(seed).words(1300).tolist() == twister_words(seed, 1300)
+
+
+@given(seed=seeds, counts=st.lists(st.integers(0, 700), max_size=4))
+def test_words_do_not_depend_on_how_they_are_asked_for(seed: int, counts: list[int]) -> None:
+    parts, whole = Mt19937Stream(seed), Mt19937Stream(seed)
+    asked = [word for count in counts for word in parts.words(count).tolist()]
+    assert asked == whole.words(sum(counts)).tolist()
+
+
+def test_a_permutation_takes_one_word_less_than_its_length_and_a_bit_takes_one() -> None:
+    stream, raw = Mt19937Stream(5), np.random.RandomState(5)
+    for n in (0, 1, 2, 50, 700):
+        stream.permutation(n)
+        raw.randint(0, 2**32, max(n - 1, 0), np.uint32)
+    stream.bits(1001)
+    raw.randint(0, 2**32, 1001, np.uint32)
+    assert stream.words(3).tolist() == raw.randint(0, 2**32, 3, np.uint32).tolist()
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=60))
+def test_torch_permutation_is_the_swap_loop_of_its_definition(words: list[int]) -> None:
+    order = list(range(len(words) + 1))
+    for i, word in enumerate(words):
+        other = i + word % (len(order) - i)
+        order[i], order[other] = order[other], order[i]
+    result = torch_permutation(np.array(words, np.uint32))
+    assert result.dtype == np.int64
+    assert result.tolist() == order
+    assert sorted(order) == list(range(len(order)))
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_permutations_of_nothing_and_of_one(n: int) -> None:
+    assert Mt19937Stream(0).permutation(n).tolist() == list(range(n))
+    assert ChaChaStream(KEY).permutation(n).tolist() == list(range(n))
+
+
+@given(seeds)
+def test_coefficients_come_from_numpys_generator_and_leave_torchs_alone(seed: int) -> None:
+    stream, numpy_generator = Mt19937Stream(seed), np.random.RandomState(seed)
+    drawn = [stream.normal(3, 5), stream.normal(5), stream.normal(1)]
+    # A legacy normal keeps the second of its pair, so an odd count before matters.
+    expected = [
+        numpy_generator.normal(size=(3, 5)),
+        numpy_generator.normal(size=5),
+        numpy_generator.normal(size=1),
+    ]
+    assert all((a == b).all() for a, b in zip(drawn, expected, strict=True))
+    assert stream.words(2).tolist() == Mt19937Stream(seed).words(2).tolist()
+    assert stream.secret() == {"seed": seed}
+
+
+def test_normals_do_not_move_when_masks_are_drawn_between() -> None:
+    plain, mixed = Mt19937Stream(9), Mt19937Stream(9)
+    mixed.bits(1000)
+    mixed.permutation(100)
+    assert (plain.normal(7) == mixed.normal(7)).all()
+
+
+def test_an_entropy_start_is_new_each_time_and_can_be_made_again() -> None:
+    first, other = Mt19937Stream("entropy"), Mt19937Stream("entropy")
+    secret = json.loads(json.dumps(first.secret()))
+    again = Mt19937Stream(secret["seed"], secret["states"])
+    drawn = first.words(1000).tolist()
+    assert drawn != other.words(1000).tolist()
+    assert again.words(1000).tolist() == drawn
+    assert (first.normal(11) == again.normal(11)).all()
+    assert again.secret() == first.secret()
+    assert secret["states"]["C"] != secret["states"]["T"]
+
+
+def test_an_entropy_state_is_the_624_words_before_the_next_twist() -> None:
+    state = np.random.default_rng(0).integers(0, 2**32, 624, np.uint32)
+    hexed = state.astype("<u4").tobytes().hex()
+    stream = Mt19937Stream("entropy", {"C": hexed, "T": hexed})
+    generator = np.random.RandomState()
+    generator.set_state(("MT19937", state, 624))
+    assert stream.words(700).tolist() == generator.randint(0, 2**32, 700, np.uint32).tolist()
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        {},
+        {"C": "00" * 2496},
+        {"C": "00" * 2496, "T": "00" * 2496},
+        {"C": "ab", "T": "ab"},
+        {"C": "zz", "T": 5},
+    ],
+    ids=["none", "one", "all zero", "short", "not hex"],
+)
+def test_damaged_entropy_states_are_refused(states: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"^states: [CT] is not"):
+        Mt19937Stream("entropy", states)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, "2020", "Entropy", 1.0, None])
+def test_other_seeds_are_refused(seed: Any) -> None:
+    with pytest.raises(InputError, match=r"^seed: .* give 0 \.\. 4294967295 or"):
+        Mt19937Stream(seed)
+
+
+@pytest.mark.parametrize(
+    "key", ["0" * 63, "0" * 65, "g" * 64, " " + "0" * 63, "0x" + "0" * 62, "٣" * 64, None, 7]
+)
+def test_other_keys_are_refused(key: Any) -> None:
+    with pytest.raises(InputError, match=r"^key: is not 64 hex digits"):
+        ChaChaStream(key)
+
+
+def test_an_unknown_generator_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^rng: 'philox'"):
+        open_stream("philox")
+
+
+def chacha20_block(key: bytes, counter: int) -> list[int]:
+    """One block of 16 words of ChaCha20 (RFC 8439, section 2.3) with a 64-bit counter and a nonce of zero."""
+
+    def rotated(x: int, by: int) -> int:
+        return (x << by | x >> 32 - by) & 0xFFFFFFFF
+
+    start = list(np.frombuffer(b"expand 32-byte k" + key + counter.to_bytes(16, "little"), "<u4").tolist())
+    x = start.copy()
+    for _ in range(10):
+        for a, b, c, d in (
+            (0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15),
+            (0, 5, 10, 15), (1, 6, 11, 12), (2, 7, 8, 13), (3, 4, 9, 14),
+        ):  # fmt: skip
+            for into, add, turn, by in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
+                x[into] = (x[into] + x[add]) & 0xFFFFFFFF
+                x[turn] = rotated(x[turn] ^ x[into], by)
+    return [(p + q) & 0xFFFFFFFF for p, q in zip(start, x, strict=True)]
+
+
+def test_the_block_function_of_this_test_is_that_of_rfc_8439() -> None:
+    # Appendix A.1, test vectors 1 and 3: key 0 with counter 0, and a key that ends in 1 with counter 1.
+    assert chacha20_block(bytes(32), 0)[:4] == [0xADE0B876, 0x903DF1A0, 0xE56A5D40, 0x28BD8653]
+    assert chacha20_block(bytes(31) + b"\x01", 1)[:4] == [0x2452EB3A, 0x9249F8EC, 0x8D829D9B, 0xDDD4CEB1]
+
+
+def test_words_are_chacha20_under_the_key() -> None:
+    # The number's lowest 64 bits are the key's first two words.
+    key = int(KEY, 16).to_bytes(32, "little")
+    expected = [word for counter in range(40) for word in chacha20_block(key, counter)]
+    raw = ChaChaStream(KEY).generator.bit_generator.random_raw(320)
+    assert np.frombuffer(raw.astype("<u8").tobytes(), "<u4").tolist() == expected
+
+
+def test_chacha20_is_the_documented_construction() -> None:
+    stream = ChaChaStream(KEY.upper())
+    plain = np.random.Generator(randomgen.ChaCha(key=int(KEY, 16), counter=0, rounds=20))
+    assert (stream.permutation(50) == plain.permutation(50)).all()
+    assert (stream.normal(4, 3) == plain.normal(size=(4, 3))).all()
+    assert (stream.bits(1000) == plain.integers(0, 2, size=1000, dtype=np.uint8)).all()
+    assert (stream.normal(3) == plain.normal(size=3)).all()
+    assert stream.secret() == {"key": KEY}
+
+
+def test_chacha20_known_answer() -> None:
+    stream = ChaChaStream(KEY)
+    assert stream.permutation(10).tolist() == [9, 1, 4, 8, 6, 3, 2, 5, 0, 7]
+    assert hashlib.sha256(stream.bits(4096).tobytes()).hexdigest()[:16] == "f15f7769917fe5d7"
+    assert stream.normal(3).tolist() == [0.23744313521649424, -0.052396601965431465, -1.3790949168732083]
+
+
+def test_a_drawn_key_is_new_each_time_and_can_be_given_again() -> None:
+    first, other = ChaChaStream(""), ChaChaStream("")
+    assert first.secret() != other.secret()
+    again = open_stream("chacha20", seed=5, key=first.secret()["key"])
+    assert (first.bits(500) == again.bits(500)).all()
+
+
+@pytest.mark.parametrize("stream", [Mt19937Stream(1), ChaChaStream(KEY)], ids=["mt19937", "chacha20"])
+def test_bits_are_zeros_and_ones_in_equal_parts(stream: Mt19937Stream | ChaChaStream) -> None:
+    bits = stream.bits(100_000)
+    assert bits.dtype == np.uint8
+    assert set(bits.tolist()) == {0, 1}
+    # Six standard deviations of a fair coin.
+    assert abs(int(bits.sum()) - 50_000) < 6 * 158.2

@@ -1,0 +1,256 @@
+"""Figures for a paper: what is written, in which size, with which fonts, and from which numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from instahide_nb.attacks.result import AttackResult, on_the_grid, save_result
+from instahide_nb.challenge.build import build_challenge, save_challenge
+from instahide_nb.core.errors import InputError
+from instahide_nb.core.params import GenDataParams
+from instahide_nb.evaluate.metrics import score, signed_pixels
+from instahide_nb.evaluate.report import about_attack, save_evaluation
+from instahide_nb.run import cli
+from instahide_nb.show import plots as figures
+from instahide_nb.show.paper import WIDTHS, make_figures, save_figure, similarities, sweep_series
+
+SWEEP = """run,method,k,encryptions_per_image,rng,max_ssim,error
+1,unmask,2,50,mt19937,0.9,
+2,unmask,6,50,mt19937,0.8,
+3,unmask,6,50,mt19937,0.6,
+4,unmask,6,10,mt19937,0.3,
+5,"a, b",2,50,mt19937,0.5,
+6,"a, b",6,50,mt19937,,"it, failed"
+7,"a, b",6,10,mt19937,0.2,
+"""
+NAMES = ("comparison", "attacks", "ssim", "similarity", "leaderboard")
+
+
+def _npz(path, **arrays):
+    np.savez(path, **arrays)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def challenge(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source")
+    rng = np.random.default_rng(0)
+    smooth = cv2.blur(rng.integers(0, 256, (64, 32, 32, 9), dtype=np.uint8).reshape(64 * 32, 32, 9), (3, 3))
+    images = np.ascontiguousarray(smooth.reshape(64, 32, 32, 9)[..., :3])
+    private = _npz(folder / "private.npz", images=images[:8], labels=np.arange(8) % 2)
+    public = _npz(folder / "public.npz", images=images[8:])
+    values = {
+        "out_dir": str(folder / "run"),
+        "n_private": 8,
+        "encryptions_per_image": 4,
+        "private_source": private,
+        "public_source": public,
+        "n_public": 50,
+    }
+    return build_challenge(GenDataParams.from_mapping(values))
+
+
+@pytest.fixture(scope="module")
+def run(challenge, tmp_path_factory):
+    """A run in which one attack answered well and another badly."""
+    folder = tmp_path_factory.mktemp("runs") / "made"
+    save_challenge(folder, challenge)
+    release, secret = challenge.release, challenge.secret
+    for name, noise in (("poor", 0.9), ("good", 0.1)):
+        wrong = np.random.default_rng(1).normal(0, noise, secret.private.shape)
+        recovered = on_the_grid(signed_pixels(secret.private) + wrong)
+        decryption = recovered[secret.pair[:, 0]]
+        result = AttackResult(name, recovered, secret.pair, decryption, "O(1)", {"guess": 1.0})
+        save_result(folder / "attack" / name, result)
+        about = about_attack(folder / "attack" / name / "decryption.npy")
+        scores = score(decryption, secret.private, secret.pair)
+        save_evaluation(folder / "evaluate" / name, name, scores, release, about)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("figures")
+    sweep = tmp_path_factory.mktemp("sweep") / "table.csv"
+    sweep.write_text(SWEEP)
+    return folder, make_figures(run, folder, sweep=sweep), sweep
+
+
+def test_each_figure_comes_at_both_widths_in_both_formats_with_a_caption(made):
+    folder, written, _ = made
+    names = (*NAMES, "quality-k", "quality-encryptions-per-image")
+    expected = {f"{name}-{width}.{kind}" for name in names for width in WIDTHS for kind in ("png", "pdf")}
+    assert {path.name for path in written} == expected | {f"{name}.txt" for name in names}
+    assert {path.name for path in folder.iterdir()} == {path.name for path in written}
+
+
+def test_png_has_300_dpi_and_the_width_of_the_column(made):
+    folder, _, _ = made
+    for suffix, inches in (("1col", 3.5), ("2col", 7.16)):
+        for file in folder.glob(f"*-{suffix}.png"):
+            data = file.read_bytes()
+            picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            assert picture.shape[1] == int(inches * 300), file.name
+            per_metre = int.from_bytes(data[data.index(b"pHYs") + 4 :][:4], "big")
+            assert round(per_metre * 0.0254) == 300
+            assert b"tEXt" not in data, "neither a date nor a version"
+
+
+def test_pdf_embeds_truetype_fonts_and_holds_no_date(made):
+    folder, _, _ = made
+    for file in folder.glob("*.pdf"):
+        data = file.read_bytes()
+        fonts = re.findall(rb"/Subtype /(Type3|TrueType|CIDFontType2|Type1)\b", data)
+        assert fonts, file.name
+        assert set(fonts) <= {b"TrueType", b"CIDFontType2"}
+        assert b"/FontFile2" in data
+        assert not re.search(rb"/(CreationDate|ModDate)|D:20\d\d", data)
+        box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+)", data)
+        inches = 3.5 if "1col" in file.name else 7.16
+        assert float(box[1]) == pytest.approx(72 * inches, abs=0.5)
+
+
+def test_a_pdf_keeps_the_images_own_pixels(made):
+    folder, _, _ = made
+    data = (folder / "attacks-1col.pdf").read_bytes()
+    sizes = re.findall(rb"/Height (\d+)|/Width (\d+)", data)
+    assert sizes.count((b"32", b"")) == sizes.count((b"", b"32")) == 3 * 4, (
+        "private, good and poor; none enlarged"
+    )
+
+
+def test_the_same_numbers_give_the_same_bytes(tmp_path):
+    def draw(width):
+        return figures.similarity_histogram(np.arange(9.0), np.arange(5.0), width=width)
+
+    first = [path.read_bytes() for path in save_figure(draw, tmp_path, "a", "Caption.")]
+    assert [path.read_bytes() for path in save_figure(draw, tmp_path, "a", "Caption.")] == first
+    assert (tmp_path / "a.txt").read_text().startswith("Caption.\nMade by instahide-nb ")
+
+
+@pytest.mark.slow
+def test_another_process_gives_the_same_bytes(made, run, tmp_path):
+    folder, _, _ = made
+    code = "import sys; from instahide_nb.show.paper import make_figures; make_figures(*sys.argv[1:])"
+    other = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "SOURCE_DATE_EPOCH": "1000000000"}
+    subprocess.run([sys.executable, "-c", code, str(run), str(tmp_path)], env=other, check=True, cwd=tmp_path)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 5 * len(NAMES)
+    for file in files:
+        assert file.read_bytes() == (folder / file.name).read_bytes(), file.name
+
+
+def test_captions_say_where_the_numbers_come_from(made, run):
+    folder, _, sweep = made
+    digest = hashlib.sha256((run / "evaluate/good/per_encryption.npy").read_bytes()).hexdigest()[:16]
+    text = (folder / "comparison.txt").read_text()
+    assert f"evaluate/good/per_encryption.npy (sha256 {digest})" in text
+    assert "the decryption by good" in text, "the better attack is shown"
+    assert "run made" in text
+    assert "Reported (hatched)" in (folder / "leaderboard.txt").read_text()
+    text = (folder / "quality-k.txt").read_text()
+    assert "at encryptions_per_image = 50" in text
+    assert "means of 4 runs" in text
+    assert "left out: 1" in text
+    assert hashlib.sha256(sweep.read_bytes()).hexdigest()[:16] in text
+    for file in folder.glob("*.txt"):
+        assert str(run.parent) not in file.read_text(), "no path of this machine"
+        assert "Made by instahide-nb" in file.read_text()
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_the_command_takes_the_usual_sweep_or_says_what_makes_it(run, tmp_path, swept, monkeypatch, capsys):
+    taken = []
+    monkeypatch.setattr(
+        "instahide_nb.show.paper.make_figures",
+        lambda run, out, sweep: taken.append(sweep) or [out / "ssim-1col.png", out / "ssim.txt"],
+    )
+    monkeypatch.chdir(tmp_path)
+    if swept:
+        (tmp_path / "runs/sweeps/k").mkdir(parents=True)
+        (tmp_path / "runs/sweeps/k/table.csv").write_text(SWEEP)
+    monkeypatch.setattr(sys, "argv", ["instahide-nb", "figures", str(run)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    assert [str(path) for path in taken if path] == ["runs/sweeps/k/table.csv"] * swept
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.endswith("figures/ssim-{1col,2col}.{png,pdf}, caption ssim.txt")
+    assert [("instahide-nb sweep params/sweeps/k.yaml makes it" in line) for line in others] == [True] * (
+        not swept
+    )
+
+
+def test_pairs_are_told_apart_by_a_shared_private_image(challenge):
+    same, different = similarities(challenge.release, challenge.secret, encryptions=20)
+    pair = challenge.secret.pair[:20]
+    shared = sum(bool(set(pair[i]) & set(pair[j])) for i in range(20) for j in range(i))
+    assert (len(same), len(different)) == (shared, 190 - shared)
+    assert np.abs(np.concatenate([same, different])).max() <= 1.001
+
+
+def test_inside_all_images_are_private(challenge):
+    info = replace(challenge.release.info, scheme="inside")
+    secret = replace(challenge.secret, public_index=challenge.secret.public_index % 8)
+    same, different = similarities(replace(challenge.release, info=info), secret, encryptions=20)
+    held = np.hstack([secret.pair, secret.public_index])[:20]
+    shared = sum(bool(set(held[i]) & set(held[j])) for i in range(20) for j in range(i))
+    assert (len(same), len(different)) == (shared, 190 - shared)
+
+
+def test_sweep_series_holds_the_other_parameters_fixed(made):
+    sweep = made[2]
+    found = sweep_series(sweep, "k")
+    assert found.series == {"unmask": {2: [0.9], 6: [0.8, 0.6]}, "a, b": {2: [0.5]}}
+    assert (found.fixed, found.runs, found.failed) == (" at encryptions_per_image = 50", 4, 1)
+    found = sweep_series(sweep, "encryptions_per_image")
+    assert found.series == {"unmask": {50: [0.8, 0.6], 10: [0.3]}, "a, b": {10: [0.2]}}
+    assert (found.fixed, found.runs, found.failed) == (" at k = 6", 4, 1)
+    assert sweep_series(sweep, "n_private") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no run"),
+        ("method,k,max_ssim\n", "holds no run"),
+        ("k,max_ssim\n2,0.5\n", "no column method"),
+        ("method,k\na,2\n", "no column max_ssim"),
+        ("method,k,max_ssim\na,2,0.5\na,4,high\n", "'high'"),
+        ("method,k,max_ssim\na,2,0.5\na,4,nan\n", "'nan'"),
+        ("method,k,max_ssim\na,2,0.5\na,two,0.5\n", "'two'"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(tmp_path, text, said):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(InputError, match=rf"t\.csv: .*{said}"):
+        sweep_series(tmp_path / "t.csv", "k")
+
+
+def test_missing_and_foreign_tables(tmp_path, run):
+    with pytest.raises(InputError, match="no such file"):
+        sweep_series(tmp_path / "none.csv", "k")
+    (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"b\.csv"):
+        sweep_series(tmp_path / "b.csv", "k")
+    (tmp_path / "c.csv").write_text("method,k,max_ssim\na,2,0.5\n")
+    with pytest.raises(InputError, match="varies neither"):
+        make_figures(run, tmp_path / "out", sweep=tmp_path / "c.csv")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_an_evaluated_attack_is_refused(challenge, tmp_path):
+    with pytest.raises(InputError, match=r"run: is no run; make one first \(make reproduce"):
+        make_figures(tmp_path / "run", tmp_path / "out")
+    save_challenge(tmp_path / "run", challenge)
+    with pytest.raises(InputError, match="no evaluated attack"):
+        make_figures(tmp_path / "run", tmp_path / "out")
