@@ -1,29 +1,32 @@
-"""Blocks cover everything once, whatever the number of threads."""
+"""Blocks cover everything once, whatever the number of threads; threads follow the environment and the quota."""
 
 from __future__ import annotations
 
 import multiprocessing
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
-from instahide_nb.core.threads import in_blocks, thread_count
+from instahide_nb.core import threads
+from instahide_nb.core.threads import in_blocks, one_blas_thread, processor_count, thread_count
 
 
-@pytest.mark.parametrize("threads", ["1", "2", "7"])
+@pytest.mark.parametrize("number", ["1", "2", "7"])
 @pytest.mark.parametrize(("count", "block"), [(0, None), (1, None), (10, 3), (1000, None)])
 def test_every_item_is_done_once(
-    monkeypatch: pytest.MonkeyPatch, threads: str, count: int, block: int | None
+    monkeypatch: pytest.MonkeyPatch, number: str, count: int, block: int | None
 ) -> None:
-    monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
-    done = [0] * count
+    monkeypatch.setenv("NUMBA_NUM_THREADS", number)
+    done = np.zeros(count, int)
 
     def kernel(low: int, high: int, step: int) -> None:
-        for i in range(low, high):
-            done[i] += step
+        done[low:high] += step
 
     in_blocks(kernel, count, 1, block=block)
-    assert done == [1] * count
+    assert (done == 1).all()
 
 
 def test_an_error_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +44,45 @@ def test_thread_count_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("NUMBA_NUM_THREADS", "5")
     assert thread_count() == 5
     monkeypatch.setenv("NUMBA_NUM_THREADS", "none")
-    assert thread_count() >= 1
+    assert thread_count() == processor_count() >= 1
+
+
+@pytest.mark.parametrize(
+    ("files", "processors"),
+    [
+        ({}, 64),
+        ({"cpu.max": "max 100000"}, 64),
+        ({"cpu.max": "200000 100000"}, 2),
+        ({"cpu.max": "max 100000", "pod/cpu.max": "250000 100000"}, 3),
+        ({"cpu.max": "100000 100000", "pod/cpu.max": "250000 100000"}, 1),
+        ({"cpu,cpuacct/cpu.cfs_quota_us": "-1", "cpu,cpuacct/cpu.cfs_period_us": "100000"}, 64),
+        ({"cpu,cpuacct/pod/cpu.cfs_quota_us": "50000", "cpu,cpuacct/pod/cpu.cfs_period_us": "100000"}, 1),
+        ({"memory/pod/cpu.max": "100000 100000"}, 64),
+    ],
+)
+def test_a_container_uses_no_more_than_its_quota(
+    files: dict[str, str], processors: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    (tmp_path / "groups").write_text("9:memory:/pod\n3:cpu,cpuacct:/pod\n0::/pod\n")
+    monkeypatch.setattr(threads, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(threads, "_MEMBERSHIP", tmp_path / "groups")
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: range(64), raising=False)
+    threads._cpu_quota.cache_clear()
+    assert processor_count() == processors
+    threads._cpu_quota.cache_clear()
+
+
+def test_blas_is_held_to_one_thread() -> None:
+    def in_use() -> set[int]:
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    before = in_use()
+    with one_blas_thread():
+        assert in_use() == {1}
+    assert in_use() == before
 
 
 def child(queue: Any) -> None:

@@ -46,6 +46,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.core.errors import InputError
+from instahide_nb.core.threads import processor_count
 
 _LARGEST_ARRAY = 8 * 2**30  # bytes; a header that promises more is not believed
 _LARGEST_HEADER = 16 * 2**10
@@ -561,10 +562,9 @@ def processor_name() -> str:
 
 def machine_line() -> str:
     """The machine in words: processor, how many of them this process may use, memory, system, Python and numpy."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
-        f"{cores} x {processor_name()}, {memory:.0f} GiB, {platform.system()} {platform.machine()}, "
+        f"{processor_count()} x {processor_name()}, {memory:.0f} GiB, {platform.system()} {platform.machine()}, "
         f"Python {platform.python_version()}, numpy {version('numpy')}"
     )
 

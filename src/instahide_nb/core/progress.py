@@ -1,20 +1,17 @@
-"""Progress bars: shown to people, silent in logs, tests and batch runs."""
+"""Progress bars for people, silent in logs, tests and batch runs; and wall times per stage."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
-
-__all__ = ["in_jupyterlab", "progress"]
 
 
 def in_jupyterlab() -> bool:
-    """True in a notebook that a person works in.
-
-    papermill and nbval run cells too, but nobody watches; only a Jupyter server names the session.
-    """
+    """True in a notebook that a person works in; papermill and nbval name no Jupyter session."""
     return (
         "ipykernel" in sys.modules
         and "JPY_SESSION_NAME" in os.environ
@@ -37,28 +34,12 @@ def progress(
     desc: str = "",
     unit: str = "it",
     scaled: bool = False,
-) -> Any:
-    """A tqdm bar over `iterable`, or a bar to be advanced by hand with ``.update(n)``.
+) -> Any:  # tqdm.tqdm
+    """A tqdm bar over `iterable`, or without one a bar to advance by hand with ``.update(n)``.
 
-    Nothing is printed when standard error is not a terminal, nor under papermill or nbval, so that logs and
-    recorded notebooks hold no times. ``INSTAHIDE_NB_PROGRESS=0`` or ``1`` decides by force; ``text`` draws bars of
-    characters in a notebook's process too, for ``instahide-nb`` to show at a terminal.
-
-    Parameters
-    ----------
-    iterable : iterable, optional
-        What to go through; leave out for a bar that is advanced by hand.
-    total : float, optional
-        How many units the work has, when `iterable` has no length.
-    desc, unit : str
-        Text before the bar, and the name of one unit.
-    scaled : bool
-        Write large numbers with k, M or G.
-
-    Returns
-    -------
-    tqdm.tqdm
-        An iterable and a context manager.
+    Nothing is printed when standard error is not a terminal, nor under papermill or nbval.
+    ``INSTAHIDE_NB_PROGRESS=0`` or ``1`` overrides this; ``text`` draws bars of characters in a notebook's process
+    too, for ``instahide-nb`` to show at a terminal. `scaled` writes large numbers with k, M or G.
 
     Examples
     --------
@@ -79,3 +60,48 @@ def progress(
         disable=not _shown(),
         file=sys.stderr,
     )
+
+
+class Stopwatch:
+    """Wall time per stage.
+
+    Parameters
+    ----------
+    report : callable, optional
+        Called with the name of each stage as it begins.
+    bar : progress bar, optional
+        Shows the name of the stage, and moves one step at its end.
+
+    Attributes
+    ----------
+    seconds : dict of str to float
+        A stage that runs twice adds up.
+
+    Examples
+    --------
+    >>> watch = Stopwatch()
+    >>> with watch.stage("signs"):
+    ...     pass
+    >>> list(watch.seconds)
+    ['signs']
+    """
+
+    def __init__(self, report: Callable[[str], object] | None = None, bar: Any = None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._report = report
+        self._bar = bar
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of a block to stage `name`."""
+        if self._report is not None:
+            self._report(name)
+        if self._bar is not None:
+            self._bar.set_postfix_str(name.replace("_", " "))
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+        if self._bar is not None:
+            self._bar.update(1)

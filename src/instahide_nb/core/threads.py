@@ -1,38 +1,84 @@
-"""Numba kernels on several threads, with results that do not depend on how many there are.
+"""Threads: how many to use, numba kernels over blocks of rows, and BLAS held to one thread.
 
 A kernel ``kernel(low, high, *arguments)`` works on rows (or pixels) low .. high-1 and writes only its own part of
-its outputs. Plain ``nogil`` kernels in a thread pool compile several times faster than numba's own
-parallel functions, and cannot turn a sum into a parallel reduction behind one's back.
+its outputs, so results do not depend on the number of threads. Plain ``nogil`` kernels in a thread pool compile
+several times faster than numba's parallel functions.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
 
-__all__ = ["in_blocks", "thread_count"]
+_CGROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def thread_count() -> int:
-    """Threads to use: ``NUMBA_NUM_THREADS`` where it is set, else the processors this process may use.
-
-    Examples
-    --------
-    >>> thread_count() >= 1
-    True
-    """
+    """Threads to use: ``NUMBA_NUM_THREADS`` if it is set, else :func:`processor_count`."""
     wish = os.environ.get("NUMBA_NUM_THREADS", "")
-    if wish.isdigit() and int(wish) > 0:
-        return int(wish)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return int(wish) if wish.isdecimal() and int(wish) > 0 else processor_count()
+
+
+def processor_count() -> int:
+    """Processors that this process may use: its affinity, or the CPU quota of its container if that is smaller."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(affinity, _cpu_quota() or affinity)
+
+
+@lru_cache
+def _cpu_quota() -> int | None:
+    """The smallest CPU quota of this process's control groups (v1 and v2), rounded up; None without one."""
+    quotas = []
+    try:
+        lines = _MEMBERSHIP.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = _CGROUPS / controllers
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(root):
+                quotas += [_quota_in(folder)]
+    return min((math.ceil(quota) for quota in quotas if quota is not None), default=None)
+
+
+def _quota_in(folder: Path) -> float | None:
+    """Quota over period: of ``cpu.max`` (v2) or ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us`` (v1)."""
+    for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+        try:
+            quota, period = map(float, " ".join((folder / name).read_text() for name in names).split())
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+        if quota > 0 < period:
+            return quota / period
+    return None
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Hold numpy's and scipy's BLAS to one thread; also usable as a decorator.
+
+    Threads of OpenBLAS spin while they wait for each other, which costs several times the work itself when another
+    process uses one of the processors. Enter it before any threads start: the limit belongs to the whole process.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @lru_cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """The threads of this process, kept: to start them anew for each kernel took longer than many kernels do."""
+    """Threads are kept: starting them takes longer than many kernels."""
     return ThreadPoolExecutor(threads)
 
 
@@ -40,16 +86,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
-def in_blocks(kernel: Callable[..., None], count: int, *arguments: Any, block: int | None = None) -> None:
+def in_blocks(
+    kernel: Callable[..., object], count: int, *arguments: object, block: int | None = None
+) -> None:
     """Run ``kernel(low, high, *arguments)`` over 0 .. count-1 in blocks, several at a time.
 
-    Parameters
-    ----------
-    kernel : callable
-        Releases the interpreter lock, and writes only what belongs to its block.
-    count : int
-    block : int, optional
-        Length of a block; left out, each thread gets about four.
+    `kernel` should release the interpreter lock. Without `block` each thread gets about four blocks.
 
     Examples
     --------

@@ -28,7 +28,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -44,6 +43,7 @@ import numpy.typing as npt
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, make_folder, save_array, write_bytes
 from instahide_nb.core.progress import progress
+from instahide_nb.core.threads import thread_count
 from instahide_nb.data.photographs import Photograph, digest
 
 SMALLEST = 64
@@ -130,13 +130,6 @@ def key_points(crop: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return np.array([(*point.pt, point.size) for point in found], np.float32).reshape(-1, 3)
 
 
-def workers() -> int:
-    """How many threads to use: one for each processor that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class KeyPointCounter:
     """Counts SIFT key points in crops of photographs, each crop at its own size, on all processors.
 
@@ -202,7 +195,7 @@ class KeyPointCounter:
         # OpenCV's own threads bring nothing on crops this small; ours run side by side, as it releases the GIL.
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)
-        pool = ThreadPoolExecutor(workers())
+        pool = ThreadPoolExecutor(thread_count())
         try:
             for done in pool.map(work, tasks):
                 advance(done)

@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.core.errors import InputError
-from instahide_nb.data.crops import SMALLEST, CropTable, KeyPointCounter, kept_crops, workers
+from instahide_nb.core.threads import thread_count
+from instahide_nb.data.crops import SMALLEST, CropTable, KeyPointCounter, kept_crops
 from instahide_nb.data.datasets import cache_folder, read_npz
 from instahide_nb.data.photographs import reduce_area
 
@@ -396,7 +397,7 @@ def public_patches(
             x, y, side = table.box[rows[row]].tolist()
             patches[row] = reduce_area(pixels[y : y + side, x : x + side], (height, width))
 
-    with ThreadPoolExecutor(workers()) as pool:
+    with ThreadPoolExecutor(thread_count()) as pool:
         list(pool.map(work, range(len(table.names))))
     return patches
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -30,28 +27,13 @@ from instahide_nb.attacks.generator.replay import (
 from instahide_nb.attacks.result import AttackResult, on_the_grid
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
+from instahide_nb.core.progress import Stopwatch
 
-__all__ = ["Stopwatch", "check_epochs", "coefficients_fit", "failure", "find_replay", "success", "with_pairs"]
+__all__ = ["check_epochs", "coefficients_fit", "failure", "find_replay", "success", "with_pairs"]
 
 _PAIRS_AGREE = (
     0.99  # share of encryptions whose labels agree with the replayed pairs; labels may be rounded to zero
 )
-
-
-class Stopwatch:
-    """Wall time by stage, for :attr:`AttackResult.seconds`."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of a block to a stage."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
 
 
 def check_epochs(release: Release) -> str | None:

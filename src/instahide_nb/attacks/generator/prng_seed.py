@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from instahide_nb.attacks.generator.first_epoch import FirstEpoch, share_kept
 from instahide_nb.attacks.generator.generator_result import (
-    Stopwatch,
     check_epochs,
     coefficients_fit,
     failure,
@@ -32,6 +31,7 @@ from instahide_nb.attacks.result import AttackResult
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import sha256_array
+from instahide_nb.core.progress import Stopwatch
 from instahide_nb.scheme.mersenne import seeded_window
 
 __all__ = ["find_seed", "run"]

@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attacks.generator.generator_result import (
-    Stopwatch,
     check_epochs,
     coefficients_fit,
     failure,
@@ -39,6 +38,7 @@ from instahide_nb.attacks.generator.state_search import EQUATIONS, FoundState, f
 from instahide_nb.attacks.result import AttackResult
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
+from instahide_nb.core.progress import Stopwatch
 from instahide_nb.scheme.mersenne import rewind, seeded_window, step_back
 
 if TYPE_CHECKING:
