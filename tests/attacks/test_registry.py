@@ -222,7 +222,23 @@ def test_functions_of_other_arguments_are_refused(
         run_attack("x", challenge.release, PUBLIC)
 
 
-@pytest.mark.parametrize("recovered", [None, True, False])
+def test_a_generator_that_was_not_found_leaves_one_file(challenge: Challenge, tmp_path: Path) -> None:
+    """No decryption, not even one of an earlier run, and the reason in one line."""
+    save_result(tmp_path, RESULT)
+    shape = challenge.release.encryption.shape
+    lost = AttackResult.not_found("x", "O(1)", "no seed fits", shape=shape, seconds={"scan": 2.0}, details={})
+    assert (len(lost.decryption), len(lost.recovered), (lost.assignment == -1).all()) == (0, 0, True)
+    save_result(tmp_path, lost)
+    assert [path.name for path in tmp_path.iterdir()] == ["attack.json"]
+    content = read_json(tmp_path / "attack.json")
+    assert (content["recovered"], content["reason"], content["seconds"]) == (
+        False,
+        "no seed fits",
+        {"scan": 2.0},
+    )
+
+
+@pytest.mark.parametrize("recovered", [None, True])
 def test_results_come_back_as_they_were(recovered: bool | None, tmp_path: Path) -> None:
     save_result(tmp_path / "attack", dataclasses.replace(RESULT, recovered_generator=recovered))
     back = load_result(tmp_path / "attack")

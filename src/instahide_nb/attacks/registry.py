@@ -191,11 +191,12 @@ def run_attack(
             f"method: {method} returned {type(result).__name__}; an attack returns an AttackResult"
         )
     n, image = len(release.encryption), release.encryption.shape[1:]
-    for name, dtype, shape in (
+    expected = (
         ("decryption", np.float32, (n, *image)),
         ("recovered", np.float32, (len(result.recovered), *image)),
         ("assignment", np.int64, (n, 2)),
-    ):
+    )
+    for name, dtype, shape in expected if result.recovered_generator is not False else ():
         array = np.asarray(getattr(result, name))
         if array.shape != shape or array.dtype != dtype:
             raise InputError(

@@ -36,7 +36,10 @@ class AttackResult:
     details : dict
         Whatever else it can tell, as JSON can hold it; never times.
     recovered_generator : bool or None
-        Whether a generator attack found the generator; None for attacks that do not look for it.
+        Whether a generator attack found the generator; None for attacks that do not look for it. Where it is False
+        there is no decryption: see :meth:`not_found`.
+    reason : str
+        Why the generator was not found, in one line.
     extras : dict
         Arrays that the notebook shows, such as ``history``, the images after each stage; they are not saved.
     """
@@ -49,7 +52,27 @@ class AttackResult:
     seconds: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     recovered_generator: bool | None = None
+    reason: str = ""
     extras: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def not_found(
+        cls,
+        method: str,
+        complexity: str,
+        reason: str,
+        *,
+        shape: tuple[int, ...],
+        seconds: dict[str, float],
+        details: dict[str, Any],
+    ) -> AttackResult:
+        """The result of an attack that did not find the generator: no images, every assignment unknown (-1).
+
+        `shape` is that of the encryptions, (n, h, w, 3).
+        """
+        none = np.zeros((0, *shape[1:]), np.float32)
+        unknown = np.full((shape[0], 2), -1, np.int64)
+        return cls(method, none, unknown, none, complexity, seconds, details, False, reason)
 
 
 def on_the_grid(images: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
@@ -71,11 +94,18 @@ def platform_line() -> str:
 
 
 def save_result(folder: Path | str, result: AttackResult) -> None:
-    """Write ``decryption.npy``, ``recovered.npy``, ``assignment.npy`` and, last, ``attack.json``."""
+    """Write ``decryption.npy``, ``recovered.npy``, ``assignment.npy`` and, last, ``attack.json``.
+
+    Where the generator was not found, only ``attack.json``, with ``"recovered": false`` and ``"reason"``; arrays of an
+    earlier run are removed.
+    """
     folder = make_folder(folder)
-    save_array(folder / "decryption.npy", result.decryption)
-    save_array(folder / "recovered.npy", result.recovered)
-    save_array(folder / "assignment.npy", result.assignment)
+    found = result.recovered_generator is not False
+    for name in ("decryption", "recovered", "assignment"):
+        if found:
+            save_array(folder / f"{name}.npy", getattr(result, name))
+        else:
+            (folder / f"{name}.npy").unlink(missing_ok=True)
     content: dict[str, Any] = {
         "method": result.method,
         "complexity": result.complexity,
@@ -85,6 +115,8 @@ def save_result(folder: Path | str, result: AttackResult) -> None:
     }
     if result.recovered_generator is not None:
         content["recovered"] = result.recovered_generator
+    if not found:
+        content["reason"] = result.reason
     write_json(folder / "attack.json", content)
 
 

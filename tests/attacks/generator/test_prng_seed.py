@@ -21,7 +21,6 @@ RANGE = {"seed_start": SEED - 100_000, "seed_stop": SEED + 100_000}
 
 def assert_everything(result: AttackResult, made: Synthetic) -> None:
     assert result.recovered_generator is True
-    assert result.details["recovered"] is True
     np.testing.assert_array_equal(result.recovered, pixel_values(made.private))
     np.testing.assert_array_equal(
         np.sort(result.assignment, axis=1), np.sort(made.mixtures.index[:, :2], axis=1)
@@ -38,11 +37,10 @@ def assert_everything(result: AttackResult, made: Synthetic) -> None:
 
 def assert_failed(result: AttackResult, made: Synthetic, reason: str) -> None:
     assert result.recovered_generator is False
-    assert result.details["recovered"] is False
-    assert reason in result.details["reason"]
-    assert "\n" not in result.details["reason"]
-    assert result.decryption.shape == made.release.encryption.shape
-    assert len(result.recovered) == made.release.info.n_private
+    assert reason in result.reason
+    assert "\n" not in result.reason
+    assert len(result.decryption) == len(result.recovered) == 0
+    assert (result.assignment == -1).all()
     json.dumps(result.details)
 
 
@@ -106,25 +104,14 @@ def test_a_release_of_two_arrays():
     )
 
 
-def test_masks_of_another_seed_fall_back_to_unmask(monkeypatch):
+def test_masks_of_another_seed_are_no_decryption():
     """Only numpy was seeded with the seed: the labels betray it, but the masks are someone else's."""
     stream, other = Mt19937Stream(SEED), Mt19937Stream(SEED + 1)
     stream.torch = other.torch
     made = make(stream=stream, epochs=8)
-    fallback = AttackResult(
-        method="unmask",
-        recovered=np.zeros((20, 16, 16, 3), np.float32),
-        assignment=np.zeros((160, 2), np.int64),
-        decryption=np.ones((160, 16, 16, 3), np.float32),
-        complexity="",
-    )
-    monkeypatch.setattr("instahide_nb.attacks.unmask.attack.run", lambda release, public: fallback)
     result = prng_seed.run(made.release, OTHER_PUBLIC, **RANGE)
     assert_failed(result, made, "no masks")
-    assert result.details["reason"].endswith("the decryption is that of unmask")
     assert result.details["seed"] == SEED
-    assert result.details["decryption_from"] == "unmask"
-    np.testing.assert_array_equal(result.decryption, fallback.decryption)
 
 
 def test_chacha20_is_not_scanned():
@@ -179,4 +166,4 @@ def test_encryptions_that_are_not_whole_epochs():
     release = replace(made.release, encryption=made.release.encryption[:50], label=made.release.label[:50])
     result = prng_seed.run(release, OTHER_PUBLIC, **RANGE)
     assert result.recovered_generator is False
-    assert "epochs" in result.details["reason"]
+    assert "epochs" in result.reason

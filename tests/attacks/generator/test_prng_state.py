@@ -57,7 +57,6 @@ def unmask_sees(monkeypatch):
 
 def assert_state_is_right(result: AttackResult, made: Synthetic, share: float = 0.95) -> None:
     assert result.recovered_generator is True
-    assert result.details["recovered"] is True
     np.testing.assert_array_equal(
         np.sort(result.assignment, axis=1), np.sort(made.mixtures.index[:, :2], axis=1)
     )
@@ -131,21 +130,25 @@ def test_labels_of_two_decimals_do_not_matter(unmask_sees):
 
 def assert_failed(result: AttackResult, reason: str) -> None:
     assert result.recovered_generator is False
-    assert result.details["recovered"] is False
-    assert reason in result.details["reason"]
+    assert reason in result.reason
+    assert len(result.decryption) == len(result.recovered) == 0
     json.dumps(result.details)
 
 
-@pytest.mark.parametrize("named", ["chacha20", pytest.param("mt19937", marks=pytest.mark.slow)])
-def test_chacha20_has_no_such_state(unmask_sees, named):
-    """All signs are right, and still there is nothing to solve; what unmask decrypted is kept."""
+def test_chacha20_has_no_such_state(without_unmask):
+    made = make(rng="chacha20", epochs=3)
+    result = prng_state.run(made.release, OTHER_PUBLIC)
+    assert_failed(result, "chacha20")
+    assert not result.seconds
+
+
+@pytest.mark.slow
+def test_chacha20_that_is_called_mt19937_is_not_found(unmask_sees):
+    """All signs are right, and still there is nothing to solve."""
     made = make(rng="chacha20")
-    solved = unmask_sees(made, wrong=0.01)
-    release = replace(made.release, info=replace(made.release.info, rng=named))
-    result = prng_state.run(release, OTHER_PUBLIC)
-    assert_failed(result, "no state of the Mersenne Twister")
-    assert result.details["decryption_from"] == "unmask"
-    np.testing.assert_array_equal(result.assignment, solved.assignment)
+    unmask_sees(made, wrong=0.01)
+    release = replace(made.release, info=replace(made.release.info, rng="mt19937"))
+    assert_failed(prng_state.run(release, OTHER_PUBLIC), "no state of the Mersenne Twister")
 
 
 def test_signs_that_are_often_wrong_give_no_state(unmask_sees):
@@ -158,16 +161,13 @@ def test_mixup_has_no_mask():
     made = make(scheme="mixup", k=2, epochs=3)
     result = prng_state.run(made.release, OTHER_PUBLIC)
     assert_failed(result, "no mask")
-    assert result.decryption.shape == made.release.encryption.shape
-    assert (result.assignment == -1).all()
 
 
 @pytest.mark.slow
 def test_inside_dataset_of_another_generator():
     made = make(rng="chacha20", scheme="inside", k=3)
-    result = prng_state.run(made.release, OTHER_PUBLIC)
-    assert_failed(result, "no state")
-    assert result.details["decryption_from"] == "nothing: middle grey"
+    release = replace(made.release, info=replace(made.release.info, rng="mt19937"))
+    assert_failed(prng_state.run(release, OTHER_PUBLIC), "no state")
 
 
 @pytest.fixture

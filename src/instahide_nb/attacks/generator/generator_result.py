@@ -137,7 +137,6 @@ def success(
         images: RecoveredImages = recover_images(release, replay, public)
     pixels, pair = recovered_pixels(images, shape), ordered_pairs(images, replay.index)
     details = details | {
-        "recovered": True,
         "images_from": images.how,
         "images_proved": int(images.proved.sum()),
         "encryptions_reproduced": round(images.reproduced, 6),
@@ -159,38 +158,9 @@ def success(
 
 
 def failure(
-    method: str,
-    complexity: str,
-    release: Release,
-    reason: str,
-    watch: Stopwatch,
-    details: dict[str, Any],
-    fallback: AttackResult | None = None,
+    method: str, complexity: str, release: Release, reason: str, watch: Stopwatch, details: dict[str, Any]
 ) -> AttackResult:
-    """An honest failure: what `fallback` decrypted, or middle grey where nothing else ran."""
-    n, shape = len(release.encryption), release.encryption.shape[1:]
-    if fallback is not None:  # the leaderboard shows the reason beside figures that are another attack's
-        reason += f"; the decryption is that of {fallback.method}"
-    details = details | {
-        "recovered": False,
-        "reason": reason,
-        "decryption_from": "nothing: middle grey" if fallback is None else fallback.method,
-    }
-    if fallback is None:
-        grey = on_the_grid(np.zeros(shape))
-        recovered = np.broadcast_to(grey, (release.info.n_private, *shape)).copy()
-        assignment = np.full((n, 2), -1, np.int64)
-        decryption = np.broadcast_to(grey, (n, *shape)).copy()
-    else:
-        recovered, assignment, decryption = fallback.recovered, fallback.assignment, fallback.decryption
-    return AttackResult(
-        method=method,
-        recovered=recovered,
-        assignment=assignment,
-        decryption=decryption,
-        complexity=complexity,
-        seconds=watch.seconds,
-        details=details,
-        recovered_generator=False,
-        extras={} if fallback is None else fallback.extras,
+    """The generator was not found, for the given reason."""
+    return AttackResult.not_found(
+        method, complexity, reason, shape=release.encryption.shape, seconds=watch.seconds, details=details
     )

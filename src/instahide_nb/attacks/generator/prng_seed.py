@@ -140,7 +140,7 @@ def run(
     Returns
     -------
     AttackResult
-        ``recovered_generator`` says whether the seed was found; ``details["reason"]`` why not.
+        ``recovered_generator`` says whether the seed was found, `reason` why not.
 
     Raises
     ------
@@ -149,8 +149,8 @@ def run(
     """
     watch = Stopwatch()
 
-    def fail(reason: str, details: dict[str, Any], fallback: AttackResult | None = None) -> AttackResult:
-        return failure(_METHOD, _COMPLEXITY, release, reason, watch, details, fallback)
+    def fail(reason: str, details: dict[str, Any]) -> AttackResult:
+        return failure(_METHOD, _COMPLEXITY, release, reason, watch, details)
 
     info = release.info
     if info.rng != "mt19937":
@@ -173,9 +173,7 @@ def run(
         replay, pairs_fit, found = find_replay(release, seeded_window(seed), seed)
     details |= found
     if replay is None:
-        with watch.stage("unmask"):
-            fallback = _unmask(release, public)
-        return fail("the seed makes the labels, but no masks of its second generator fit", details, fallback)
+        return fail("the seed makes the labels, but no masks of its second generator fit", details)
     if not pairs_fit:
         if info.scheme != "cross":
             return fail(
@@ -187,13 +185,3 @@ def run(
             replay = with_pairs(replay, solve(release, public).assignment)
         details["pairs_from"] = "unmask"
     return success(_METHOD, _COMPLEXITY, release, public, replay, watch, details)
-
-
-def _unmask(release: Release, public: npt.NDArray[np.uint8]) -> AttackResult | None:
-    """The decryption that needs no generator, where it can be had."""
-    from instahide_nb.attacks.unmask import attack as unmask
-
-    try:
-        return unmask.run(release, public)
-    except InputError:  # another scheme, too few public images
-        return None

@@ -80,8 +80,6 @@ def _hypotheses(release: Release, ranked: Int64) -> Iterator[_Hypothesis]:
     known = info.scheme != "cross" or info.n_public > 0 or layout.epochs == 1
     if known:
         yield _Hypothesis(0, words, everything, range(1), "all epochs")
-    if info.rng != "mt19937":
-        return  # the release says itself that there is no such state; one system has shown it
     epoch = encryption // info.n_private
     last = np.full(layout.epochs, len(ranked), np.int64)  # the rank of each epoch's EQUATIONS-th sign
     for e in range(layout.epochs if layout.epochs > 1 else 0):
@@ -222,17 +220,20 @@ def run(
     Returns
     -------
     AttackResult
-        ``recovered_generator`` says whether the state was found; ``details["reason"]`` why not, and then the decryption
-        is that of `unmask` where it ran.
+        ``recovered_generator`` says whether the state was found, `reason` why not.
     """
     watch = Stopwatch()
 
-    def fail(reason: str, details: dict[str, Any], fallback: AttackResult | None = None) -> AttackResult:
-        return failure(_METHOD, _COMPLEXITY, release, reason, watch, details, fallback)
+    def fail(reason: str, details: dict[str, Any]) -> AttackResult:
+        return failure(_METHOD, _COMPLEXITY, release, reason, watch, details)
 
     info = release.info
     if info.scheme == "mixup":
         return fail("Mixup has no mask, so no bits of the generator are seen", {})
+    if info.rng != "mt19937":
+        return fail(
+            f"the release names the generator {info.rng}; it has no state that linear equations give", {}
+        )
     if (reason := check_epochs(release)) is not None:
         return fail(reason, {})
     with watch.stage("ranking"):
@@ -240,11 +241,9 @@ def run(
     with watch.stage("state"):
         found = recover_from_neighbours(release, confidence)
     solved: UnmaskResult | None = None
-    fallback: AttackResult | None = None
     if found is None and info.scheme == "cross":
         with watch.stage("unmask"):
             solved = _solve(release, public)
-        fallback = _of_unmask(solved)
         with watch.stage("ranking"):
             confidence = sign_confidence(solved.signed, solved.predicted, solved.variance)
         with watch.stage("state"):
@@ -254,7 +253,6 @@ def run(
             "no state of the Mersenne Twister agrees with the surest signs: another generator, or too many of them "
             "are wrong",
             {"equations": EQUATIONS},
-            fallback,
         )
     state, epoch, told = found
     details: dict[str, Any] = {
@@ -274,7 +272,7 @@ def run(
         replay, pairs_fit, more = find_replay(release, window, own_seed, aligned=epoch > 0 or before != 0)
     details |= more | {"coefficients_known": own_seed is not None}
     if replay is None:
-        return fail("the state was found, but its masks fit no other epoch", details, fallback)
+        return fail("the state was found, but its masks fit no other epoch", details)
     if solved is None:
         details["sign_errors"] = _neighbour_errors(release, confidence, replay.positive)
     else:
@@ -282,9 +280,7 @@ def run(
     del confidence  # as large as the encryptions
     if not pairs_fit:
         if info.scheme != "cross":
-            return fail(
-                "the state makes the masks, but its permutations are not the encryptions'", details, fallback
-            )
+            return fail("the state makes the masks, but its permutations are not the encryptions'", details)
         if solved is None:
             with watch.stage("unmask"):
                 solved = _solve(release, public)
@@ -306,18 +302,3 @@ def _is_of_c(release: Release, seed: int) -> bool:
     except InputError:  # rounded too far to find a seed, but enough to confirm one
         tolerance = 0.006
     return coefficients_fit(release, seed, tolerance)
-
-
-def _of_unmask(solved: UnmaskResult) -> AttackResult:
-    """What `unmask` alone decrypts."""
-    from instahide_nb.attacks.unmask.attack import decrypt
-
-    return AttackResult(
-        method="unmask",
-        recovered=solved.recovered,
-        assignment=solved.assignment,
-        decryption=decrypt(solved),
-        complexity="O(E)",
-        details=solved.details,
-        extras={"signed": solved.signed, "history": solved.history},
-    )
