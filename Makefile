@@ -19,7 +19,7 @@ help:  ## Show this text
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | awk -F'\t' '{printf "  %-12s %s\n", $$1, $$2}'
 
 reproduce: .venv/ready  ## Encrypt, attack, evaluate and verify a preset, and show the leaderboard
-	@$(BIN)/instahide-nb reproduce --preset $(PRESET) --out $(OUT) $(foreach m,$(METHODS),--method $(m))
+	@$(BIN)/instahide-nb reproduce --preset $(PRESET) --out "$(OUT)" $(foreach m,$(METHODS),--method $(m))
 
 test: .venv/ready  ## Unit tests, doctests, notebooks (nbval) and papermill runs, on WORKERS=2 processes
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -57,7 +57,7 @@ coverage: .venv/ready  ## The tests again, and which lines of the package (but c
 
 setup: .venv/ready  ## Only the environment, in .venv
 
-.venv/ready: requirements.lock pyproject.toml setup.sh
+.venv/ready: requirements.lock requirements-uv.lock pyproject.toml setup.sh
 	@PYTHON="$(PYTHON)" sh setup.sh
 
 lint: .venv/ready  ## Static checks: ruff and mypy
@@ -66,14 +66,14 @@ lint: .venv/ready  ## Static checks: ruff and mypy
 	$(BIN)/mypy
 
 notebooks: .venv/ready  ## Run the three notebooks and keep their outputs in notebooks/
-	$(BIN)/python -m instahide_nb.run.recording
+	$(BIN)/python -m instahide_nb.run.notebooks
 
 expected: .venv/ready  ## Make tiny and demo (all attacks) anew; keep hashes, README's figures and the notebooks' outputs
 	rm -rf runs/tiny runs/demo
 	$(BIN)/instahide-nb reproduce --preset tiny --record
 	$(BIN)/instahide-nb reproduce --preset demo --record $(foreach m,$(ALL),--method $(m))
 	$(BIN)/python docs/fill_readme.py --keep runs/demo
-	$(BIN)/python -m instahide_nb.run.recording
+	$(BIN)/python -m instahide_nb.run.notebooks
 
 readme: .venv/ready  ## Fill README.md's generated parts
 	$(BIN)/python docs/fill_readme.py
@@ -81,30 +81,30 @@ readme: .venv/ready  ## Fill README.md's generated parts
 docs: .venv/ready  ## The package's reference from its docstrings, in build/docs
 	$(BIN)/python -m pdoc --docformat numpy --output-directory build/docs instahide_nb
 
-# More options go into LAB, such as LAB=--allow-root or LAB=--no-browser.
+# More options go into LAB, such as LAB=--no-browser. JupyterLab wants to be told when root, as in a container, runs it.
 lab: export JUPYTERLAB_WORKSPACES_DIR = $(CURDIR)/build/jupyterlab
 lab: .venv/ready  ## Open the three notebooks in JupyterLab, on this machine only
 	@$(BIN)/jupyter lab workspaces import notebooks/jupyterlab-workspace.json
-	$(BIN)/jupyter lab --ip=localhost --LabApp.default_url=/lab/workspaces/instahide-nb $(LAB)
+	$(BIN)/jupyter lab --ip=localhost --LabApp.default_url=/lab/workspaces/instahide-nb \
+	  $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 figures: .venv/ready  ## A paper's figures of a run (OUT=runs/demo), as PNG and PDF with captions
-	$(BIN)/instahide-nb figures $(OUT)
+	$(BIN)/instahide-nb figures "$(OUT)"
 
 bench: .venv/ready  ## Time and memory, as ratios measured in one run
 	$(BIN)/python benchmarks/bench.py
 
-lock:  ## Resolve the lock file anew (needs uv)
-	uv pip compile pyproject.toml --extra build --extra docs --extra test --extra lab --extra sweep --universal --python-version 3.11 \
-	  --fork-strategy fewest --constraint requirements.constraints --generate-hashes --no-header --no-annotate \
-	  --output-file requirements.lock
+LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+  --no-emit-find-links
+
+lock:  ## Resolve the lock files anew where pyproject.toml asks for it (needs uv)
+	$(LOCK) pyproject.toml --extra build --extra docs --extra test --extra lab --extra sweep --fork-strategy fewest \
+	  --constraint requirements.constraints --output-file requirements.lock
+	echo uv | $(LOCK) - --output-file requirements-uv.lock
 	grep -A 40 '^opencv-contrib-python==' requirements.lock | grep -m1 -o '==[^ ]*' \
-	  | sed 's/^/opencv-contrib-python-headless/' \
-	  | uv pip compile - --no-deps --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	    --output-file requirements-headless.lock
-	echo playwright | uv pip compile - --constraint requirements.lock --universal --python-version 3.11 \
-	  --generate-hashes --no-header --no-annotate --output-file requirements-browser.lock
-	uv pip compile pyproject.toml --resolution lowest-direct --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-annotate --output-file requirements-oldest.lock
+	  | sed 's/^/opencv-contrib-python-headless/' | $(LOCK) - --no-deps --output-file requirements-headless.lock
+	echo playwright | $(LOCK) - --constraint requirements.lock --output-file requirements-browser.lock
+	$(LOCK) pyproject.toml --resolution lowest-direct --output-file requirements-oldest.lock
 
 clean:  ## Remove runs, caches and the environment
 	rm -rf .venv runs notebooks/runs build dist .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
