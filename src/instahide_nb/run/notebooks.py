@@ -1,4 +1,8 @@
-"""Runs one notebook through papermill and keeps it without times and machine metadata."""
+"""Run one notebook through papermill, and keep it without times and machine metadata.
+
+``python -m instahide_nb.run.notebooks`` runs the three notebooks with their own defaults and keeps them in
+``notebooks/``, outputs included (``make notebooks``).
+"""
 
 from __future__ import annotations
 
@@ -7,23 +11,28 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import Messages, Usage, machine_line, usage_of, write_bytes
+from instahide_nb.core.params import NOTEBOOKS
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 
 class NotebookError(RuntimeError):
-    """A notebook's cell failed for a reason that is not the input's."""
+    """A cell failed, and not because of the user's input."""
 
 
 def home() -> Path:
-    """The folder with ``notebooks/`` and ``params/``: the checkout, or the installed package."""
+    """The folder that holds ``notebooks/`` and ``params/``: the checkout, or the installed package."""
     package = Path(__file__).resolve().parents[1]
     checkout = package.parents[1]
     return checkout if (checkout / "notebooks").is_dir() else package
@@ -31,30 +40,16 @@ def home() -> Path:
 
 @dataclass
 class _Kernel:
-    """The notebook's process.
+    """The process that runs the cells, as the thread that waits for it sees it."""
 
-    Attributes
-    ----------
-    lock : int or None
-        A file descriptor that the process holds too.
-    environment : dict
-        Added to this process's environment.
-    process : int or None
-        Its number, once it is there.
-    stopping : bool
-        True when it is to end, or not to begin.
-    used : (float or None, int or None)
-        Its processor seconds and peak memory, known when it is about to end.
-    """
-
-    lock: int | None
-    environment: dict[str, str]
+    held: tuple[int, ...]  # file descriptors that the process holds too
+    environment: dict[str, str] = field(default_factory=dict)
     process: int | None = None
     stopping: bool = False
-    used: tuple[float | None, int | None] = (None, None)
+    used: tuple[float | None, int | None] = (None, None)  # processor seconds, peak memory in MiB
 
     def stop(self) -> None:
-        """End the process and those that it started."""
+        """End the process and its children; if it has not started, it never will."""
         self.stopping = True
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -62,16 +57,21 @@ class _Kernel:
 
 
 def _manager(kernel: _Kernel) -> type:
-    """A kernel manager that starts the process as `kernel` asks."""
+    """A kernel manager that starts the process as `kernel` asks, and encrypts the traffic with it where it can."""
+    import zmq
     from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
 
     class Manager(AsyncKernelManager):
+        @default("transport_encryption")
+        def _encrypt(self) -> str:
+            return "auto" if zmq.has("curve") else "disabled"
+
         async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
             if kernel.stopping:
                 raise RuntimeError("interrupted before the notebook began")
-            held = () if kernel.lock is None else (kernel.lock,)
-            environment = os.environ | kernel.environment
-            await super().start_kernel(pass_fds=held, env=environment, **options)
+            options |= {"pass_fds": kernel.held, "env": os.environ | kernel.environment}
+            await super().start_kernel(**options)
             kernel.process = getattr(self.provisioner, "pid", None)
             if kernel.stopping:
                 kernel.stop()
@@ -86,7 +86,7 @@ def _manager(kernel: _Kernel) -> type:
 
 def execute(
     notebook: str,
-    parameters: Mapping[str, Any],
+    parameters: Mapping[str, object],
     output: Path,
     *,
     cwd: Path,
@@ -95,20 +95,20 @@ def execute(
     bars: int = 0,
     lock: int | None = None,
 ) -> Usage:
-    """Run one notebook and keep it, without times and machine metadata.
+    """Run a notebook and keep it, without times and machine metadata.
 
     Parameters
     ----------
     notebook : str
         "gen_data", "attack" or "evaluate".
     parameters : mapping
-        Injected behind its ``parameters`` cell.
+        Injected below its ``parameters`` cell.
     output : Path
-        Where the executed notebook goes when it is whole.
+        Where the executed notebook goes once it is complete.
     cwd : Path
         The folder that it runs in.
     log : Path
-        A folder for the partial notebook; it stays there when a cell fails.
+        A folder for the partial notebook, which stays there if a cell fails.
     messages : Messages, optional
         Takes what the notebook writes to standard error.
     bars : int
@@ -119,16 +119,16 @@ def execute(
     Returns
     -------
     Usage
-        What it cost.
+        Time and memory.
 
     Raises
     ------
     InputError
-        When a cell raised one: its line. When the notebook cannot be written.
+        If a cell raised one, or the notebook cannot be written.
     NotebookError
-        When a cell failed otherwise: the cell, the error and the path of the partial notebook.
+        If a cell failed otherwise: names the cell, the error and the partial notebook.
     KeyboardInterrupt
-        At Ctrl-C; the notebook's process is ended before.
+        At Ctrl-C, after the notebook's process has ended.
     """
     # For a format that notebooks do not use, jsonschema would build a grammar for three seconds.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
@@ -137,10 +137,12 @@ def execute(
 
     logging.getLogger("papermill").addHandler(logging.NullHandler())  # what it would print is raised too
     partial = log / f"{output.parent.name}-{notebook}.ipynb"
-    kernel = _Kernel(lock, {"INSTAHIDE_NB_PROGRESS": "text", "TQDM_NCOLS": str(bars)} if bars else {})
+    kernel = _Kernel(() if lock is None else (lock,))
+    if bars:
+        kernel.environment = {"INSTAHIDE_NB_PROGRESS": "text", "TQDM_NCOLS": str(bars)}
     start = time.perf_counter()
     try:
-        # In a thread, where nbclient leaves signals alone: Ctrl-C then reaches this one as it does any program.
+        # In a thread, where nbclient leaves signals alone: Ctrl-C then reaches this one as in any program.
         with ThreadPoolExecutor(1) as pool:
             job = pool.submit(
                 papermill.execute_notebook,
@@ -152,9 +154,6 @@ def execute(
                 progress_bar=False,
                 stderr_file=messages,
                 kernel_manager_class=_manager(kernel),
-                extra_arguments=[
-                    "--Application.log_level=40"
-                ],  # ipykernel warns of its transport at each start
             )
             try:
                 job.result()
@@ -164,19 +163,14 @@ def execute(
     except papermill.PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(str(error.evalue)) from None
-        raise NotebookError(
-            f"{notebook}: cell {error.exec_count} failed with {error.ename}: {' '.join(str(error.evalue).split())} "
-            f"(partial notebook: {partial})"
-        ) from None
+        what = f"cell {error.exec_count} failed with {error.ename}: {' '.join(str(error.evalue).split())}"
+        raise NotebookError(f"{notebook}: {what} (partial notebook: {partial})") from None
     except DeadKernelError:
-        raise NotebookError(
-            f"{notebook}: its process was ended from outside, perhaps for want of memory (partial notebook: {partial})"
-        ) from None
+        what = "its process was killed, perhaps because memory ran out"
+        raise NotebookError(f"{notebook}: {what} (partial notebook: {partial})") from None
     except OSError as error:
-        raise InputError(
-            f"{error.filename or partial}: cannot be written ({error.strerror or error}); "
-            "free space or choose another folder"
-        ) from None
+        place, why = error.filename or partial, error.strerror or error
+        raise InputError(f"{place}: cannot be written ({why}); free space or choose another folder") from None
     write_bytes(output, clean_notebook(partial), secret=notebook == "gen_data")
     partial.unlink()
     return Usage(round(time.perf_counter() - start, 3), *kernel.used, machine_line())
@@ -188,7 +182,7 @@ def _plain(path: Path) -> str:
 
 
 def clean_notebook(path: Path) -> bytes:
-    """A notebook's bytes without times, random cell ids and the metadata of papermill."""
+    """A notebook's bytes without times, random cell ids and papermill's metadata."""
     import nbformat
 
     book = nbformat.read(path, 4)
@@ -199,16 +193,29 @@ def clean_notebook(path: Path) -> bytes:
         tags = cell.metadata.get("tags", [])
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
         if cell.cell_type == "code":
-            cell.outputs = _joined([o for o in cell.outputs if o.get("name") != "stderr"])
+            cell.outputs = _joined(o for o in cell.outputs if o.get("name") != "stderr")
     return (nbformat.writes(book) + "\n").encode()
 
 
-def _joined(outputs: list[Any]) -> list[Any]:
-    """Outputs with adjacent pieces of printed text joined: where the kernel cut them depends on the machine's load."""
-    joined: list[Any] = []
+def _joined(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
+    """Outputs with adjacent pieces of printed text joined: where the kernel splits them depends on its load."""
+    joined: list[NotebookNode] = []
     for output in outputs:
         if joined and output.get("name") == "stdout" == joined[-1].get("name"):
             joined[-1]["text"] += output["text"]
         else:
             joined.append(output)
     return joined
+
+
+def record_notebooks(folder: Path) -> None:
+    """Run gen_data, attack and evaluate one after the other in a fresh folder, and write them to `folder`."""
+    os.environ["INSTAHIDE_NB_RECORD"] = "1"
+    with tempfile.TemporaryDirectory() as work:
+        for notebook in NOTEBOOKS:
+            execute(notebook, {}, folder / f"{notebook}.ipynb", cwd=Path(work), log=Path(work))
+            print(f"recorded: {notebook}.ipynb")
+
+
+if __name__ == "__main__":
+    record_notebooks(home() / "notebooks")
