@@ -20,8 +20,9 @@ import numpy as np
 from measuring import peak_mib
 
 from instahide_nb.attacks.registry import run_attack
-from instahide_nb.challenge.build import build_challenge, load_secret, save_challenge
+from instahide_nb.challenge.build import build_challenge, save_challenge
 from instahide_nb.challenge.release import load_release
+from instahide_nb.challenge.secret import load_secret
 from instahide_nb.core.params import GenDataParams
 from instahide_nb.data.sources import public_patches
 from instahide_nb.evaluate.metrics import score

@@ -120,7 +120,7 @@ def _compile(folder: Path, public: Any) -> None:
 
 def score_attack(folder: Path, n: int, runs: int) -> dict[str, Any]:
     """Score what `unmask` left."""
-    from instahide_nb.challenge.build import load_secret
+    from instahide_nb.challenge.secret import load_secret
     from instahide_nb.core.files import load_array
     from instahide_nb.evaluate.metrics import score
 

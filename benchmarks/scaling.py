@@ -204,8 +204,8 @@ def separation(run: Path, rows: int = 2000) -> str:
     import numpy as np
 
     from instahide_nb.attacks.unmask.energy import features
-    from instahide_nb.challenge.build import load_secret
     from instahide_nb.challenge.release import load_release
+    from instahide_nb.challenge.secret import load_secret
 
     secret = load_secret(run / "secret")
     likeness = np.corrcoef(features(load_release(run / "release").encryption[:rows]))

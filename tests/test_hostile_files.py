@@ -23,8 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instahide_nb.attacks.result import AttackResult, load_result, save_result
-from instahide_nb.challenge.build import load_secret, regenerate
+from instahide_nb.challenge.build import regenerate
 from instahide_nb.challenge.release import load_release
+from instahide_nb.challenge.secret import load_secret
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, read_json
 from instahide_nb.core.params import NOTEBOOKS, read_yaml

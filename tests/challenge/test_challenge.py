@@ -15,14 +15,13 @@ from conftest import CLASS_NAMES, SEED, Sources, write_sources
 
 from instahide_nb.challenge.build import (
     Challenge,
-    Secret,
     build_challenge,
     first_difference,
-    load_secret,
     regenerate,
     save_challenge,
 )
 from instahide_nb.challenge.release import load_release
+from instahide_nb.challenge.secret import Secret, load_secret
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import sha256_file
 from instahide_nb.core.params import GenDataParams

@@ -18,7 +18,6 @@ from instahide_nb.core.params import (
     EvaluateParams,
     GenDataParams,
     read_yaml,
-    source_kind,
 )
 
 PARAMS = Path(__file__).resolve().parents[2] / "params"
@@ -249,24 +248,6 @@ def test_papermills_way_of_writing_values_is_understood() -> None:
     exec(cell, namespace | (extra := {}), extra)
     with pytest.raises(InputError, match=r"^sede: no such parameter"):
         GenDataParams.from_notebook({"In": ["", cell]} | extra)
-
-
-@pytest.mark.parametrize(
-    ("source", "kind"),
-    [
-        ("embedded", "embedded"),
-        ("embedded:attacker", "embedded"),
-        ("cifar10", "cifar10"),
-        ("cifar10:/home/someone/data", "cifar10"),
-        ("imagenette:../x", "imagenette"),
-        ("/home/someone/images.npz", "npz"),
-        ("/home/someone/images.NPZ", "npz"),
-        ("./cifar10", "folder"),
-        ("C:/photos", "folder"),
-    ],
-)
-def test_what_is_published_of_a_source_is_its_kind(source: str, kind: str) -> None:
-    assert source_kind(source) == kind
 
 
 def test_yaml_is_read_as_names_and_values(tmp_path: Path) -> None:

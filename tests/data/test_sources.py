@@ -14,7 +14,13 @@ from PIL import Image
 from instahide_nb.core.errors import InputError
 from instahide_nb.data.embedded import CLASS_NAMES, private_crops
 from instahide_nb.data.photographs import centre_square, reduce_area
-from instahide_nb.data.sources import parse_source, private_images, select_balanced, source_photographs
+from instahide_nb.data.sources import (
+    parse_source,
+    private_images,
+    select_balanced,
+    source_kind,
+    source_photographs,
+)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -75,6 +81,24 @@ def test_other_forms_are_one_line_errors(text: str) -> None:
     with pytest.raises(InputError, match="source") as caught:
         parse_source(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("embedded", "embedded"),
+        ("embedded:attacker", "embedded"),
+        ("cifar10", "cifar10"),
+        ("cifar10:/home/someone/data", "cifar10"),
+        ("imagenette:../x", "imagenette"),
+        ("/home/someone/images.npz", "npz"),
+        ("/home/someone/images.NPZ", "npz"),
+        ("./cifar10", "folder"),
+        ("C:/photos", "folder"),
+    ],
+)
+def test_what_is_published_of_a_source_is_its_kind(source: str, kind: str) -> None:
+    assert source_kind(source) == kind
 
 
 # ---------------------------------------------------------------------- choice

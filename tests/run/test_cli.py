@@ -15,8 +15,8 @@ import pytest
 from instahide_nb.attacks.result import AttackResult, save_result
 from instahide_nb.challenge.build import build_challenge, save_challenge
 from instahide_nb.challenge.release import load_release
+from instahide_nb.challenge.secret import check_halves
 from instahide_nb.core.params import GenDataParams
-from instahide_nb.evaluate.report import check_halves
 from instahide_nb.run import cli
 
 

@@ -24,7 +24,6 @@ __all__ = [
     "EvaluateParams",
     "GenDataParams",
     "read_yaml",
-    "source_kind",
 ]
 
 METHODS = ("unmask", "prng-state", "prng-seed", "carlini-v2", "carlini-v1")
@@ -228,20 +227,6 @@ NOTEBOOKS: dict[str, type[GenDataParams] | type[AttackParams] | type[EvaluatePar
     "evaluate": EvaluateParams,
 }
 """The notebooks in the order in which they run, with the class of their parameters."""
-
-
-def source_kind(source: str) -> str:
-    """What may be published of a source: its keyword, "npz" or "folder", never a path.
-
-    Examples
-    --------
-    >>> source_kind("cifar10:/data"), source_kind("photos/mine.npz"), source_kind("photos")
-    ('cifar10', 'npz', 'folder')
-    """
-    keyword = source.partition(":")[0]
-    if keyword in ("embedded", "cifar10", "imagenette"):
-        return keyword
-    return "npz" if source.lower().endswith(".npz") else "folder"
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:

@@ -127,6 +127,23 @@ def parse_source(source: str) -> Source:
     return Source(source, "folder", path)
 
 
+_WORDS = ("embedded", "cifar10", "imagenette")
+
+
+def source_kind(source: str) -> str:
+    """What may be published of a source: its keyword, ``npz`` or ``folder``, never a path.
+
+    Examples
+    --------
+    >>> source_kind("cifar10:/data"), source_kind("photos/mine.npz"), source_kind("photos")
+    ('cifar10', 'npz', 'folder')
+    """
+    word = source.partition(":")[0]
+    if word in _WORDS:
+        return word
+    return "npz" if source.lower().endswith(".npz") else "folder"
+
+
 def private_images(source: str, n_private: int, *, generator: np.random.Generator) -> PrivateSet:
     """Take private images from a source, the same number of each class as far as it goes.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,7 @@ from instahide_nb.evaluate.metrics import Scores
 from instahide_nb.evaluate.submission import load_attack_info
 from instahide_nb.show.grids import method_grid, write_png
 
-if TYPE_CHECKING:
-    from instahide_nb.challenge.build import Secret
-
-__all__ = ["AboutAttack", "about_attack", "check_halves", "save_evaluation", "write_method_grid"]
+__all__ = ["AboutAttack", "about_attack", "save_evaluation", "write_method_grid"]
 
 
 @dataclass(frozen=True)
@@ -38,32 +35,6 @@ class AboutAttack:
 
     details: dict[str, Any] = field(default_factory=dict)
     recovered: npt.NDArray[np.float32] | None = None
-
-
-def check_halves(release: Release, secret: Secret) -> None:
-    """Refuse a release and a secret that are not the two halves of one challenge.
-
-    Compared are their sizes and, in each row, whether the label names the class of the first private image. Labels may
-    have been rounded before they were published, so that small coefficients vanish: one row in ten may differ.
-
-    Raises
-    ------
-    InputError
-        Says what does not fit.
-    """
-    n, image = len(release.encryption), release.encryption.shape[1:]
-    if (len(secret.pair), secret.private.shape[1:]) != (n, image):
-        raise InputError(
-            f"secret: is of {len(secret.pair)} encryptions of shape {secret.private.shape[1:]}, the release of {n} of "
-            f"shape {image}; name the two folders of one run"
-        )
-    first = secret.private_label[secret.pair[:, 0]]
-    fits = first < release.label.shape[1]
-    fits[fits] = release.label[fits, first[fits]] > 0
-    if 10 * int(fits.sum()) < 9 * n:
-        raise InputError(
-            f"secret: the release's labels fit {int(fits.sum())} of {n} rows only; name the two folders of one run"
-        )
 
 
 def about_attack(decryption: Path | str) -> AboutAttack:

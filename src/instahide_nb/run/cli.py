@@ -181,8 +181,9 @@ def verify(
 
 
 def _regenerated(run: Path) -> str:
-    from instahide_nb.challenge.build import first_difference, load_secret, regenerate
+    from instahide_nb.challenge.build import first_difference, regenerate
     from instahide_nb.challenge.release import load_release
+    from instahide_nb.challenge.secret import load_secret
 
     published = load_release(run / "release")
     difference = first_difference(published, regenerate(load_secret(run / "secret")))
@@ -199,11 +200,10 @@ def score(
     secret: Annotated[Path, typer.Option(help="The secret/ folder.")],
 ) -> None:
     """Score anyone's decryption, and rank it."""
-    from instahide_nb.challenge.build import load_secret
     from instahide_nb.challenge.release import load_release
+    from instahide_nb.challenge.secret import check_halves, load_secret
     from instahide_nb.evaluate import metrics
     from instahide_nb.evaluate.leaderboard import score_table
-    from instahide_nb.evaluate.report import check_halves
     from instahide_nb.evaluate.submission import load_decryption
 
     published, hidden = load_release(release), load_secret(secret)

@@ -38,8 +38,8 @@ from instahide_nb.core.params import (
     EvaluateParams,
     GenDataParams,
     read_yaml,
-    source_kind,
 )
+from instahide_nb.data.sources import source_kind
 from instahide_nb.evaluate.report import write_method_grid
 from instahide_nb.run.manifest import begin_stage, begun, compare, read_manifest, record_stage
 from instahide_nb.run.notebooks import NotebookError, execute, home

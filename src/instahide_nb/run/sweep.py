@@ -59,9 +59,10 @@ from matplotlib.figure import Figure
 from instahide_nb import __version__
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, read_json, write_bytes, write_json
-from instahide_nb.core.params import AttackParams, GenDataParams, read_yaml, source_kind
+from instahide_nb.core.params import AttackParams, GenDataParams, read_yaml
 from instahide_nb.core.progress import progress
 from instahide_nb.core.threads import thread_count
+from instahide_nb.data.sources import source_kind
 from instahide_nb.evaluate.metrics import METRICS
 from instahide_nb.run.pipeline import Plan, home, make_plan, presets
 from instahide_nb.show import plots as figures

@@ -162,8 +162,8 @@ def slider(draw: Draw, rows: int, row: int = 0) -> Any:
 
 if TYPE_CHECKING:
     from instahide_nb.attacks.result import AttackResult
-    from instahide_nb.challenge.build import Secret
     from instahide_nb.challenge.release import Release
+    from instahide_nb.challenge.secret import Secret
     from instahide_nb.evaluate.metrics import Scores
 
 

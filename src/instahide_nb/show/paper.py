@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from instahide_nb.challenge.build import Secret, load_secret
 from instahide_nb.challenge.release import Release, load_release
+from instahide_nb.challenge.secret import Secret, load_secret
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, make_folder, sha256_file, write_bytes
 from instahide_nb.core.progress import progress
