@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instahide_nb.attacks.cholesky import factor, inverse, solve, solve_columns, solve_spd
+from instahide_nb.attacks.exact import factor, inverse, solve, solve_columns, solve_spd
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 40])

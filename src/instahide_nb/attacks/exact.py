@@ -1,15 +1,14 @@
-"""Matrix products that are fast and have the same bits on any machine.
+"""Linear algebra with the same bits on any machine: products of rounded factors, and a Cholesky factorisation.
 
-A BLAS sums in an order that depends on the processor. Rows are rounded to integers short enough that, by the
-inequality of Cauchy and Schwarz, no partial sum of a product exceeds 2^24. Such sums are exact even in float32, in
-whatever order, and a product of float32 takes half the time and memory of one of float64. Where 12 bits are too
-few, `fine` keeps 26 and works in float64, with sums below 2^53.
+BLAS and LAPACK sum in an order that depends on the processor. Products here have factors rounded to integers so
+short that no partial sum exceeds 2^24 (by the Cauchy-Schwarz inequality): such sums are exact in float32 in any
+order. With ``fine=True`` the factors keep 26 bits and the sums, below 2^53, are exact in float64. The Cholesky
+factorisation is a plain loop.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal, overload
 
 import numba
 import numpy as np
@@ -17,29 +16,26 @@ import numpy.typing as npt
 
 from instahide_nb.core.threads import in_blocks
 
-__all__ = ["integer_mix", "integer_product", "integers", "unscaled"]
-
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Float = Float32 | Float64
 
-_LENGTH = 4096.0  # of a rounded row: two of them have a product of at most 2^24
-_FINE = 2.0**26  # in float64, whose sums are exact up to 2^53
-_LANES = 16
-_COLUMNS = 512  # at a time
+_LENGTH = 2.0**12  # of a rounded row: the product of two rows is at most 2^24
+_FINE = 2.0**26
+_LANES = 16  # partial sums side by side
+_COLUMNS = 256  # right-hand sides that stay in the cache
+_ROWS = 64  # the fewest rows worth a thread
 
 
 @numba.njit(cache=True, nogil=True)
 def _round_rows(first: int, last: int, table: Float, length: float, out: Float, scale: Float64) -> None:
-    """Rows times `scale`, rounded, so that each has `length` before it is rounded."""
+    """out_i = round(scale_i table_i), with scale_i = length / |table_i|."""
     d = table.shape[1]
     lane = np.empty(_LANES)
     for i in range(first, last):
         row = table[i]
         lane[:] = 0.0
-        for low in range(
-            0, d - _LANES + 1, _LANES
-        ):  # several sums side by side: always in this order, and quick
+        for low in range(0, d - _LANES + 1, _LANES):
             for t in range(_LANES):
                 lane[t] += float(row[low + t]) * float(row[low + t])
         total = 0.0
@@ -51,6 +47,186 @@ def _round_rows(first: int, last: int, table: Float, length: float, out: Float, 
         by = scale[i]
         for p in range(d):
             out[i, p] = np.rint(float(row[p]) * by)
+
+
+def integers(table: Float, fine: bool = False) -> tuple[Float, Float64]:
+    """Round the rows of a factor of an exact product.
+
+    Parameters
+    ----------
+    table : float (n, d)
+    fine : bool
+        Keep 26 bits of the length of a row instead of 12.
+
+    Returns
+    -------
+    whole : float32 (n, d), or float64 if `fine`
+        Each row is the table's row times its scale, rounded. No row is longer than 2^12, or 2^26.
+    scale : float64 (n,)
+
+    Examples
+    --------
+    >>> whole, scale = integers(np.array([[3.0, 4.0]]))
+    >>> whole.tolist(), round(float(scale[0]), 2)
+    ([[2457.0, 3276.0]], 819.06)
+    """
+    out: Float = np.empty(table.shape, np.float64 if fine else np.float32)
+    # rounding moves each of the d values by at most a half
+    scale, longest = np.empty(len(table)), (_FINE if fine else _LENGTH) - 0.5 * math.sqrt(table.shape[1])
+    in_blocks(_round_rows, len(table), table, longest, out, scale)
+    return out, scale
+
+
+def whole_product(a: Float, b: Float) -> Float:
+    """``a @ b.T`` for integer-valued factors, by blocks of rows of `a` on several threads.
+
+    Parameters
+    ----------
+    a : float (n, d)
+    b : float (m, d)
+        Both from `integers`.
+
+    Returns
+    -------
+    float (n, m)
+        Exact, in units of both factors' scales.
+    """
+    out = np.empty((len(a), len(b)), a.dtype)
+
+    def multiply(low: int, high: int) -> None:
+        np.matmul(a[low:high], b.T, out=out[low:high])
+
+    in_blocks(multiply, len(a), block=max(_ROWS, -(-len(a) // 8)))
+    return out
+
+
+def integer_product(a: Float, b: Float, fine: bool = False) -> Float64:
+    """``a @ b.T`` with the rows of both factors rounded by `integers`.
+
+    With 12 bits the error is near 10^-4 of the product of the lengths of both rows.
+
+    Examples
+    --------
+    >>> integer_product(np.array([[1, 2]], np.float32), np.array([[3, 4], [0, 1]], np.float32)).round(2).tolist()
+    [[11.0, 2.0]]
+    """
+    (whole_a, scale_a), (whole_b, scale_b) = integers(a, fine), integers(b, fine)
+    product: Float64 = whole_product(whole_a, whole_b) / (scale_a[:, None] * scale_b)
+    return product
+
+
+@numba.njit(cache=True, nogil=True)
+def _subtract(table: Float64, count: int, multiple: Float64, low: int, out: Float64) -> None:
+    """out_j -= sum_k multiple_k table_k,low+j over the first `count` rows, in their order.
+
+    Four rows at a time: `out` is read and written a quarter as often, with the same sequence of roundings.
+    """
+    size = out.shape[0]
+    fours = count - count % 4
+    for k in range(0, fours, 4):
+        a, b, c, d = multiple[k], multiple[k + 1], multiple[k + 2], multiple[k + 3]
+        ra, rb, rc, rd = table[k, low:], table[k + 1, low:], table[k + 2, low:], table[k + 3, low:]
+        for j in range(size):
+            out[j] = (((out[j] - a * ra[j]) - b * rb[j]) - c * rc[j]) - d * rd[j]
+    for k in range(fours, count):
+        a, ra = multiple[k], table[k, low:]
+        for j in range(size):
+            out[j] -= a * ra[j]
+
+
+@numba.njit(cache=True, nogil=True)
+def factor(matrix: Float64) -> Float64:
+    """Lower Cholesky factor of a symmetric positive definite matrix (n, n), whose upper half is read.
+
+    A pivot that rounding made negative is replaced by a tiny positive one.
+
+    Examples
+    --------
+    >>> factor(np.array([[4.0, 2.0], [2.0, 5.0]])).tolist()
+    [[2.0, 0.0], [1.0, 2.0]]
+    """
+    n = matrix.shape[0]
+    upper = np.zeros((n, n))  # row by row of L.T: the inner loops are contiguous and have no reduction
+    for i in range(n):
+        row = upper[i, i:]
+        for j in range(n - i):
+            row[j] = matrix[i, i + j]
+        _subtract(upper, i, upper[:, i], i, row)
+        pivot = row[0]
+        if not pivot > 1e-300:
+            pivot = 1e-300
+        root = np.sqrt(pivot)
+        inverse = 1.0 / root
+        for j in range(n - i):
+            row[j] *= inverse
+        row[0] = root
+    return upper.T.copy()
+
+
+@numba.njit(cache=True, nogil=True)
+def solve(lower: Float64, right: Float64) -> Float64:
+    """Solve ``L L^T x = right`` for the columns of `right` (n, m), `lower` being from `factor`.
+
+    Examples
+    --------
+    >>> solve(factor(np.array([[4.0, 2.0], [2.0, 5.0]])), np.array([[8.0], [8.0]])).round(12).tolist()
+    [[1.5], [1.0]]
+    """
+    n = right.shape[0]
+    x = right.copy()
+    upper = lower.T.copy()
+    for i in range(n):
+        _subtract(x, i, lower[i], 0, x[i])
+        inverse = 1.0 / lower[i, i]
+        for j in range(x.shape[1]):
+            x[i, j] *= inverse
+    for i in range(n - 1, -1, -1):
+        _subtract(x[i + 1 :], n - 1 - i, upper[i, i + 1 :], 0, x[i])
+        inverse = 1.0 / lower[i, i]
+        for j in range(x.shape[1]):
+            x[i, j] *= inverse
+    return x
+
+
+@numba.njit(cache=True, nogil=True)
+def _solve_block(low: int, high: int, lower: Float64, right: Float64, out: Float64) -> None:
+    out[:, low:high] = solve(lower, right[:, low:high].copy())
+
+
+def solve_columns(lower: Float64, right: Float64) -> Float64:
+    """`solve` for many columns, some at a time and on several threads; the same bits."""
+    out = np.empty(right.shape)
+    in_blocks(_solve_block, right.shape[1], lower, right, out, block=_COLUMNS)
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def inverse(lower: Float64) -> Float64:
+    """Inverse of ``L L^T``, symmetric to the last bit, for `lower` from `factor`.
+
+    Examples
+    --------
+    >>> inverse(factor(np.array([[4.0, 2.0], [2.0, 5.0]]))).tolist()
+    [[0.3125, -0.125], [-0.125, 0.25]]
+    """
+    n = lower.shape[0]
+    half = np.zeros((n, n))  # L^-1
+    for i in range(n):
+        _subtract(half, i, lower[i], 0, half[i, :i])
+        root = 1.0 / lower[i, i]
+        for j in range(i):
+            half[i, j] *= root
+        half[i, i] = root
+    out = np.zeros((n, n))
+    for i in range(n):
+        row = out[i, : i + 1]
+        _subtract(half[i:], n - i, half[i:, i], 0, row)
+        for j in range(i + 1):
+            row[j] = -row[j]
+    for i in range(n):
+        for j in range(i):
+            out[j, i] = out[i, j]
+    return out
 
 
 @numba.njit(cache=True, nogil=True)
@@ -81,67 +257,9 @@ def _longest(terms: int, length: float = _LENGTH) -> float:
     return length - 0.5 * math.sqrt(terms)
 
 
-@overload
-def integers(table: Float, fine: Literal[False] = False) -> tuple[Float32, Float64]: ...
-@overload
-def integers(table: Float, fine: bool) -> tuple[Float, Float64]: ...
-def integers(table: Float, fine: bool = False) -> tuple[Float, Float64]:
-    """Round the rows of a factor of an exact product.
-
-    Parameters
-    ----------
-    table : float (n, d)
-    fine : bool
-        Keep 26 bits of a row's length instead of 12, in float64: a product then takes twice the time.
-
-    Returns
-    -------
-    whole : float32 (n, d), or float64 if `fine`
-        Integers, each row the table's row times its scale. No row is longer than 4096, or 2^26.
-    scale : float64 (n,)
-
-    Examples
-    --------
-    >>> whole, scale = integers(np.array([[3.0, 4.0]]))
-    >>> whole.tolist(), round(float(scale[0]), 2)
-    ([[2457.0, 3276.0]], 819.06)
-    """
-    out: Float = np.empty(table.shape, np.float64 if fine else np.float32)
-    scale, longest = np.empty(len(table)), _longest(table.shape[1], _FINE if fine else _LENGTH)
-    in_blocks(_round_rows, len(table), table, longest, out, scale)
-    return out, scale
-
-
 def unscaled(product: Float32, left: Float64, right: Float64) -> Float32:
     """A product of integers divided by the scales of its rows and columns, in its place."""
     in_blocks(_unscale, len(product), product, left, right)
-    return product
-
-
-def integer_product(a: Float, b: Float, fine: bool = False) -> Float64:
-    """``a @ b.T`` with the rows of both factors rounded, so that the product is exact in any order of summation.
-
-    A row keeps 12 bits of its length: the error of a product is near 10^-4 of the product of both lengths.
-
-    Parameters
-    ----------
-    a : float (n, d)
-    b : float (m, d)
-    fine : bool
-        Keep 26 bits.
-
-    Returns
-    -------
-    float64 (n, m)
-
-    Examples
-    --------
-    >>> integer_product(np.array([[1, 2]], np.float32), np.array([[3, 4], [0, 1]], np.float32)).round(2).tolist()
-    [[11.0, 2.0]]
-    """
-    qa, scale_a = integers(a, fine)
-    qb, scale_b = integers(b, fine)
-    product: Float64 = (qa @ qb.T) / (scale_a[:, None] * scale_b)
     return product
 
 
@@ -164,5 +282,17 @@ def integer_mix(weight: Float, row: Float) -> Float32:
     """
     qw, scale_w = integers(weight)
     qr, scale_r = np.empty(row.shape, np.float32), np.empty(row.shape[1])
-    in_blocks(_round_columns, row.shape[1], row, _longest(len(row)), qr, scale_r, block=_COLUMNS)
+    in_blocks(_round_columns, row.shape[1], row, _longest(len(row)), qr, scale_r, block=512)
     return unscaled(qw @ qr, scale_w, scale_r)
+
+
+@numba.njit(cache=True, nogil=True)
+def solve_spd(matrix: Float64, right: Float64) -> Float64:
+    """Solve ``matrix @ x = right`` for a symmetric positive definite matrix.
+
+    Examples
+    --------
+    >>> solve_spd(np.array([[4.0, 2.0], [2.0, 5.0]]), np.array([[8.0], [8.0]])).round(12).tolist()
+    [[1.5], [1.0]]
+    """
+    return solve(factor(matrix), right)

@@ -21,7 +21,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.cholesky import factor, solve
+from instahide_nb.attacks.exact import factor, solve
 from instahide_nb.core.progress import progress
 from instahide_nb.scheme.encryption import WEIGHT_ONE
 

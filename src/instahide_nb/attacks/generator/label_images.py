@@ -16,7 +16,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.cholesky import factor, solve
+from instahide_nb.attacks.exact import factor, solve
 from instahide_nb.attacks.generator.known_signs import generalised_images, weighted_images
 from instahide_nb.attacks.generator.replay import image_classes
 from instahide_nb.core.progress import progress

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.cholesky import factor, inverse, solve_columns
+from instahide_nb.attacks.exact import factor, inverse, solve_columns
 from instahide_nb.attacks.unmask.assignment import Slots
 from instahide_nb.attacks.unmask.found_companions import Companions
 from instahide_nb.attacks.unmask.least_squares import add_right_side

@@ -14,8 +14,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.cholesky import factor, inverse, solve_columns
-from instahide_nb.attacks.exact import integer_mix, integer_product
+from instahide_nb.attacks.exact import factor, integer_mix, integer_product, inverse, solve_columns
 from instahide_nb.attacks.unmask.assignment import Slots
 from instahide_nb.attacks.unmask.smoothness import Smoothness, whiten
 from instahide_nb.core.threads import in_blocks

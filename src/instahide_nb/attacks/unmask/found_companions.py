@@ -15,8 +15,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.cholesky import factor, solve
-from instahide_nb.attacks.exact import integers, unscaled
+from instahide_nb.attacks.exact import factor, integers, solve, unscaled
 from instahide_nb.attacks.unmask.smoothness import Smoothness, whiten
 from instahide_nb.core.threads import in_blocks
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.cholesky import solve_spd
+from instahide_nb.attacks.exact import solve_spd
 
 __all__ = ["colour_axis", "votes"]
 

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.cholesky import solve_spd
+from instahide_nb.attacks.exact import solve_spd
 from instahide_nb.attacks.unmask.assignment import Slots
 from instahide_nb.core.threads import in_blocks
 

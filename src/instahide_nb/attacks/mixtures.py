@@ -1,0 +1,277 @@
+"""Rows that are sparse mixtures of images: the one linear model behind all attacks.
+
+Row i is ``x_i = sum_j a_ij P_j + (1 - sum_j a_ij) m + e_i``: a few images P_j with known coefficients, the mean image
+m for the rest, and a residual. :class:`Mixtures` holds the matrix A, p entries a row. Images follow from rows by
+generalised least squares with a ridge, ``(A^T Q A + r I) (P - m) = A^T Q (X - m)``. The weights Q are one of
+
+* float64 (n,): independent rows, Q = diag(w), w_i one over the variance of e_i, or 0 for a row to leave out;
+* float64 (groups, size, size): groups of consecutive rows with correlated residuals, Q block-diagonal, each block the
+  precision matrix of a group;
+* :class:`Regression`: each residual regressed on those of other rows, ``e_i = sum_j w_ij e_j + noise of variance s_i``,
+  Q = (I - W)^T diag(1/s) (I - W).
+
+Sums run in a fixed order without a BLAS, so results have the same bits on any machine. Only the products of precision
+matrices with float32 rows use a BLAS, on factors rounded to 12 bits (:mod:`.exact`); float64 rows keep full precision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+from instahide_nb.attacks.exact import factor, integer_product, inverse, solve_columns
+from instahide_nb.core.threads import in_blocks
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Float = Float32 | Float64
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+_COLUMNS = 256  # pixels at a time: their part of all rows stays in the cache
+_IMAGES = 32  # columns of A at a time
+
+
+@dataclass(frozen=True)
+class Mixtures:
+    """The matrix A.
+
+    Attributes
+    ----------
+    assignment : int64 (n, p)
+        Images in each row; -1 for an unknown one, which counts as the mean image.
+    coefficient : float (n, p)
+    n_images : int
+    """
+
+    assignment: Int64
+    coefficient: Float
+    n_images: int
+
+    @cached_property
+    def matrix(self) -> csr_array:
+        """A as float64 CSR (n, n_images), entries in the order of the places; an image twice in a row has two."""
+        known = self.assignment >= 0
+        start = np.concatenate([[0], np.cumsum(known.sum(axis=1))])
+        entries = self.coefficient[known].astype(np.float64), self.assignment[known], start
+        return csr_array(entries, shape=(len(known), self.n_images))
+
+    @cached_property
+    def rest(self) -> Float:
+        """What the known coefficients of each row leave: 1 - sum_j a_ij, (n,)."""
+        left = np.ones(len(self.assignment), self.coefficient.dtype)
+        for j in range(self.assignment.shape[1]):
+            left -= np.where(self.assignment[:, j] >= 0, self.coefficient[:, j], 0)
+        return left
+
+    def part(self, rows: slice | Int64) -> Mixtures:
+        """The same for some rows."""
+        return Mixtures(self.assignment[rows], self.coefficient[rows], self.n_images)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Residuals predicted from those of other rows.
+
+    Attributes
+    ----------
+    weight : float64 CSR (n, n)
+        W, with an empty diagonal.
+    scale : float (n,)
+        Variance that the prediction leaves.
+    """
+
+    weight: csr_array
+    scale: Float
+
+    @cached_property
+    def left_over(self) -> tuple[csr_array, csr_array]:
+        """I - W and its transpose, CSR."""
+        n = len(self.scale)
+        eye = csr_array((np.ones(n), np.arange(n), np.arange(n + 1)), shape=(n, n))
+        difference = (eye - self.weight).tocsr()
+        return difference, difference.T.tocsr()
+
+
+Weights = Float | Regression
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_rows(
+    first: int, last: int, start: Int32, column: Int32, value: Float, table: Float, out: Float
+) -> None:
+    """out_i += sum_e value_e table_column(e), rows first .. last-1 of a CSR matrix, entries in their order."""
+    width = table.shape[1]
+    for i in range(first, last):
+        target = out[i]
+        for e in range(start[i], start[i + 1]):
+            by, source = value[e], table[column[e]]
+            for p in range(width):
+                target[p] += by * source[p]
+
+
+def _add(matrix: csr_array, table: Float, out: Float, threads: bool = True) -> Float:
+    """out += matrix @ table, in the precision of `out`."""
+    parts = matrix.indptr.astype(np.int32), matrix.indices.astype(np.int32), matrix.data.astype(out.dtype)
+    if threads:
+        in_blocks(_add_rows, len(out), *parts, table, out)
+    else:
+        _add_rows(0, len(out), *parts, table, out)
+    return out
+
+
+def predictions(mixtures: Mixtures, image: Float32, mean: Float32) -> Float32:
+    """``sum_j a_ij P_j + rest_i m`` of each row.
+
+    Parameters
+    ----------
+    mixtures : Mixtures
+    image : float (n_images, d)
+    mean : float (d,)
+
+    Returns
+    -------
+    float (n, d)
+        In float64 for images in float64.
+    """
+    n = len(mixtures.assignment)
+    assignment = np.hstack([mixtures.assignment, np.full((n, 1), mixtures.n_images)])
+    coefficient = np.hstack([mixtures.coefficient, mixtures.rest[:, None]])
+    whole = Mixtures(assignment, coefficient, mixtures.n_images + 1)
+    out = np.zeros((n, image.shape[1]), image.dtype)
+    _add(whole.matrix, np.vstack([image, mean[None].astype(image.dtype)]), out)
+    return out
+
+
+def _block_matrix(blocks: Float) -> csr_array:
+    """Precision matrices (groups, size, size) as one block-diagonal CSR matrix."""
+    groups, size, _ = blocks.shape
+    column = np.repeat(np.arange(groups * size).reshape(groups, 1, size), size, axis=1)
+    start = np.arange(0, groups * size * size + 1, size)
+    return csr_array((blocks.ravel(), column.ravel(), start), shape=(groups * size, groups * size))
+
+
+def _weighted(weight: Weights, table: Float) -> Float:
+    """Q times some columns (n, width), on one thread."""
+    if isinstance(weight, Regression):
+        difference, transposed = weight.left_over
+        left = _add(difference, table, np.zeros_like(table), threads=False)
+        left /= weight.scale[:, None].astype(left.dtype)
+        return _add(transposed, left, np.zeros_like(table), threads=False)
+    if weight.ndim == 3:
+        return _add(_block_matrix(weight), table, np.zeros_like(table), threads=False)
+    return np.multiply(weight.astype(table.dtype)[:, None], table)
+
+
+def weighted_design(mixtures: Mixtures, weight: Weights, table: Float64) -> Float64:
+    """``Q A table`` for a table (n_images, m), such as the identity, float64 (n, m)."""
+    out = np.empty((len(mixtures.assignment), table.shape[1]))
+
+    def columns(low: int, high: int) -> None:
+        mixed = np.zeros((len(out), high - low))
+        _add(mixtures.matrix, np.ascontiguousarray(table[:, low:high]), mixed, threads=False)
+        out[:, low:high] = _weighted(weight, mixed)
+
+    in_blocks(columns, table.shape[1], block=_IMAGES)
+    return out
+
+
+def normal_matrix(mixtures: Mixtures, weight: Weights) -> Float64:
+    """``A^T Q A``, float64 (n_images, n_images)."""
+    out = np.zeros((mixtures.n_images, mixtures.n_images))
+    _add(mixtures.matrix.T.tocsr(), weighted_design(mixtures, weight, np.eye(mixtures.n_images)), out)
+    return out
+
+
+def right_side(rows: Float, mixtures: Mixtures, weight: Weights, mean: Float) -> Float64:
+    """``A^T Q (X - m)``, float64 (n_images, d), for rows X (n, d) and the mean image m (d,)."""
+    across = mixtures.matrix.T.tocsr()
+    out = np.zeros((mixtures.n_images, rows.shape[1]))
+    if isinstance(weight, np.ndarray) and weight.ndim == 1:
+        across.data = across.data * weight[across.indices]
+        _add(across, rows, out)
+        out -= _add(across, np.ones((len(rows), 1)), np.zeros((len(out), 1))) * mean
+        return out
+    if isinstance(weight, np.ndarray) and rows.dtype == np.float32:
+        size = weight.shape[1]
+        for g, precision in enumerate(weight):
+            part = slice(g * size, (g + 1) * size)
+            centred = np.ascontiguousarray((rows[part] - mean).T)
+            _add(mixtures.part(part).matrix.T.tocsr(), integer_product(precision, centred), out)
+        return out
+
+    def columns(low: int, high: int) -> None:
+        mixed = _weighted(weight, rows[:, low:high] - mean[low:high])
+        out[:, low:high] = _add(across, mixed, np.zeros((len(out), high - low)), threads=False)
+
+    in_blocks(columns, rows.shape[1], block=_COLUMNS)
+    return out
+
+
+def _factor(mixtures: Mixtures, weight: Weights, ridge: float) -> Float64:
+    normal = normal_matrix(mixtures, weight)
+    pull = ridge * float(np.mean(np.diagonal(normal))) + 1e-12
+    return factor(normal + pull * np.eye(len(normal)))
+
+
+def fit(rows: Float, mixtures: Mixtures, weight: Weights, mean: Float, ridge: float) -> Float64:
+    """Images by generalised least squares.
+
+    Parameters
+    ----------
+    rows : float (n, d)
+    mixtures : Mixtures
+    weight : Weights
+        See the module.
+    mean : float (d,)
+    ridge : float
+        Weight of the pull to `mean`, as a share of the mean diagonal of the normal matrix.
+
+    Returns
+    -------
+    float64 (n_images, d)
+
+    Examples
+    --------
+    >>> two = Mixtures(np.array([[0, 1], [0, -1], [1, -1]]), np.array([[0.5, 0.5], [1.0, 0], [1.0, 0]]), 2)
+    >>> fit(np.array([[2.0], [1.0], [3.0]]), two, np.ones(3), np.zeros(1), 0.0).round(6).tolist()
+    [[1.0], [3.0]]
+    """
+    lower = _factor(mixtures, weight, ridge)
+    image = solve_columns(lower, right_side(rows, mixtures, weight, mean))
+    image += mean
+    return image
+
+
+def influence(mixtures: Mixtures, weight: Weights, ridge: float) -> Float64:
+    """How much each row changes each image that `fit` finds: ``Q A (A^T Q A + r I)^-1``.
+
+    Without row i, image j would be ``P_j - influence_ij / (1 - h_i) e_i``, with h_i = sum_j a_ij influence_ij the
+    leverage of the row and e_i its residual (exactly, where rows are independent).
+
+    Returns
+    -------
+    float64 (n, n_images)
+    """
+    return weighted_design(mixtures, weight, inverse(_factor(mixtures, weight, ridge)))
+
+
+def mean_square(rows: Float) -> Float64:
+    """Mean of the squares of each row (n, d), float64 (n,)."""
+    out = np.empty(len(rows))
+    in_blocks(_mean_square, len(rows), rows, out)
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _mean_square(first: int, last: int, rows: Float, out: Float64) -> None:
+    for i in range(first, last):
+        total = 0.0
+        for p in range(rows.shape[1]):
+            total += float(rows[i, p]) * float(rows[i, p])
+        out[i] = total / rows.shape[1]
