@@ -1,1 +1,1 @@
-"""The published attack on the InstaHide Challenge, one module per stage."""
+"""The published attack on the InstaHide Challenge (Carlini et al., arXiv 2011.05315)."""

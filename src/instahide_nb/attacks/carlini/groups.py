@@ -1,92 +1,47 @@
-"""Dense groups, one for each private image, and the second similarity: stages two and three of the published attack.
+"""Dense groups of encryptions, one for each private image: stage 2 of the published attack.
 
-A group is grown from one encryption: again and again the encryption that is nearest to all members together joins.
-Of the many groups that start from different encryptions, those are kept that others agree with and that have little
-in common with those already kept (Carlini et al., arXiv 2011.05315, and ``step_2_color_graph`` of their code). Then
-each encryption is compared with three samples of each group, and that ten times with other samples
-(``step_3_second_graph``).
+A group starts with one encryption. Again and again the encryption joins whose similarities to all members have the
+largest sum. Of the groups grown from many encryptions, those are kept that other groups confirm and that have little
+in common with those already kept (Carlini et al., arXiv 2011.05315, and ``step_2_color_graph`` of their code).
 
-With ``labels="matching"`` all this is done as published, blind to the labels. With ``labels="groups"``, ours, a
-group grows only among the encryptions that hold most of one class, and each class gets as many groups as it has images.
+The published code ignores the labels here. By default (ours) a group grows only among the encryptions with the
+largest coefficients of one class, and each class gets as many groups as it has images.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attacks.unmask.assignment import Slots
-from instahide_nb.attacks.unmask.clusters import strong_slots
 from instahide_nb.core.threads import in_blocks
-
-__all__ = ["Groups", "dense_groups", "grow_groups", "second_similarity", "select_groups"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 _SEEDS = 2000  # encryptions that a group is grown from, as published
-_SECOND_MEMBERS = 11  # the second member is one of so many nearest, as published
-_SAMPLES, _DRAWS, _NEAREST = 3, 10, 21  # as published: ten draws of three of the 21 nearest
-_STRONG = 20  # members of a group that is grown within a class
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Dense groups of encryptions.
-
-    Attributes
-    ----------
-    member : int64 (groups, size)
-        Encryptions in the order in which they joined; -1 fills up.
-    image_class : int64 (groups,)
-        Class (column of the labels) that the members of the core have in common most often.
-    """
-
-    member: Int64
-    image_class: Int64
-
-    @property
-    def core(self) -> int:
-        """How many of the first members define a group: half of them."""
-        return max(1, self.member.shape[1] // 2)
+_SECOND_MEMBERS = 11  # the second member is one of the eleven nearest, as published
+_STRONG = 20  # members of a group within a class; encryptions of each image that it grows among
 
 
 @numba.njit(cache=True, nogil=True)
-def _grow(low: int, high: int, similarity: Float32, seed: Int64, rank: Int64, out: Int64) -> None:
-    n, size = similarity.shape[0], out.shape[1]
-    total = np.empty(n)
-    used = np.empty(n, np.bool_)
+def _grow(low: int, high: int, similarity: Float32, out: Int64) -> None:
+    """Fill the rows low .. high-1 of `out` from their third member on."""
+    n = similarity.shape[0]
     for k in range(low, high):
-        total[:] = 0.0
-        used[:] = False
-        newest = seed[k]
-        for place in range(size):
-            out[k, place] = newest
-            used[newest] = True
+        total = np.zeros(n)
+        for place in range(out.shape[1]):
+            if place > 1:
+                out[k, place] = np.argmax(total)
+            newest = out[k, place]
             for j in range(n):
                 total[j] += similarity[newest, j]
-            skip = rank[k] if place == 0 else 0
-            best = -1
-            for _ in range(skip + 1):  # the (skip + 1)-th nearest
-                best = -1
-                for j in range(n):
-                    if not used[j] and (best < 0 or total[j] > total[best]):
-                        best = j
-                if best >= 0:
-                    used[best] = True
-                    newest = best
-            if best < 0:
-                break
-            if skip > 0:  # those passed over may join later
-                used[:] = False
-                used[seed[k]] = True
+            total[newest] = -np.inf
 
 
 def grow_groups(similarity: Float32, seed: Int64, size: int, generator: np.random.Generator) -> Int64:
-    """Grow a group from each seed: the encryption with the largest sum of similarities to the members joins.
+    """Grow a group from each seed.
 
     Parameters
     ----------
@@ -100,7 +55,7 @@ def grow_groups(similarity: Float32, seed: Int64, size: int, generator: np.rando
 
     Returns
     -------
-    int64 (seeds, size)
+    int64 (seeds, at most `size`)
 
     Examples
     --------
@@ -109,24 +64,23 @@ def grow_groups(similarity: Float32, seed: Int64, size: int, generator: np.rando
     >>> bool((group[0] < 20).all()), bool((group[1] >= 20).all())
     (True, True)
     """
-    out = np.full((len(seed), min(size, len(similarity))), -1, np.int64)
-    rank = generator.integers(0, min(_SECOND_MEMBERS, max(1, len(similarity) - 1)), len(seed))
-    in_blocks(_grow, len(seed), np.ascontiguousarray(similarity), seed.astype(np.int64), rank, out)
+    n = len(similarity)
+    out = np.empty((len(seed), min(size, n)), np.int64)
+    rank = generator.integers(0, min(_SECOND_MEMBERS, max(1, n - 1)), len(seed))
+    for row, first, place in zip(out, seed, rank, strict=True):
+        far = -similarity[first]
+        far[first] = np.inf
+        row[:2] = [first, np.argsort(far, kind="stable")[place]][: len(row)]
+    in_blocks(_grow, len(seed), np.ascontiguousarray(similarity), out)
     return out
 
 
-def _membership(member: Int64, n: int) -> Float32:
-    table = np.zeros((len(member), n + 1), np.float32)
-    table[np.arange(len(member))[:, None], member] = 1.0  # -1 writes to the last column
-    return table[:, :n]
+def select_groups(member: Int64, n: int, count: int) -> Int64:
+    """Choose groups that others confirm and that have little in common.
 
-
-def select_groups(member: Int64, n: int, count: int, core: int) -> Int64:
-    """Choose groups that are confirmed by others and have little in common.
-
-    In their order those groups are taken whose core lies wholly in at least two other groups, and is shared by less
-    than half with every group taken before; if these are too few, in a second pass half the core and no confirmation
-    suffice (so far as published). If they still are too few, those least shared with the taken ones follow (ours).
+    The first half of a group's members is its core. In order, a group is taken if its core lies wholly in two other
+    groups and less than half of it in every group taken before. If that gives too few, a second pass asks the same
+    of half the core, without confirmation (both as published). Then the groups with least in common follow (ours).
 
     Parameters
     ----------
@@ -135,34 +89,37 @@ def select_groups(member: Int64, n: int, count: int, core: int) -> Int64:
         Number of encryptions.
     count : int
         Groups wanted.
-    core : int
-        First members that define a group.
 
     Returns
     -------
     int64 (at most `count`,)
         Rows of `member`.
     """
-    whole = _membership(member, n)
+
+    def holds(part: Int64) -> Float32:
+        table = np.zeros((len(part), n), np.float32)
+        table[np.arange(len(part))[:, None], part] = 1.0
+        return table
+
+    core = max(1, member.shape[1] // 2)
+    whole = holds(member)
     chosen: list[int] = []
-    shared = np.zeros((len(member), 0), np.float32)
     for part in (core, max(1, core // 2)):
-        common = _membership(member[:, :part], n) @ whole.T  # counts: exact
+        common = holds(member[:, :part]) @ whole.T  # counts, so exact
         confirmed = (common == part).sum(axis=1) > 2 if part == core else np.ones(len(member), bool)
-        shared = common
         for k in np.flatnonzero(confirmed):
-            if len(chosen) == count:
-                break
-            if 2 * common[k, chosen].max(initial=0) < part:
+            if len(chosen) < count and 2 * common[k, chosen].max(initial=0) < part:
                 chosen.append(int(k))
     while len(chosen) < min(count, len(member)):
-        most = shared[:, chosen].max(axis=1, initial=0)
+        most = common[:, chosen].max(axis=1, initial=0)
         most[chosen] = np.inf
         chosen.append(int(np.argmin(most)))
     return np.array(chosen, np.int64)
 
 
-def dense_groups(similarity: Float32, label: Float32, slots: Slots, labels: str = "groups") -> Groups:
+def dense_groups(
+    similarity: Float32, label: Float32, slots: Slots, *, published: bool = False
+) -> tuple[Int64, Int64]:
     """Find one dense group of encryptions for each private image.
 
     Parameters
@@ -170,79 +127,44 @@ def dense_groups(similarity: Float32, label: Float32, slots: Slots, labels: str 
     similarity : float32 (n, n)
     label : float32 (n, classes)
     slots : Slots
-    labels : {"groups", "matching"}
-        Whether the labels confine the growth (ours) or are used only later, in the matching (as published).
+    published : bool
+        Grow groups among all encryptions, as published, rather than class by class.
 
     Returns
     -------
-    Groups
-
+    core : int64 (groups, size)
+        Encryptions that define each group, in the order in which they joined; -1 fills up.
+    image_class : int64 (groups,)
+        Class (column of the labels) of the group's image.
     """
     n, generator = len(similarity), np.random.default_rng(0)
-    if labels == "matching":
+    if published:
         size = max(2, min(2 * n // slots.n_images, n // 2))
-        core = max(1, size // 2)
-        seed = np.arange(min(_SEEDS, n))
-        member = grow_groups(similarity, seed, size, generator)
-        member = member[select_groups(member, n, slots.n_images, core)]
-        return Groups(member, _common_class(member[:, :core], label))
+        member = grow_groups(similarity, np.arange(min(_SEEDS, n)), size, generator)
+        core = member[select_groups(member, n, slots.n_images), : size // 2]
+        return core, np.argmax((label[core] > 0).sum(axis=1), axis=1)
     found, classes = [], []
-    for c in range(len(slots.start) - 1):
-        count = int(slots.start[c + 1] - slots.start[c])
-        row = np.unique(strong_slots(slots, c)[:, 0])
-        if len(row) == 0:  # a class that occurs only with itself
-            row = np.flatnonzero((slots.image_class == c).any(axis=1))
-        if count == 0 or len(row) == 0:
+    for c, count in enumerate(np.diff(slots.start)):
+        row = _strong_rows(slots, c, int(count))
+        if len(row) == 0:
             continue
         size = max(2, min(_STRONG, len(row) // count))
-        group = row[grow_groups(similarity[np.ix_(row, row)], np.arange(len(row)), size, generator)]
-        core = max(1, size // 2)
-        density = similarity[group[:, :core, None], group[:, None, :core]].astype(np.float64).sum(axis=(1, 2))
-        group = group[np.argsort(-density, kind="stable")]
-        group = group[select_groups(group, n, count, core)]
-        found.append(np.pad(group, ((0, 0), (0, _STRONG - group.shape[1])), constant_values=-1))
-        classes.append(np.full(len(group), c, np.int64))
-    return Groups(np.concatenate(found), np.concatenate(classes))
+        member = row[grow_groups(similarity[np.ix_(row, row)], np.arange(len(row)), size, generator)]
+        core = member[:, : size // 2]
+        density = similarity[core[:, :, None], core[:, None, :]].astype(np.float64).sum(axis=(1, 2))
+        densest = np.argsort(-density, kind="stable")
+        core = core[densest[select_groups(member[densest], n, int(count))]]
+        found.append(np.pad(core, ((0, 0), (0, _STRONG // 2 - core.shape[1])), constant_values=-1))
+        classes.append(np.full(len(core), c, np.int64))
+    return np.concatenate(found), np.concatenate(classes)
 
 
-def _common_class(member: Int64, label: Float32) -> Int64:
-    return np.array([int(np.argmax((label[row] > 0).sum(axis=0))) for row in member], np.int64)
-
-
-def second_similarity(similarity: Float32, groups: Groups, label: Float32, labels: str = "groups") -> Float32:
-    """Similarity of each encryption to each group: to three samples of the 21 nearest, averaged over ten draws.
-
-    Parameters
-    ----------
-    similarity : float32 (n, n)
-    groups : Groups
-    label : float32 (n, classes)
-    labels : {"groups", "matching"}
-        With "groups" the samples are taken among the encryptions that hold the group's class.
-
-    Returns
-    -------
-    float32 (n, groups)
-        An encryption's similarity to itself does not count.
-    """
-    generator = np.random.default_rng(1)
-    n = len(similarity)
-    out = np.empty((n, len(groups.member)), np.float32)
-    for g, member in enumerate(groups.member):
-        core = member[: groups.core]
-        core = core[core >= 0]
-        near = similarity[core].astype(np.float64).sum(axis=0)
-        if labels == "groups":
-            near[label[:, groups.image_class[g]] <= 0] = -np.inf
-        nearest = np.argsort(-near, kind="stable")[: min(_NEAREST, n)]
-        nearest = nearest[np.isfinite(near[nearest])]
-        total, count = np.zeros(n), np.zeros(n)
-        for _ in range(_DRAWS):
-            sample = nearest[generator.integers(0, len(nearest), _SAMPLES)]
-            for s in sample:
-                total += similarity[s]
-                count += 1
-                total[s] -= similarity[s, s]
-                count[s] -= 1
-        out[:, g] = total / np.maximum(count, 1)
-    return out
+def _strong_rows(slots: Slots, image_class: int, count: int) -> Int64:
+    """Encryptions in which a class of `count` images has its largest coefficients, in their order."""
+    if count == 0:
+        return np.empty(0, np.int64)
+    row, slot = np.nonzero((slots.image_class == image_class) & ~slots.shared[:, None])
+    if len(row) == 0:  # the class occurs only together with itself
+        return np.flatnonzero(slots.image_class[:, 0] == image_class)
+    strongest = np.argsort(-slots.coefficient[row, slot], kind="stable")
+    return np.unique(row[strongest[: min(_STRONG * count, max(count, len(row) // 2))]])

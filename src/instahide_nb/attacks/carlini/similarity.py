@@ -1,52 +1,43 @@
-"""Similarity of all pairs of encryptions: the first stage of the published attack, as a part that can be exchanged.
+"""How alike encryptions are: stages 1 and 3 of the published attack.
 
-A similarity is a function ``similarity(release, public)`` that returns one number for every pair of encryptions, larger
-where the two share a private image. Carlini et al. (arXiv 2011.05315) trained a Wide ResNet 28-6 for it, for ten GPU
-hours. Here it is one of these:
-
-* ``"energy"``: the correlation of local difference energies (`energy`), which needs no training
-  and gives the same bits on any machine;
-* ``"network"``: a small residual network is trained first, which takes PyTorch
-  (`instahide_nb.attacks.carlini.network`); its weights are the file ``network.npy`` beside the other stages';
-* the name of such a file: the network is loaded from it, and PyTorch is not needed
-  (`instahide_nb.attacks.carlini.feature_network`);
-* any function of your own.
+A similarity is a function of a release and the attacker's public images. It returns one number for every pair of
+encryptions, larger where the two share a private image. Carlini et al. (arXiv 2011.05315) trained a Wide ResNet 28-6
+for ten GPU hours. The default here, the correlation of local difference energies, needs no training.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.carlini import feature_network, network
-from instahide_nb.attacks.carlini.settings import Similarity
-from instahide_nb.attacks.carlini.stages import Stages
 from instahide_nb.attacks.unmask import energy
-from instahide_nb.challenge.release import Release, ReleaseInfo
-from instahide_nb.core.errors import InputError
-
-__all__ = ["check_similarity", "energy_similarity", "open_similarity"]
+from instahide_nb.challenge.release import Release
 
 Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
 
-_ROWS = 1000  # of the similarity at a time: the whole product would need its memory three times
+Similarity = Callable[[Release, npt.NDArray[np.uint8]], Float32]
+"""``similarity(release, public)``: float32 (n, n)."""
+
+_ROWS = 1000  # of the product at a time, to save memory
+_SAMPLES, _DRAWS, _NEAREST = 3, 10, 21  # as published
 
 
 def energy_similarity(release: Release, public: npt.NDArray[np.uint8]) -> Float32:
-    """Correlation of the local difference energies of all pairs.
+    """Correlation of the local difference energies of all pairs of encryptions.
 
     Parameters
     ----------
     release : Release
     public : uint8 (m, h, w, 3)
-        Not used: nothing is learned.
+        Not used.
 
     Returns
     -------
     float32 (n, n)
-        In [-1, 1], symmetric; 1 on the diagonal.
+        In [-1, 1], symmetric, 1 on the diagonal. The same bits on any machine.
     """
     feature = energy.features(release.encryption)
     out = np.empty((len(feature), len(feature)), np.float32)
@@ -55,55 +46,42 @@ def energy_similarity(release: Release, public: npt.NDArray[np.uint8]) -> Float3
     return out
 
 
-def check_similarity(name: str | Similarity) -> None:
-    """Refuse a similarity that cannot be had, before anything is computed.
+def second_similarity(
+    similarity: Float32, core: Int64, candidate: npt.NDArray[np.bool_] | None = None
+) -> Float32:
+    """Similarity of each encryption to each group.
+
+    The 21 encryptions nearest to the core stand for the group. Three of them are drawn ten times, and the
+    similarities to all that were drawn are averaged. (The published code shows the three together to a second
+    trained network.)
 
     Parameters
     ----------
-    name : "energy", "network", a file of weights (".npy") or callable
-
-    Raises
-    ------
-    InputError
-        When there is no such similarity or file, or PyTorch is missing for "network".
-    """
-    if name == "network":
-        network.require_torch()
-    elif isinstance(name, str) and name.endswith(".npy"):
-        feature_network.load_weights(name)
-    elif name != "energy" and not callable(name):
-        raise InputError(
-            f"similarity: {name!r} is not known; choose energy, network or a file of weights (.npy)"
-        )
-
-
-def open_similarity(
-    name: str | Similarity, info: ReleaseInfo, public: npt.NDArray[np.uint8], stage: Stages
-) -> Similarity:
-    """The function that a name stands for; a network is trained or loaded first.
-
-    Parameters
-    ----------
-    name : str or callable
-        See `check_similarity`.
-    info : ReleaseInfo
-        Of the release: a network is trained on encryptions of the same k and bounds of the coefficients.
-    public : uint8 (m, h, w, 3)
-        What it is trained on.
-    stage : Stages
-        Keeps the weights, ``network``, when a network is trained.
+    similarity : float32 (n, n)
+    core : int64 (groups, size)
+        Encryptions that define each group; -1 fills up.
+    candidate : bool (n, groups), optional
+        Encryptions that may stand for each group; all when left out.
 
     Returns
     -------
-    callable
-        ``similarity(release, public)``.
+    float32 (n, groups)
+        The similarity of an encryption to itself does not count.
     """
-    if callable(name):
-        return name
-    if name == "energy":
-        return energy_similarity
-    if name == "network":
-        weights = stage("network", lambda: network.train_weights(info, public))
-    else:
-        weights = feature_network.load_weights(name)
-    return partial(feature_network.network_similarity, weights)
+    generator = np.random.default_rng(1)
+    n = len(similarity)
+    out = np.empty((n, len(core)), np.float32)
+    for g, member in enumerate(core):
+        near = similarity[member[member >= 0]].astype(np.float64).sum(axis=0)
+        if candidate is not None:
+            near[~candidate[:, g]] = -np.inf
+        nearest = np.argsort(-near, kind="stable")[:_NEAREST]
+        nearest = nearest[np.isfinite(near[nearest])]
+        drawn = nearest[generator.integers(0, len(nearest), (_DRAWS, _SAMPLES))].ravel()
+        total, count = np.zeros(n), np.full(n, len(drawn))
+        for s in drawn:
+            total += similarity[s]
+            total[s] -= similarity[s, s]
+            count[s] -= 1
+        out[:, g] = total / np.maximum(count, 1)
+    return out

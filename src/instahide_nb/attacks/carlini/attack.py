@@ -1,0 +1,195 @@
+"""``carlini-v2`` and ``carlini-v1``: the published attack on the InstaHide Challenge, stage by stage.
+
+Carlini et al., "Is Private Learning Possible with Instance Encoding?" (arXiv 2011.05315; IEEE S&P 2021). The authors'
+code is a series of scripts, one for each stage:
+
+1. `similarity`: how alike all pairs of encryptions are;
+2. `groups`: dense groups of encryptions, one for each private image;
+3. `similarity`: how alike each encryption is to samples of each group;
+4. `matching`: two private images for each encryption;
+5. `descent`: the images, by gradient descent with free signs;
+6. `correction`: a colour curve, which makes ver.2;
+7. `correction`: a final cleaning step, which makes ver.1.
+
+Stages 1 to 5 run twice: on the release, and on a challenge that the attacker makes of public images. There the private
+images are known, so that stages 6 and 7 can be learned. ``docs/carlini.md`` says what is as published and what is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from instahide_nb.attacks.carlini.correction import (
+    Correction,
+    learn_cleaning,
+    learn_colour_curve,
+    match_groups,
+    simulate,
+)
+from instahide_nb.attacks.carlini.descent import free_sign_descent, stretch
+from instahide_nb.attacks.carlini.groups import dense_groups
+from instahide_nb.attacks.carlini.matching import greedy_matching, optimal_matching
+from instahide_nb.attacks.carlini.similarity import Similarity, energy_similarity, second_similarity
+from instahide_nb.attacks.result import AttackResult, on_the_grid
+from instahide_nb.attacks.unmask.assignment import Slots, read_slots
+from instahide_nb.challenge.release import Release
+from instahide_nb.core.errors import InputError
+from instahide_nb.core.progress import Stopwatch, progress
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+UInt8 = npt.NDArray[np.uint8]
+Steps = Literal["improved", "published"]
+
+_AGAIN = 300  # iterations of a descent from good images, whose loss settles sooner
+
+
+def run_v2(release: Release, public: UInt8, *, steps: Steps = "improved") -> AttackResult:
+    """``carlini-v2``, or ``carlini-v2:steps=published``. See `attack`."""
+    return attack(release, public, published=steps == "published")
+
+
+def run_v1(release: Release, public: UInt8, *, steps: Steps = "improved") -> AttackResult:
+    """``carlini-v1``, or ``carlini-v1:steps=published``. See `attack`."""
+    return attack(release, public, cleaning=True, published=steps == "published")
+
+
+def attack(
+    release: Release,
+    public: UInt8,
+    *,
+    cleaning: bool = False,
+    published: bool = False,
+    similarity: Similarity = energy_similarity,
+) -> AttackResult:
+    """Run all stages.
+
+    Parameters
+    ----------
+    release : Release
+    public : uint8 (m, h, w, 3)
+        The attacker's own public images, at least twice as many as there are private images.
+    cleaning : bool
+        Go on to stage 7.
+    published : bool
+        Group encryptions without their labels and match greedily, as the published code does.
+    similarity : callable
+        Stage 1: ``similarity(release, public)`` returns float32 (n, n).
+
+    Returns
+    -------
+    AttackResult
+        ``recovered`` has `n_private` images; those without a group are grey.
+
+    Raises
+    ------
+    InputError
+        When the release is of another scheme, its labels cannot be used, or the public images do not fit it.
+    """
+    _check(release, public)
+    method = "carlini-v1" if cleaning else "carlini-v2"
+    with progress(total=16 if cleaning else 12, desc=method, unit="stage") as bar:
+        watch = Stopwatch(bar=bar)
+        with watch.stage("simulation"):
+            practice, private, pair = simulate(release, public)
+        known, real = (
+            _reconstruct(each, public, published, similarity, watch) for each in (practice, release)
+        )
+        group, place = match_groups(known.pair, pair, known.slots, len(known.image))
+        truth = private[place]
+        made, image = known.image, real.image
+        history = {"gradient": image}
+
+        def correct(name: str, stage: str, learn: Callable[[Float32, Float32], Correction]) -> None:
+            nonlocal made, image
+            with watch.stage(stage):
+                better = learn(made[group], truth)
+                made, image = better(made), better(image)
+            history[name] = image
+
+        correct("colour", "colour curve", learn_colour_curve)
+        if cleaning:
+            correct("cleaned_1", "cleaning", learn_cleaning)
+            # Most signs are right now, so that a descent from here finds contrast and colour by itself.
+            with watch.stage("descent"):
+                made, image = known.descend(made), real.descend(image)
+            history["gradient_2"] = image
+            correct("colour_2", "colour curve", learn_colour_curve)
+            correct("cleaned", "cleaning", learn_cleaning)
+    chosen = np.where(real.pair[:, 0] >= 0, real.pair[:, 0], real.pair[:, 1])
+    chosen = np.where(chosen >= 0, chosen, np.argmax(real.second, axis=1))
+    return AttackResult(
+        method=method,
+        recovered=np.pad(image, ((0, release.info.n_private - len(image)), (0, 0), (0, 0), (0, 0))),
+        assignment=real.pair,
+        decryption=on_the_grid(image)[chosen],
+        complexity="O(E^3)",
+        seconds=watch.seconds,
+        details={
+            "steps": "published" if published else "improved",
+            "similarity": getattr(similarity, "__name__", "function"),
+            "groups": len(image),
+            "groups_known_in_simulation": len(group),
+            "slots_assigned": round(int((real.pair >= 0).sum()) / real.pair.size, 4),
+        },
+        extras={"history": list(history.values()), "history_names": list(history)},
+    )
+
+
+def _check(release: Release, public: UInt8) -> None:
+    if release.info.scheme != "cross":
+        raise InputError(
+            f"method: carlini attacks cross-dataset encryptions; this release is of the scheme {release.info.scheme!r}"
+        )
+    if public.dtype != np.uint8 or public.ndim != 4 or public.shape[1:] != release.encryption.shape[1:]:
+        raise InputError(
+            f"public_source: carlini needs uint8 images of the shape {release.encryption.shape[1:]}, "
+            f"not {public.dtype} {public.shape[1:]}"
+        )
+
+
+@dataclass(frozen=True)
+class _Reconstruction:
+    """The groups in each encryption of a release, and the images after stage 5."""
+
+    size: Float32  # (n, d): absolute values of the encryptions
+    slots: Slots
+    second: Float32  # (n, groups): second similarity
+    pair: Int64  # (n, 2): group in each slot, -1 where none was found
+    image: Float32  # (groups, h, w, channels)
+
+    def descend(self, image: Float32) -> Float32:
+        """Descend from images whose signs are mostly right, without the push away from zero."""
+        flat = image.reshape(len(image), -1)
+        flat = free_sign_descent(
+            self.size, self.pair, self.slots.coefficient, flat, iterations=_AGAIN, push=0.0
+        )
+        return flat.reshape(image.shape)
+
+
+def _reconstruct(
+    release: Release, public: UInt8, published: bool, similarity: Similarity, watch: Stopwatch
+) -> _Reconstruction:
+    """Stages 1 to 5."""
+    label, shape = release.label, release.encryption.shape[1:]
+    slots = read_slots(label, release.info.n_private)
+    with watch.stage("similarity"):
+        similar = similarity(release, public)
+    with watch.stage("groups"):
+        core, image_class = dense_groups(similar, label, slots, published=published)
+    with watch.stage("second similarity"):
+        candidate = None if published else label[:, image_class] > 0
+        second = second_similarity(similar, core, candidate)
+    with watch.stage("matching"):
+        matching = greedy_matching if published else optimal_matching
+        pair = matching(second, image_class, slots)
+    size = np.abs(release.encryption).reshape(len(release.encryption), -1)
+    with watch.stage("descent"):
+        start = np.zeros((len(core), size.shape[1]), np.float32)
+        image = stretch(free_sign_descent(size, pair, slots.coefficient, start))
+    return _Reconstruction(size, slots, second, pair, image.reshape(-1, *shape))
