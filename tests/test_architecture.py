@@ -170,14 +170,13 @@ def test_there_are_three_notebooks() -> None:
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
-NOT_LOCKED = {"network": "PyTorch is larger than all the rest; only training a similarity network needs it"}
 
 
 def direct_dependencies() -> dict[str, tuple[int, ...]]:
     """The packages that pyproject.toml names, extras included, with the least version of each."""
     lines = list(PYPROJECT["dependencies"])
-    for extra, names in PYPROJECT["optional-dependencies"].items():
-        lines += names if extra not in NOT_LOCKED else []
+    for names in PYPROJECT["optional-dependencies"].values():
+        lines += names
     found = {}
     for line in lines:
         match = re.fullmatch(r"([a-z0-9-]+)>=([0-9.]+)", line)

@@ -139,19 +139,16 @@ def test_options_follow_the_method(module: Path, challenge: Challenge) -> None:
     )
     with pytest.raises(RuntimeError, match=r"^green 3 None$"):
         run_attack("foreign:attack:colour=green,depth=3", challenge.release, PUBLIC)
-    assert find_attack("carlini-v2:matching=greedy") is find_attack("carlini-v2")
+    assert find_attack("carlini-v2:steps=published") is find_attack("carlini-v2")
 
 
 @pytest.mark.parametrize(
     ("method", "words"),
     [
-        (
-            "carlini-v2:speed=high",
-            "has no option 'speed'; its options are similarity, labels, matching, start",
-        ),
+        ("carlini-v2:speed=high", "has no option 'speed'; its options are steps"),
         ("carlini-v2:workdir=x", "has no option 'workdir'"),
         ("unmask:start=spectral", "has no option 'start'; it has none"),
-        ("carlini-v2:start=spectral,matching", "not understood at 'matching'"),
+        ("carlini-v2:steps=published,matching", "not understood at 'matching'"),
         ("carlini-v2:start=", "not understood at 'start='"),
         ("carlini-v2:start=a,start=b", "not understood at 'start=b'"),
         ("unmsk:start=spectral", "not known; choose unmask, prng-state"),
@@ -165,9 +162,9 @@ def test_options_that_do_not_fit_are_named(method: str, words: str) -> None:
 
 
 def test_a_word_that_an_option_does_not_know_is_refused_before_the_attack() -> None:
-    with pytest.raises(InputError, match=r"^matching: 'gredy' is not known; choose optimal or greedy$"):
-        find_attack("carlini-v1:matching=gredy")
-    assert find_attack("carlini-v1:matching=greedy,start=spectral,labels=matching,similarity=network")
+    with pytest.raises(InputError, match=r"^steps: 'best' is not known; choose improved or published$"):
+        find_attack("carlini-v1:steps=best")
+    assert find_attack("carlini-v1:steps=published")
 
 
 def test_an_error_in_a_foreign_module_is_not_taken_for_a_missing_function(module: Path) -> None:

@@ -69,13 +69,14 @@ def again(run: Path, **changes: object) -> list[str]:
 
 def test_a_file_that_an_option_names_is_found_from_the_run_s_folder(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"^method: similarity: no file weights\.npy"):
-        pipeline.make_plan("tiny", ["carlini-v2:similarity=weights.npy"], "runs/a")
+    (tmp_path / "learned.py").write_text("def attack(release, public, *, depth, weights): ...\n")
+    with pytest.raises(InputError, match=r"^method: weights: no file weights\.npy"):
+        pipeline.make_plan("tiny", ["learned:attack:weights=weights.npy"], "runs/a")
     (tmp_path / "weights.npy").touch()
-    plan = pipeline.make_plan("tiny", ["carlini-v2:start=spectral,similarity=weights.npy"], "runs/a")
+    plan = pipeline.make_plan("tiny", ["learned:attack:depth=3,weights=weights.npy"], "runs/a")
     attack, evaluate = plan.attacks[0]
-    assert attack.method == "carlini-v2:start=spectral,similarity=../../weights.npy"
-    assert attack.out_dir == "attack/carlini-v2-start-spectral-similarity-weights.npy"
+    assert attack.method == "learned:attack:depth=3,weights=../../weights.npy"
+    assert attack.out_dir == "attack/learned-attack-depth-3-weights-weights.npy"
     assert evaluate.decryption == f"{attack.out_dir}/decryption.npy"
 
 

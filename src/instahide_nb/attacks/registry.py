@@ -1,7 +1,7 @@
 """The attacks by name: this package's five, those of installed packages, and any ``module:function``.
 
 After any of these ``:option=value,option=value`` may follow, where the attack has keywords of those names:
-``carlini-v2:matching=greedy``. Values are text.
+``carlini-v2:steps=published``. Values are text.
 
 A package adds attacks through the entry point group ``instahide_nb.attacks``. An attack is a function
 ``attack(release, public, *, seed_start, seed_stop, workdir)`` that returns an
@@ -35,8 +35,8 @@ _OWN = {
     "unmask": "instahide_nb.attacks.unmask.attack:run",
     "prng-state": "instahide_nb.attacks.generator.prng_state:run",
     "prng-seed": "instahide_nb.attacks.generator.prng_seed:run",
-    "carlini-v2": "instahide_nb.attacks.carlini.versions:run_v2",
-    "carlini-v1": "instahide_nb.attacks.carlini.versions:run_v1",
+    "carlini-v2": "instahide_nb.attacks.carlini.attack:run_v2",
+    "carlini-v1": "instahide_nb.attacks.carlini.attack:run_v1",
 }
 
 
@@ -61,8 +61,8 @@ def split_options(method: str) -> tuple[str, dict[str, str]]:
 
     Examples
     --------
-    >>> split_options("carlini-v2:matching=greedy,start=spectral")
-    ('carlini-v2', {'matching': 'greedy', 'start': 'spectral'})
+    >>> split_options("mine:depth=3,colour=green")
+    ('mine', {'depth': '3', 'colour': 'green'})
     >>> split_options("mine:attack")
     ('mine:attack', {})
     """

@@ -155,9 +155,9 @@ Network = tuple[Float32, Float32]
 def _forward(x: Float32, inner: Float32, outer: Float32, hidden: Float32, out: Float32) -> None:
     """Hidden units, the first of which is always 1, and outputs of one sample."""
     units = hidden[1:]
-    units[:] = inner[0]
+    units[:] = np.float32(0)
     for f in range(x.shape[0]):
-        v, weight = x[f], inner[f + 1]
+        v, weight = x[f], inner[f]
         for h in range(units.shape[0]):
             units[h] += v * weight[h]
     hidden[0] = np.float32(1)
@@ -180,18 +180,23 @@ def _forward_all(low: int, high: int, x: Float32, inner: Float32, outer: Float32
 def _apply(network: Network, x: Float32) -> Float32:
     """Outputs (samples, outputs) for the samples `x` (samples, inputs)."""
     out = np.empty((len(x), len(network[1])), np.float32)
-    in_blocks(_forward_all, len(x), np.ascontiguousarray(x), *network, out)
+    in_blocks(_forward_all, len(x), _with_one(x), *network, out)
     return out
 
 
+def _with_one(x: Float32) -> Float32:
+    """The samples with a first input that is always 1; its weights are the biases."""
+    return np.pad(x, ((0, 0), (1, 0)), constant_values=1)
+
+
 @numba.njit(cache=True, nogil=True)
-def _descend(x: Float32, y: Float32, order: Int64, rate: float, weight: Float32, units: int) -> None:
+def _minimise(x: Float32, y: Float32, order: Int64, rate: float, weight: Float32, units: int) -> None:
     """Adam on `weight`, which holds inner and outer; `order` (steps, batch) names the samples of each step."""
     inputs, outputs, steps = x.shape[1], y.shape[1], order.shape[0]
-    split = (1 + inputs) * units
-    inner, outer = weight[:split].reshape(1 + inputs, units), weight[split:].reshape(outputs, 1 + units)
+    split = inputs * units
+    inner, outer = weight[:split].reshape(inputs, units), weight[split:].reshape(outputs, 1 + units)
     slope = np.empty_like(weight)
-    d_inner, d_outer = slope[:split].reshape(1 + inputs, units), slope[split:].reshape(outputs, 1 + units)
+    d_inner, d_outer = slope[:split].reshape(inputs, units), slope[split:].reshape(outputs, 1 + units)
     moment, power = np.zeros((2, weight.size), np.float32), np.ones(2)
     hidden, back = np.empty(1 + units, np.float32), np.empty(1 + units, np.float32)
     made = np.empty(outputs, np.float32)
@@ -209,9 +214,8 @@ def _descend(x: Float32, y: Float32, order: Int64, rate: float, weight: Float32,
             for h in range(units):
                 if hidden[h + 1] <= zero:
                     back[h + 1] = zero
-                d_inner[0, h] += back[h + 1]
             for f in range(inputs):
-                v, row = x[s, f], d_inner[f + 1]
+                v, row = x[s, f], d_inner[f]
                 for h in range(units):
                     row[h] += v * back[h + 1]
         adam_step(weight, slope, moment, power, rate * ((steps - t) / steps))
@@ -232,6 +236,6 @@ def _train(x: Float32, y: Float32, *, units: int, epochs: int, rate: float) -> N
     batch = min(_BATCH, len(x))
     kept = len(x) - len(x) % batch
     order = np.concatenate([generator.permutation(len(x))[:kept] for _ in range(epochs)])
-    _descend(np.ascontiguousarray(x), np.ascontiguousarray(y), order.reshape(-1, batch), rate, weight, units)
+    _minimise(_with_one(x), np.ascontiguousarray(y), order.reshape(-1, batch), rate, weight, units)
     split = (1 + inputs) * units
     return weight[:split].reshape(-1, units), weight[split:].reshape(outputs, -1)

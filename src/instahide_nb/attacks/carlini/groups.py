@@ -41,21 +41,9 @@ def _grow(low: int, high: int, similarity: Float32, out: Int64) -> None:
 
 
 def grow_groups(similarity: Float32, seed: Int64, size: int, generator: np.random.Generator) -> Int64:
-    """Grow a group from each seed.
+    """Grow a group of `size` encryptions from each of the `seed` (seeds,), int64 (seeds, at most `size`).
 
-    Parameters
-    ----------
-    similarity : float32 (n, n)
-    seed : int64 (seeds,)
-        First member of each group.
-    size : int
-        Members of a group.
-    generator : numpy.random.Generator
-        Chooses the second member among the eleven nearest.
-
-    Returns
-    -------
-    int64 (seeds, at most `size`)
+    The generator chooses the second member among the eleven nearest.
 
     Examples
     --------
@@ -81,19 +69,7 @@ def select_groups(member: Int64, n: int, count: int) -> Int64:
     The first half of a group's members is its core. In order, a group is taken if its core lies wholly in two other
     groups and less than half of it in every group taken before. If that gives too few, a second pass asks the same
     of half the core, without confirmation (both as published). Then the groups with least in common follow (ours).
-
-    Parameters
-    ----------
-    member : int64 (candidates, size)
-    n : int
-        Number of encryptions.
-    count : int
-        Groups wanted.
-
-    Returns
-    -------
-    int64 (at most `count`,)
-        Rows of `member`.
+    Returned are at most `count` rows of `member` (candidates, size), which holds numbers below `n`.
     """
 
     def holds(part: Int64) -> Float32:

@@ -59,16 +59,7 @@ def optimal_matching(score: Float32, image_class: Int64, slots: Slots) -> Int64:
 def greedy_matching(score: Float32, image_class: Int64, slots: Slots) -> Int64:
     """Give each group in turn its nearest encryptions, where the label fits and a slot is free, as published.
 
-    Parameters
-    ----------
-    score : float32 (n, groups)
-    image_class : int64 (groups,)
-    slots : Slots
-
-    Returns
-    -------
-    int64 (n, 2)
-        Group of each slot; -1 where none claimed it.
+    Parameters and result as for `optimal_matching`; -1 also where no group claimed the slot.
     """
     n = len(score)
     out = np.full((n, 2), -1, np.int64)
