@@ -6,7 +6,6 @@ Read are the expected hashes in the package, the results and costs of the demo k
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shutil
@@ -14,8 +13,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from instahide_nb.core.files import RESOURCES, Usage, read_json, read_usage
+from instahide_nb.core.files import read_json
 from instahide_nb.core.params import NOTEBOOKS, read_yaml
+from instahide_nb.core.runs import RESOURCES, Usage, read_usage
 from instahide_nb.evaluate.leaderboard import (
     Row,
     duration,
@@ -92,10 +92,10 @@ def parameters() -> str:
     lines = ["| notebook | parameter | tiny | demo | what it is |", "| --- | --- | --- | --- | --- |"]
     for notebook, kind in NOTEBOOKS.items():
         demo = read_yaml(ROOT / "params" / "demo" / f"{notebook}.yaml")
-        for f in dataclasses.fields(kind):
-            same = "" if demo[f.name] == f.default else f"`{demo[f.name]}`"
-            text = f.metadata["help"].replace("|", "\\|")
-            lines.append(f"| {notebook} | `{f.name}` | `{json.dumps(f.default)}` | {same} | {text} |")
+        for name, field in kind.model_fields.items():
+            same = "" if demo[name] == field.default else f"`{demo[name]}`"
+            text = str(field.description).replace("|", "\\|")
+            lines.append(f"| {notebook} | `{name}` | `{json.dumps(field.default)}` | {same} | {text} |")
     return "\n".join(lines)
 
 

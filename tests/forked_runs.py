@@ -24,7 +24,8 @@ import numpy as np
 
 from instahide_nb.attacks.result import AttackResult, on_the_grid
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.files import Usage, write_bytes
+from instahide_nb.core.files import write_bytes
+from instahide_nb.core.runs import Usage
 from instahide_nb.run import pipeline
 
 
@@ -67,7 +68,7 @@ def run_cells(
             if "parameters" in cell.metadata.get("tags", []):
                 names.update(parameters)
     write_bytes(output, nbformat.writes(book).encode(), secret=notebook == "gen_data")
-    return Usage(0.0, None, None, "this process")
+    return Usage(seconds=0, processor_seconds=None, peak_mib=None, machine="this process")
 
 
 def small_plan(run: Path, **changes: object) -> pipeline.Plan:

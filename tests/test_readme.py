@@ -14,7 +14,8 @@ import pytest
 
 from instahide_nb.attacks.registry import run_attack
 from instahide_nb.challenge.build import Challenge
-from instahide_nb.core.files import Usage, make_folder, note_usage, sha256_file
+from instahide_nb.core.files import make_folder, sha256_file
+from instahide_nb.core.runs import Usage, note_usage
 from instahide_nb.run.manifest import artefact_digest, expected
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +45,12 @@ def test_times_are_those_that_the_run_noted(
     run = tmp_path / "run"
     names = ["gen_data", "attack/unmask", "evaluate/unmask", "attack/carlini-v2", "evaluate/carlini-v2"]
     for number, name in enumerate(names, 1):
-        usage = Usage(100.0 * number, 61.0 * number, 512 * number, f"machine {number // 5}")
+        usage = Usage(
+            seconds=100 * number,
+            processor_seconds=61 * number,
+            peak_mib=512 * number,
+            machine=f"machine {number // 5}",
+        )
         note_usage(make_folder(run), name, usage, names)
     for method in ("unmask", "carlini-v2"):
         shutil.copytree(DEMO / method, run / "evaluate" / method)

@@ -14,12 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from instahide_nb.attacks.registry import find_attack, method_names, run_attack
+from instahide_nb.attacks.registry import METHODS, check_method, find_attack, method_names, run_attack
 from instahide_nb.attacks.result import AttackResult, load_result, on_the_grid, save_result
 from instahide_nb.challenge.build import Challenge
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, read_json
-from instahide_nb.core.params import METHODS, AttackParams
 from instahide_nb.scheme.encryption import pixel_values
 
 PUBLIC = np.zeros((3, 8, 8, 3), np.uint8)
@@ -103,7 +102,7 @@ def test_installed_packages_add_attacks(module: Path) -> None:
     sys.path.insert(0, str(module))
     assert method_names() == [*METHODS, "foreign-attack"]
     assert find_attack("foreign-attack").__module__ == "foreign"
-    assert AttackParams.from_mapping({"method": "foreign-attack"}).method == "foreign-attack"
+    check_method("foreign-attack")
 
 
 @pytest.mark.parametrize(

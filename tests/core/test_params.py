@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from papermill.translators import PythonTranslator
+from pydantic import ValidationError
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.params import (
-    METHODS,
     NOTEBOOKS,
     AttackParams,
     EvaluateParams,
     GenDataParams,
+    check_constraints,
+    read_assignments,
     read_yaml,
 )
 
@@ -41,21 +44,14 @@ def refused(kind: type[Any], **values: Any) -> str:
 
 
 @pytest.mark.parametrize("notebook", CONTRACT)
-def test_names_are_those_of_the_contract(notebook: str) -> None:
-    assert NOTEBOOKS[notebook].names() == tuple(CONTRACT[notebook].split())
-
-
-@pytest.mark.parametrize("preset", ["tiny", "demo", "challenge"])
-@pytest.mark.parametrize("notebook", CONTRACT)
-def test_presets_name_every_parameter_and_are_accepted(preset: str, notebook: str) -> None:
-    values = read_yaml(PARAMS / preset / f"{notebook}.yaml")
-    assert tuple(values) == NOTEBOOKS[notebook].names()
-    assert NOTEBOOKS[notebook].from_mapping(values).as_dict() == values
-
-
-@pytest.mark.parametrize("notebook", CONTRACT)
-def test_defaults_are_the_tiny_preset(notebook: str) -> None:
-    assert NOTEBOOKS[notebook].from_mapping({}).as_dict() == read_yaml(PARAMS / "tiny" / f"{notebook}.yaml")
+def test_presets_name_every_parameter_and_the_defaults_are_tiny(notebook: str) -> None:
+    kind = NOTEBOOKS[notebook]
+    assert kind.names() == tuple(CONTRACT[notebook].split())
+    for preset in ("tiny", "demo", "challenge"):
+        values = read_yaml(PARAMS / preset / f"{notebook}.yaml")
+        assert tuple(values) == kind.names()
+        assert kind.from_mapping(values).as_dict() == values
+        assert preset != "tiny" or kind().as_dict() == values
 
 
 @pytest.mark.parametrize("preset", ["demo", "challenge"])
@@ -66,126 +62,94 @@ def test_full_presets_are_the_challenge_of_2020(preset: str) -> None:
     assert (params.max_coefficient, params.min_private_sum, params.min_keypoints) == (0.65, 0.30, 40)
 
 
-BAD_GEN_DATA: list[tuple[str, dict[str, Any]]] = [
-    ("seed", {"seed": -1}),
-    ("seed", {"seed": 2**32}),
-    ("seed", {"seed": 10**30}),
-    ("seed", {"seed": "random"}),
-    ("seed", {"seed": "2020"}),
-    ("seed", {"seed": 2020.0}),
-    ("seed", {"seed": True}),
-    ("seed", {"seed": None}),
-    ("rng", {"rng": "pcg64"}),
-    ("rng", {"rng": 5}),
-    ("key", {"key": "ab" * 32}),  # with mt19937
-    ("key", {"rng": "chacha20", "key": "ab" * 31}),
-    ("key", {"rng": "chacha20", "key": "ab" * 33}),
-    ("key", {"rng": "chacha20", "key": "xy" * 32}),
-    ("key", {"rng": "chacha20", "key": "0x" + "ab" * 31}),
-    ("key", {"rng": "chacha20", "key": 5}),
-    ("scheme", {"scheme": "crossed"}),
-    ("n_private", {"n_private": 1}),
-    ("n_private", {"n_private": "20"}),
-    ("n_private", {"n_private": 20.0}),
-    ("n_private", {"n_private": False}),
-    ("encryptions_per_image", {"encryptions_per_image": 0}),
-    ("k", {"k": 1}),
-    ("k", {"k": 17}),
-    ("k", {"k": -4}),
-    ("k", {"k": "4"}),
-    ("k", {"scheme": "mixup", "k": 4}),
-    ("max_coefficient", {"max_coefficient": 0.25}),
-    ("max_coefficient", {"max_coefficient": 1.1}),
-    ("max_coefficient", {"max_coefficient": "1e-3"}),
-    ("max_coefficient", {"max_coefficient": float("nan")}),
-    ("max_coefficient", {"max_coefficient": float("inf")}),
-    ("max_coefficient", {"max_coefficient": 10**400}),
-    ("max_coefficient", {"max_coefficient": True}),
-    ("min_private_sum", {"min_private_sum": 1.0}),
-    ("min_private_sum", {"min_private_sum": -0.1}),
-    ("min_private_sum", {"max_coefficient": 0.3, "min_private_sum": 0.6}),
-    ("n_public", {"n_public": 19}),
-    ("n_public", {"n_public": -1, "scheme": "inside"}),
-    ("n_public", {"n_public": [200]}),
-    ("min_keypoints", {"min_keypoints": -1}),
-    ("out_dir", {"out_dir": 5}),
-    ("private_source", {"private_source": None}),
+BAD: list[tuple[type[Any], str, dict[str, Any]]] = [
+    *(
+        (GenDataParams, "seed", {"seed": x})
+        for x in (-1, 2**32, 10**5000, "random", "2020", 2020.0, True, None)
+    ),
+    *((GenDataParams, "rng", {"rng": x}) for x in ("pcg64", 5)),
+    (GenDataParams, "key", {"key": "ab" * 32}),  # with mt19937
+    *(
+        (GenDataParams, "key", {"rng": "chacha20", "key": x})
+        for x in ("ab" * 31, "ab" * 33, "xy" * 32, "0x" + "ab" * 31, 5, 10**64)
+    ),
+    (GenDataParams, "scheme", {"scheme": "crossed"}),
+    *((GenDataParams, "n_private", {"n_private": x}) for x in (1, "20", 20.0, False, 10**30)),
+    (GenDataParams, "encryptions_per_image", {"encryptions_per_image": 0}),
+    *((GenDataParams, "k", {"k": x}) for x in (1, 17, "4")),
+    (GenDataParams, "k", {"scheme": "mixup", "k": 4}),
+    *(
+        (GenDataParams, "max_coefficient", {"max_coefficient": x})
+        for x in (0.25, 1.1, "1e-3", float("nan"), float("inf"), 10**400, True)
+    ),
+    (GenDataParams, "min_private_sum", {"max_coefficient": 0.3, "min_private_sum": 0.6}),
+    *((GenDataParams, "n_public", {"n_public": x}) for x in (19, [200])),
+    (GenDataParams, "n_public", {"n_public": -1, "scheme": "inside"}),
+    (GenDataParams, "min_keypoints", {"min_keypoints": -1}),
+    (GenDataParams, "out_dir", {"out_dir": 5}),
+    (GenDataParams, "private_source", {"private_source": None}),
+    (AttackParams, "method", {"method": 1}),
+    (AttackParams, "n_public", {"n_public": 0}),
+    (AttackParams, "seed_start, seed_stop", {"seed_start": -1}),
+    (AttackParams, "seed_start, seed_stop", {"seed_start": 5, "seed_stop": 5}),
+    (AttackParams, "seed_start, seed_stop", {"seed_stop": 10**5000}),
+    (AttackParams, "seed_stop", {"seed_stop": "4294967296"}),
+    (EvaluateParams, "name", {"name": " "}),
+    (EvaluateParams, "decryption", {"decryption": 3}),
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "values"), BAD_GEN_DATA, ids=[str(values)[:50] for _, values in BAD_GEN_DATA]
+    ("kind", "name", "values"), BAD, ids=[f"{name}-{i}" for i, (_, name, _) in enumerate(BAD)]
 )
-def test_bad_parameters_of_gen_data_are_named(name: str, values: dict[str, Any]) -> None:
-    assert refused(GenDataParams, **values).startswith(f"{name}: ")
+def test_bad_parameters_are_named(kind: type[Any], name: str, values: dict[str, Any]) -> None:
+    assert refused(kind, **values).startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize(
-    ("name", "values"),
+    ("values", "message"),
     [
-        ("method", {"method": "unmsk"}),
-        ("method", {"method": ""}),
-        ("method", {"method": 1}),
-        ("n_public", {"n_public": 0}),
-        ("seed_start, seed_stop", {"seed_start": -1}),
-        ("seed_start, seed_stop", {"seed_start": 5, "seed_stop": 5}),
-        ("seed_start, seed_stop", {"seed_stop": 2**32 + 1}),
-        ("seed_stop", {"seed_stop": "4294967296"}),
-        ("release_dir", {"release_dir": None}),
+        ({"n_privat": 5}, "n_privat: no such parameter; did you mean n_private?"),
+        ({"k": "4"}, "k: '4' is not a whole number; take the quotes away"),
+        ({"k": 4.0}, "k: 4.0 is not a whole number"),
+        ({"n_private": 1}, "n_private: 1 is too small; give 2 or more"),
+        (
+            {"max_coefficient": "1e-3"},
+            "max_coefficient: '1e-3' is not a number; write it as in 0.001",
+        ),
+        ({"seed": 2000.0}, 'seed: 2000.0 is not a seed; give 0 .. 4294967295 or "entropy"'),
+        ({"scheme": "crossed"}, "scheme: 'crossed' is not known; choose cross, inside or mixup"),
+        ({"key": 12}, "key: 12 is not text; put it in quotes"),
     ],
 )
-def test_bad_parameters_of_attack_are_named(name: str, values: dict[str, Any]) -> None:
-    assert refused(AttackParams, **values).startswith(f"{name}: ")
+def test_messages_say_what_to_do(values: dict[str, Any], message: str) -> None:
+    assert refused(GenDataParams, **values) == message
 
 
-@pytest.mark.parametrize("method", [*METHODS, "my_attack:run"])
-def test_methods_that_are_accepted(method: str) -> None:
-    assert AttackParams.from_mapping({"method": method}).method == method
-
-
-@pytest.mark.parametrize(("name", "values"), [("name", {"name": " "}), ("decryption", {"decryption": 3})])
-def test_bad_parameters_of_evaluate_are_named(name: str, values: dict[str, Any]) -> None:
-    assert refused(EvaluateParams, **values).startswith(f"{name}: ")
-
-
-def test_unknown_names_are_errors_that_suggest_the_nearest() -> None:
-    assert refused(GenDataParams, n_privat=5) == "n_privat: no such parameter; did you mean n_private?"
+def test_an_unknown_name_like_no_other_lists_them_all() -> None:
     assert refused(AttackParams, colour="red") == (
-        "colour: no such parameter; the parameters are release_dir, out_dir, method, public_source, n_public, "
-        "seed_start, seed_stop"
+        "colour: no such parameter; the parameters are " + CONTRACT["attack"].replace(" ", ", ")
     )
 
 
-def test_text_that_should_be_a_number_says_how_to_write_it() -> None:
-    assert "write 0.001" in refused(GenDataParams, max_coefficient="1e-3")
-    assert "take the quotes away" in refused(GenDataParams, k="4")
-
-
-def test_whole_numbers_serve_as_numbers() -> None:
-    value = GenDataParams.from_mapping({"max_coefficient": 1}).max_coefficient
-    assert isinstance(value, float)
-    assert value == 1.0
-
-
-@pytest.mark.parametrize("seed", [0, 2**32 - 1, "entropy"])
-def test_seeds_that_are_accepted(seed: int | str) -> None:
-    assert GenDataParams.from_mapping({"seed": seed}).seed == seed
-
-
-def test_keys_that_are_accepted() -> None:
-    for key in ("", "ab" * 32, "AB" * 32):
-        assert GenDataParams.from_mapping({"rng": "chacha20", "key": key}).key == key
-
-
-def test_only_cross_needs_public_images() -> None:
-    assert GenDataParams.from_mapping({"n_public": 20}).n_public == 20
-    assert GenDataParams.from_mapping({"scheme": "inside", "n_public": 0}).n_public == 0
-    assert GenDataParams.from_mapping({"scheme": "mixup", "k": 2, "n_public": 0}).k == 2
-
-
-def test_parameters_cannot_be_changed() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        GenDataParams().seed = 1  # type: ignore[misc]
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"seed": seed} for seed in (0, 2**32 - 1, "entropy")),
+        *({"rng": "chacha20", "key": key} for key in ("", "ab" * 32, "AB" * 32)),
+        {"n_public": 20},
+        {"scheme": "inside", "n_public": 0},
+        {"scheme": "mixup", "k": 2, "n_public": 0},
+        {"max_coefficient": 1},
+    ],
+)
+def test_good_parameters_are_accepted(values: dict[str, Any]) -> None:
+    params = GenDataParams.from_mapping(values)
+    assert params.as_dict() == GenDataParams().as_dict() | values
+    assert isinstance(params.max_coefficient, float)
+    assert params.private_per_row == (2 if params.scheme == "cross" else params.k)
+    with pytest.raises(ValidationError, match="frozen"):
+        params.seed = 1  # type: ignore[misc]
 
 
 anything = st.one_of(
@@ -203,51 +167,113 @@ def test_any_values_are_accepted_as_they_are_or_refused_in_one_line(
     values = data.draw(
         st.dictionaries(st.sampled_from(kind.names()) | st.text(max_size=5), anything, max_size=3)
     )
-    message, params = "", None
+    message, params = "", kind()
     try:
         params = kind.from_mapping(values)
     except InputError as error:
         message = str(error)
-    if params is None:
+    if message:
         assert len(message.splitlines()) == 1
     else:
         assert {name: params.as_dict()[name] for name in values} == values
         assert kind.from_mapping(params.as_dict()) == params
 
 
-def test_notebook_variables_become_parameters() -> None:
-    namespace = {"seed": 7, "k": 3, "np": object(), "unrelated": 1, "In": ["", "seed = 7\nk = 3"]}
+def met(scheme: str, k: int, most: float, least: float) -> bool:
+    try:
+        check_constraints(scheme, k, most, least)
+    except InputError:
+        return False
+    return True
+
+
+@given(k=st.integers(2, 16), most=st.floats(0, 1.1), least=st.floats(-0.1, 2.1))
+def test_constraints_are_accepted_where_a_row_meets_them(k: int, most: float, least: float) -> None:
+    if met("cross", k, most, least):
+        # Two private coefficients as large as need be, the rest shared equally; exactly.
+        private = max(Fraction(1, k), Fraction(least) / 2)
+        row = [private, private] + [(1 - 2 * private) / (k - 2)] * (k - 2) if k > 2 else [private, private]
+        assert sum(row) == 1
+        assert max(row) <= Fraction(most)
+        assert min(row) >= 0
+        assert row[0] + row[1] >= Fraction(least)
+    else:
+        # The largest of k that sum to one is at least 1/k; two reach 2 * most and never more than one.
+        assert most <= float(Fraction(1, k)) or least >= min(1, 2 * most) or least < 0 or most > 1
+
+
+@pytest.mark.parametrize(
+    ("scheme", "k", "most", "least", "name"),
+    [
+        ("", 6, 0.65, 0.3, "scheme"),
+        ("cross", 17, 1.0, 0.3, "k"),
+        ("mixup", 3, 0.65, 0.3, "k"),
+        ("cross", 6, 1 / 6, 0.3, "max_coefficient"),
+        ("cross", 6, float("nan"), 0.3, "max_coefficient"),
+        ("cross", 6, 0.3, 0.6, "min_private_sum"),
+        ("cross", 2, 0.65, 1.01, "min_private_sum"),
+        ("cross", 6, 0.65, float("nan"), "min_private_sum"),
+        ("cross", 2, 1.0, 1.0, ""),  # two private images always sum to one
+        ("cross", 6, 0.3, 0.599, ""),
+        ("inside", 6, 0.2, 5.0, ""),  # min_private_sum is the cross scheme's alone
+        ("mixup", 2, 0.51, 0.3, ""),
+    ],
+)
+def test_constraints_at_their_limits(scheme: str, k: int, most: float, least: float, name: str) -> None:
+    assert met(scheme, k, most, least) == (not name)
+    if name:
+        with pytest.raises(InputError, match=rf"^{name}: "):
+            check_constraints(scheme, k, most, least)
+
+
+ALL = "\n".join(f"{name} = None" for name in CONTRACT["gen_data"].split())
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [ALL, "import numpy as np\nsede = 8"],
+        [ALL, "%matplotlib inline\nsede = 8"],
+        ["sede = 8", ALL],
+        [ALL + "\nsede = 8", ALL],  # corrected and run again
+        [ALL, "# Parameters\nsede = 8", "# Parameters\nseed = 7"],
+        ["sede = seed + 1"],
+        [ALL, '# Parameters\nseed = 7\nPAPERMILL_INPUT_PATH = "a.ipynb"'],  # papermill --inject-paths
+    ],
+)
+def test_other_variables_are_left_alone(cells: list[str]) -> None:
+    namespace = {
+        "seed": 7,
+        "k": 3,
+        "sede": 8,
+        "np": object(),
+        "PAPERMILL_INPUT_PATH": "x",
+        "In": ["", *cells],
+    }
     params = GenDataParams.from_notebook(namespace)
     assert (params.seed, params.k, params.n_private) == (7, 3, 20)
 
 
-def test_misspelt_variables_of_a_parameters_cell_are_errors() -> None:
-    namespace = {"seed": 7, "sede": 8, "In": ["", "seed = 7  # secret", "# Parameters\nsede = 8"]}
-    with pytest.raises(InputError, match=r"^sede: no such parameter; did you mean seed"):
-        GenDataParams.from_notebook(namespace)
-
-
 @pytest.mark.parametrize(
-    "cell",
-    ["import numpy as np\nsede = 8", "%matplotlib inline\nsede = 8", "sede = seed + 1", "print(1)\nsede = 8"],
+    "cells",
+    [
+        [ALL, ALL + "\nsede = 8"],
+        [ALL + '\nsede = "runs/" + "x"', "x = 5"],
+        [ALL + "\nsede: int = 8"],
+        [ALL, "# Parameters\nsede = 8"],
+    ],
 )
-def test_variables_of_other_cells_are_nobodys_business(cell: str) -> None:
-    assert GenDataParams.from_notebook({"seed": 7, "sede": 8, "In": ["", "seed = 7", cell]}).seed == 7
+def test_misspelt_parameters_are_errors(cells: list[str]) -> None:
+    with pytest.raises(InputError, match=r"^sede: no such parameter; did you mean seed"):
+        GenDataParams.from_notebook({"seed": 7, "sede": 8, "In": ["", *cells]})
 
 
 def test_papermills_way_of_writing_values_is_understood() -> None:
-    from papermill.translators import PythonTranslator
-
-    values = {"seed": "entropy", "max_coefficient": 0.5, "k": 3, "key": "", "min_private_sum": float("inf")}
+    cell = PythonTranslator.codify({"seed": "entropy", "k": 3, "key": "", "min_private_sum": float("inf")})
     namespace: dict[str, Any] = {}
-    cell = PythonTranslator.codify(values)
     exec(cell, namespace)
     with pytest.raises(InputError, match=r"^min_private_sum: inf is not a finite number"):
         GenDataParams.from_notebook(namespace | {"In": ["", cell]})
-    cell = PythonTranslator.codify({"sede": float("inf")})
-    exec(cell, namespace | (extra := {}), extra)
-    with pytest.raises(InputError, match=r"^sede: no such parameter"):
-        GenDataParams.from_notebook({"In": ["", cell]} | extra)
 
 
 def test_yaml_is_read_as_names_and_values(tmp_path: Path) -> None:
@@ -262,33 +288,43 @@ def test_yaml_is_read_as_names_and_values(tmp_path: Path) -> None:
     "text",
     [
         "seed: [1, 2]",
-        "- seed",
         "just text",
-        "seed: {a: 1}",
         "seed: 5\n key: 6",
         "a: !!python/object:os.system {}",
         "seed: 2020-13-45",
         f"seed: {'9' * 5000}",
         '!!float ""',
-        "a: !!bool maybe",
-        "a: !!timestamp x",
         "[" * 1000,
         "a: \0",
         "? [a]\n: b",
+        b"\xff\xfe\x00",
+        None,
     ],
-    ids=lambda text: text[:20],
+    ids=lambda text: str(text)[:20],
 )
-def test_other_yaml_is_refused_in_one_line_that_names_the_file(text: str, tmp_path: Path) -> None:
+def test_other_yaml_is_refused_in_one_line_that_names_the_file(text: Any, tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
-    path.write_text(text)
+    if text is not None:
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(InputError) as caught:
         read_yaml(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
 
 
-def test_yaml_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    for name in ("missing.yaml", "binary.yaml", "."):
-        with pytest.raises(InputError, match=r"cannot be read|is not YAML"):
-            read_yaml(tmp_path / name)
+def test_text_parameters_on_the_command_line_stay_text() -> None:
+    pairs = [
+        "key=" + "1" * 64,
+        "attack.out_dir=2020",
+        "name=",
+        "seed=7",
+        "max_coefficient=0.5",
+        "seed=entropy",
+        "k=x: [",
+    ]
+    assert read_assignments(pairs) == {
+        "key": "1" * 64, "attack.out_dir": "2020", "name": "", "seed": "entropy", "max_coefficient": 0.5, "k": "x: ["
+    }  # fmt: skip
+    for pair in ("k", "=4"):
+        with pytest.raises(InputError, match="is not name=value"):
+            read_assignments([pair])

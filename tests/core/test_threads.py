@@ -53,11 +53,9 @@ def test_thread_count_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
         ({}, 64),
         ({"cpu.max": "max 100000"}, 64),
         ({"cpu.max": "200000 100000"}, 2),
-        ({"cpu.max": "max 100000", "pod/cpu.max": "250000 100000"}, 3),
-        ({"cpu.max": "100000 100000", "pod/cpu.max": "250000 100000"}, 1),
-        ({"cpu,cpuacct/cpu.cfs_quota_us": "-1", "cpu,cpuacct/cpu.cfs_period_us": "100000"}, 64),
-        ({"cpu,cpuacct/pod/cpu.cfs_quota_us": "50000", "cpu,cpuacct/pod/cpu.cfs_period_us": "100000"}, 1),
-        ({"memory/pod/cpu.max": "100000 100000"}, 64),
+        ({"cpu.max": "250000 100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1),
     ],
 )
 def test_a_container_uses_no_more_than_its_quota(
@@ -66,9 +64,7 @@ def test_a_container_uses_no_more_than_its_quota(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    (tmp_path / "groups").write_text("9:memory:/pod\n3:cpu,cpuacct:/pod\n0::/pod\n")
-    monkeypatch.setattr(threads, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(threads, "_MEMBERSHIP", tmp_path / "groups")
+    monkeypatch.setattr(threads, "_CGROUP", tmp_path)
     monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: range(64), raising=False)
     threads._cpu_quota.cache_clear()
     assert processor_count() == processors

@@ -149,9 +149,9 @@ def test_a_secret_of_another_challenge_is_refused(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    other = build_challenge(replace(gen_data_params, seed=1))
+    other = build_challenge(gen_data_params.changed(seed=1))
     save_challenge(tmp_path / "other", other)
-    fewer = build_challenge(replace(gen_data_params, encryptions_per_image=4))
+    fewer = build_challenge(gen_data_params.changed(encryptions_per_image=4))
     save_challenge(tmp_path / "fewer", fewer)
     np.save(tmp_path / "d.npy", np.zeros_like(other.release.encryption))
     words = ["score", str(tmp_path / "d.npy"), "--release", str(saved_run / "release"), "--secret"]
@@ -170,7 +170,7 @@ def test_a_secret_of_another_challenge_is_refused(
 def test_both_halves_of_a_challenge_fit_with_rounded_labels(
     scheme: str, gen_data_params: GenDataParams
 ) -> None:
-    made = build_challenge(replace(gen_data_params, scheme=scheme, k=2 if scheme == "mixup" else 4))
+    made = build_challenge(gen_data_params.changed(scheme=scheme, k=2 if scheme == "mixup" else 4))
     check_halves(made.release, made.secret)
     check_halves(replace(made.release, label=made.release.label.round(2)), made.secret)
 

@@ -112,7 +112,7 @@ def test_paths_of_sources_stay_out_of_the_table(tmp_path: Path, sources: Sources
     ("text", "message"),
     [
         ("preset: tiny\naxes: {k: [2, 1]}", r"axis k: 1 images cannot be mixed.*run k=1"),
-        ("preset: tiny\naxes: {k: ['2']}", r"axis k: '2' is str, not a whole number"),
+        ("preset: tiny\naxes: {k: ['2']}", r"axis k: '2' is not a whole number"),
         ("preset: tiny\naxes: {k: 2}", r"axis k: is no list; write \[2\]"),
         ("preset: tiny\naxes: {k: []}", r"axis k: is empty"),
         ("preset: tiny\naxes: {k: [[2]]}", r"axis k: value 1 is no plain value"),

@@ -4,7 +4,7 @@ The stream of the masks and pairs is a model of these draws that needs no PyTorc
 tests compare it with.  Made in an environment of its own by
 
     python -m venv venv && venv/bin/pip install torch==2.13.0
-    venv/bin/python tests/data/make_torch_vectors.py
+    venv/bin/python tests/scheme/make_torch_vectors.py
 
 The draws of each seed are made in the order of the entries, from one generator.
 """
@@ -34,7 +34,7 @@ def draws(seed: int) -> list[dict[str, object]]:
 def main() -> None:
     """Write the file beside this script."""
     out = {
-        "command": "python tests/data/make_torch_vectors.py",
+        "command": "python tests/scheme/make_torch_vectors.py",
         "torch": torch.__version__,
         "seeds": [{"seed": seed, "draws": draws(seed)} for seed in SEEDS],
     }

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instahide_nb.core.errors import InputError
-from instahide_nb.scheme.streams import ChaChaStream, Mt19937Stream, open_stream, torch_permutation
+from instahide_nb.scheme.streams import ChaChaStream, Mt19937Stream, open_stream
 
 VECTORS = json.loads((Path(__file__).with_name("torch_vectors.json")).read_text())
 KEY = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
@@ -47,11 +47,6 @@ def test_permutations_and_bits_are_pytorchs(entry: dict[str, Any]) -> None:
         assert draws[draw["draw"]](draw["size"]).tolist() == draw["numbers"]
 
 
-def test_the_known_draws_cover_three_seeds_and_the_ends_of_the_range() -> None:
-    assert [entry["seed"] for entry in VECTORS["seeds"]] == [0, 42, 2**32 - 1]
-    assert {d["draw"] for entry in VECTORS["seeds"] for d in entry["draws"]} == {"randperm", "randint2"}
-
-
 @pytest.mark.parametrize("seed", [0, 1, 20201110, 2**32 - 1])
 def test_words_are_those_of_the_published_twister(seed: int) -> None:
     # 1,300 words pass two regenerations of the state.
@@ -75,18 +70,6 @@ def test_a_permutation_takes_one_word_less_than_its_length_and_a_bit_takes_one()
     assert stream.words(3).tolist() == raw.randint(0, 2**32, 3, np.uint32).tolist()
 
 
-@given(st.lists(st.integers(0, 2**32 - 1), max_size=60))
-def test_torch_permutation_is_the_swap_loop_of_its_definition(words: list[int]) -> None:
-    order = list(range(len(words) + 1))
-    for i, word in enumerate(words):
-        other = i + word % (len(order) - i)
-        order[i], order[other] = order[other], order[i]
-    result = torch_permutation(np.array(words, np.uint32))
-    assert result.dtype == np.int64
-    assert result.tolist() == order
-    assert sorted(order) == list(range(len(order)))
-
-
 @pytest.mark.parametrize("n", [0, 1])
 def test_permutations_of_nothing_and_of_one(n: int) -> None:
     assert Mt19937Stream(0).permutation(n).tolist() == list(range(n))
@@ -96,6 +79,7 @@ def test_permutations_of_nothing_and_of_one(n: int) -> None:
 @given(seeds)
 def test_coefficients_come_from_numpys_generator_and_leave_torchs_alone(seed: int) -> None:
     stream, numpy_generator = Mt19937Stream(seed), np.random.RandomState(seed)
+    stream.bits(1000)
     drawn = [stream.normal(3, 5), stream.normal(5), stream.normal(1)]
     # A legacy normal keeps the second of its pair, so an odd count before matters.
     expected = [
@@ -104,15 +88,8 @@ def test_coefficients_come_from_numpys_generator_and_leave_torchs_alone(seed: in
         numpy_generator.normal(size=1),
     ]
     assert all((a == b).all() for a, b in zip(drawn, expected, strict=True))
-    assert stream.words(2).tolist() == Mt19937Stream(seed).words(2).tolist()
+    assert stream.words(2).tolist() == Mt19937Stream(seed).words(1002)[1000:].tolist()
     assert stream.secret() == {"seed": seed}
-
-
-def test_normals_do_not_move_when_masks_are_drawn_between() -> None:
-    plain, mixed = Mt19937Stream(9), Mt19937Stream(9)
-    mixed.bits(1000)
-    mixed.permutation(100)
-    assert (plain.normal(7) == mixed.normal(7)).all()
 
 
 def test_an_entropy_start_is_new_each_time_and_can_be_made_again() -> None:
@@ -226,12 +203,3 @@ def test_a_drawn_key_is_new_each_time_and_can_be_given_again() -> None:
     assert first.secret() != other.secret()
     again = open_stream("chacha20", seed=5, key=first.secret()["key"])
     assert (first.bits(500) == again.bits(500)).all()
-
-
-@pytest.mark.parametrize("stream", [Mt19937Stream(1), ChaChaStream(KEY)], ids=["mt19937", "chacha20"])
-def test_bits_are_zeros_and_ones_in_equal_parts(stream: Mt19937Stream | ChaChaStream) -> None:
-    bits = stream.bits(100_000)
-    assert bits.dtype == np.uint8
-    assert set(bits.tolist()) == {0, 1}
-    # Six standard deviations of a fair coin.
-    assert abs(int(bits.sum()) - 50_000) < 6 * 158.2

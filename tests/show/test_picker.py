@@ -102,7 +102,7 @@ def panels(picture: np.ndarray, reference: np.ndarray) -> None:
 def test_what_is_in_an_encryption(scheme: str, gen_data_params: GenDataParams) -> None:
     """The sum of the images that are shown, by the weights below them, is the mixture that is shown."""
     k = {"cross": 4, "inside": 4, "mixup": 2}[scheme]
-    made = build_challenge(replace(gen_data_params, scheme=scheme, k=k))
+    made = build_challenge(gen_data_params.changed(scheme=scheme, k=k))
     release, secret, row = made.release, made.secret, 5
     pool = secret.public if scheme == "cross" else secret.private
     images = np.stack(

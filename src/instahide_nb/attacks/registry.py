@@ -27,7 +27,7 @@ from instahide_nb.attacks.result import AttackResult
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
 
-__all__ = ["find_attack", "method_names", "run_attack", "split_options"]
+__all__ = ["METHODS", "check_method", "find_attack", "method_names", "run_attack", "split_options"]
 
 _GROUP = "instahide_nb.attacks"
 _GIVEN = ("seed_start", "seed_stop", "workdir")  # what run_attack passes by itself
@@ -38,6 +38,9 @@ _OWN = {
     "carlini-v2": "instahide_nb.attacks.carlini.attack:run_v2",
     "carlini-v1": "instahide_nb.attacks.carlini.attack:run_v1",
 }
+
+METHODS = tuple(_OWN)
+"""The attacks of this package; others are named ``module:function`` or come from an entry point."""
 
 
 def method_names() -> list[str]:
@@ -78,6 +81,18 @@ def split_options(method: str) -> tuple[str, dict[str, str]]:
             )
         options[option] = value
     return name, options
+
+
+def check_method(method: str) -> None:
+    """Refuse a method that does not exist, without loading this package's attacks.
+
+    Raises
+    ------
+    InputError
+        When :func:`find_attack` would.
+    """
+    if method not in _OWN:
+        find_attack(method)
 
 
 def find_attack(method: str) -> Callable[..., AttackResult]:

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.files import load_array, machine_line, make_folder, read_json, save_array, write_json
+from instahide_nb.core.files import load_array, make_folder, read_json, save_array, write_json
+from instahide_nb.core.runs import machine_line
 
 __all__ = ["AttackResult", "load_result", "on_the_grid", "platform_line", "save_result"]
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, make_folder, read_json, save_array, sha256_file, write_json
-from instahide_nb.scheme.encryption import check_constraints
+from instahide_nb.core.params import check_constraints
 from instahide_nb.scheme.streams import STREAM_VERSION
 
 __all__ = ["FORMAT_VERSION", "Release", "ReleaseInfo", "load_release", "save_release"]

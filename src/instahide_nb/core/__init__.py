@@ -1,1 +1,1 @@
-"""What every room stands on: errors, progress bars, threads, files and parameters."""
+"""Used by every room: errors, progress, threads, files, parameters and the folder of a run."""

@@ -1,4 +1,4 @@
-"""Progress bars for people, silent in logs, tests and batch runs; and wall times per stage."""
+"""Progress bars for people, silent in logs, tests and batch runs; wall times per stage, and times in words."""
 
 from __future__ import annotations
 
@@ -63,19 +63,9 @@ def progress(
 
 
 class Stopwatch:
-    """Wall time per stage.
+    """Wall time per stage, in the dict `seconds`; the times of a stage that runs again are added.
 
-    Parameters
-    ----------
-    report : callable, optional
-        Called with the name of each stage as it begins.
-    bar : progress bar, optional
-        Shows the name of the stage, and moves one step at its end.
-
-    Attributes
-    ----------
-    seconds : dict of str to float
-        A stage that runs twice adds up.
+    `report` is called with the name of each stage as it begins; `bar` shows it and moves one step at its end.
 
     Examples
     --------
@@ -105,3 +95,20 @@ class Stopwatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
         if self._bar is not None:
             self._bar.update(1)
+
+
+def duration(seconds: float) -> str:
+    """A time in words.
+
+    Examples
+    --------
+    >>> duration(7.04), duration(91.2), duration(3 * 3600 + 120)
+    ('7.0 s', '1 min 31 s', '3 h 2 min')
+    """
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min"

@@ -7,7 +7,6 @@ several times faster than numba's parallel functions.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +14,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-_CGROUPS = Path("/sys/fs/cgroup")
-_MEMBERSHIP = Path("/proc/self/cgroup")
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def thread_count() -> int:
@@ -33,33 +31,13 @@ def processor_count() -> int:
 
 @lru_cache
 def _cpu_quota() -> int | None:
-    """The smallest CPU quota of this process's control groups (v1 and v2), rounded up; None without one."""
-    quotas = []
-    try:
-        lines = _MEMBERSHIP.read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = _CGROUPS / controllers
-        group = root / path.lstrip("/")
-        for folder in (group, *group.parents):
-            if folder.is_relative_to(root):
-                quotas += [_quota_in(folder)]
-    return min((math.ceil(quota) for quota in quotas if quota is not None), default=None)
-
-
-def _quota_in(folder: Path) -> float | None:
-    """Quota over period: of ``cpu.max`` (v2) or ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us`` (v1)."""
-    for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+    """Quota over period of this process's container, rounded up: cgroup v2, else v1; None without a quota."""
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         try:
-            quota, period = map(float, " ".join((folder / name).read_text() for name in names).split())
+            quota, period = map(int, " ".join((_CGROUP / name).read_text() for name in names).split())
         except (OSError, ValueError):  # no such file, or "max"
             continue
-        if quota > 0 < period:
-            return quota / period
+        return -(-quota // period) if quota > 0 else None
     return None
 
 

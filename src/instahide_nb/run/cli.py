@@ -42,22 +42,6 @@ def _common(
     pass
 
 
-def _assignments(pairs: list[str]) -> dict[str, Any]:
-    import yaml
-
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise InputError(f"-p {pair}: is not name=value; write for example -p k=4")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        values[name] = "" if value is None else value
-    return values
-
-
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Turn Ctrl-C into a line; typer would end with a code that depends on its version, and say nothing."""
@@ -100,14 +84,15 @@ def reproduce(
     The three notebooks run one after the other: gen_data, then attack and evaluate for each method. A run
     that was interrupted goes on where it stopped. RUN/log/ keeps a file of each.
     """
-    from instahide_nb.core import files as run_log
+    from instahide_nb.core import runs
+    from instahide_nb.core.params import read_assignments
     from instahide_nb.run import manifest, pipeline
 
-    plan = pipeline.make_plan(preset, method or (), out, _assignments(parameter or []))
+    plan = pipeline.make_plan(preset, method or (), out, read_assignments(parameter or []))
     if record and plan.preset is None:
         raise InputError("--record: the parameters are not those of a preset; leave out -p")
     say = (lambda line: None) if quiet else (lambda line: typer.echo(line))
-    watch = run_log.counting if sys.stdout.isatty() and not quiet and not verbose else run_log.unwatched
+    watch = runs.counting if sys.stdout.isatty() and not quiet and not verbose else runs.unwatched
     with _interruptible():
         run = pipeline.reproduce(plan, say, watch=watch, verbose=sys.stderr if verbose else None)
     if record:

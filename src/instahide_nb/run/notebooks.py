@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.files import Messages, Usage, machine_line, usage_of, write_bytes
+from instahide_nb.core.files import write_bytes
 from instahide_nb.core.params import NOTEBOOKS
+from instahide_nb.core.runs import Messages, Usage, machine_line, usage_of
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -173,7 +174,8 @@ def execute(
         raise InputError(f"{place}: cannot be written ({why}); free space or choose another folder") from None
     write_bytes(output, clean_notebook(partial), secret=notebook == "gen_data")
     partial.unlink()
-    return Usage(round(time.perf_counter() - start, 3), *kernel.used, machine_line())
+    seconds, (used, peak) = round(time.perf_counter() - start, 3), kernel.used
+    return Usage(seconds=seconds, processor_seconds=used, peak_mib=peak, machine=machine_line())
 
 
 def _plain(path: Path) -> str:

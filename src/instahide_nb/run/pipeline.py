@@ -16,28 +16,26 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from instahide_nb import __version__
-from instahide_nb.attacks.registry import find_attack, split_options
+from instahide_nb.attacks.registry import check_method, split_options
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.files import (
-    Messages,
-    Watch,
-    bar_width,
-    locked,
-    logged,
-    logger,
-    make_folder,
-    note_usage,
-    read_json,
-    remove_leftovers,
-    unwatched,
-    write_bytes,
-)
+from instahide_nb.core.files import make_folder, read_json, write_bytes
 from instahide_nb.core.params import (
     NOTEBOOKS,
     AttackParams,
     EvaluateParams,
     GenDataParams,
     read_yaml,
+)
+from instahide_nb.core.runs import (
+    Messages,
+    Watch,
+    bar_width,
+    locked,
+    logged,
+    logger,
+    note_usage,
+    remove_leftovers,
+    unwatched,
 )
 from instahide_nb.data.sources import source_kind
 from instahide_nb.evaluate.report import write_method_grid
@@ -153,8 +151,7 @@ def make_plan(
             base["attack"]
             | {"release_dir": "release", "out_dir": f"attack/{slug}", "method": _method(method, run)}
         )
-        if ":" in method:
-            find_attack(method)
+        check_method(method)
         check_source(attack.public_source, "public_source")
         source = _source(attack.public_source, run)
         attack = AttackParams.from_mapping(attack.as_dict() | {"public_source": source})
@@ -256,7 +253,7 @@ def reproduce(
     say : callable
         Takes one line per stage.
     watch : callable
-        Shows a stage while it runs: :func:`instahide_nb.core.files.counting` at a terminal.
+        Shows a stage while it runs: :func:`instahide_nb.core.runs.counting` at a terminal.
     verbose : text stream, optional
         Takes what goes to the log file.
 

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import fcntl
 import hashlib
 import importlib.util
 import io
@@ -61,6 +60,7 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, read_json, write_bytes, write_json
 from instahide_nb.core.params import AttackParams, GenDataParams, read_yaml
 from instahide_nb.core.progress import progress
+from instahide_nb.core.runs import locked
 from instahide_nb.core.threads import thread_count
 from instahide_nb.data.sources import source_kind
 from instahide_nb.evaluate.metrics import METRICS
@@ -537,9 +537,8 @@ def _work(task: Mapping[str, Any]) -> dict[str, Any]:
     from instahide_nb.run.pipeline import NotebookError, make_plan, reproduce
 
     folder = Path(task["folder"])
-    with open(folder / ".sweep-lock", "w") as handle:
-        # A worker that was given up may still be at it: wait for its end, then go on with what it left.
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    # A worker that was given up may still be at it: wait for its end, then go on with what it left.
+    with locked(folder, ".sweep-lock", wait=True):
         known = finished_row(folder, task["identity"])
         if known is not None:
             return known

@@ -1,1 +1,1 @@
-"""InstaHide itself: how images become encryptions, and the random streams that decide it."""
+"""InstaHide itself: the encryption, the random streams that decide it, and the Mersenne Twister's algebra."""

@@ -1,14 +1,17 @@
-"""Which coefficients a scheme can draw at all; without numba, so that parameters are checked at once.
+"""InstaHide in exact integer arithmetic: cross-dataset and inside-dataset encryption, and Mixup.
 
-InstaHide in exact integer arithmetic: Mixup, inside-dataset and cross-dataset encryption.
-
-An encryption mixes k images with random coefficients and then gives each of its values its own random sign::
+An encryption mixes k images with random coefficients l_j and gives each value of the mixture its own random sign::
 
     x = mask * (l_1 image_1 + ... + l_k image_k)
 
 (Huang, Song, Li and Arora, "InstaHide: Instance-hiding Schemes for Private Distributed Learning", ICML 2020,
-section 4). Coefficients are whole multiples of 2**-24 that sum to one, and a uint8 pixel u means (2u - 255)/255, so
-every mixture is an integer over 255 * 2**24: it is the same on every machine, and a test needs no tolerance.
+section 4). Cross mixes 2 private and k - 2 public images, inside k private ones; Mixup mixes two without a mask.
+
+A uint8 pixel u means (2u - 255)/255, and a coefficient is w / 2**24 with integer weights w_j that sum to 2**24. So
+x = S / (255 * 2**24) with the integer S = sum_j w_j (2 u_j - 255): one division and one rounding to float32, the same
+on every machine. In each epoch every private image is the first of one row and the second of one row (inside: the j-th
+of one row, for each j); row e*N + r belongs to epoch e. The order of the draws is in
+:mod:`instahide_nb.scheme.streams`.
 """
 
 from __future__ import annotations
@@ -21,70 +24,14 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.core.errors import InputError
+from instahide_nb.core.params import check_constraints, private_per_row
 from instahide_nb.core.progress import progress
 from instahide_nb.scheme.streams import Stream
 
-
-def check_constraints(scheme: str, k: int, max_coefficient: float, min_private_sum: float) -> None:
-    """Refuse constraints on the coefficients that no row can meet.
-
-    Raises
-    ------
-    InputError
-        When k is outside 2 .. 16 (Mixup: is not 2), `max_coefficient` outside (1/k, 1], or `min_private_sum`
-        outside [0, 1] or beyond the reach of two coefficients of at most `max_coefficient`.
-    """
-    if scheme not in ("cross", "inside", "mixup"):
-        raise InputError(f"scheme: {scheme!r} is not known; choose cross, inside or mixup")
-    if not 2 <= k <= 16:
-        raise InputError(f"k: {k} images cannot be mixed; give 2 .. 16")
-    if scheme == "mixup" and k != 2:
-        raise InputError(f"k: Mixup mixes two images, not {k}; give k = 2 or another scheme")
-    if not 1 / k < max_coefficient <= 1:
-        raise InputError(
-            f"max_coefficient: {max_coefficient} is outside (1/k, 1] = ({1 / k:.4g}, 1]; no row of k = {k} meets it"
-        )
-    if scheme == "cross":
-        reach = 1.0 if k == 2 else min(1.0, 2 * max_coefficient)
-        # With public images beside them, two coefficients never sum to their limit itself.
-        if not 0 <= min_private_sum <= reach or (k > 2 and min_private_sum == reach):
-            raise InputError(
-                f"min_private_sum: {min_private_sum} cannot be met with max_coefficient {max_coefficient}; "
-                f"give 0 .. {reach:.4g}"
-            )
-
-
 WEIGHT_ONE = 1 << 24
-"""The integer that stands for a coefficient of one; float32 holds every multiple of 2**-24 up to 1 exactly."""
+"""The integer weight of a coefficient of one; float32 holds every multiple of 2**-24 up to 1 exactly."""
 
 _MOST_REDRAWS = 100_000
-
-
-@dataclass(frozen=True)
-class Mixtures:
-    """Encryptions and everything secret about them.
-
-    Attributes
-    ----------
-    encryption : (n, h, w, 3) float32 array
-        The encryptions, in [-1, 1].
-    index : (n, k) int32 array
-        Which images were mixed. Cross: two private images, then k - 2 public ones. Inside and Mixup: all private.
-    weight : (n, k) uint32 array
-        Their coefficients times 2**24; each row sums to 2**24.
-    mask : (n, ceil(h*w*3/8)) uint8 array
-        Packed signs in the order of the pixels, 1 meaning +1, as :func:`numpy.packbits` packs them. Mixup: all ones.
-    """
-
-    encryption: npt.NDArray[np.float32]
-    index: npt.NDArray[np.int32]
-    weight: npt.NDArray[np.uint32]
-    mask: npt.NDArray[np.uint8]
-
-    @property
-    def coefficient(self) -> npt.NDArray[np.float32]:
-        """(n, k) float32 array: the coefficients, exactly."""
-        return (self.weight / WEIGHT_ONE).astype(np.float32)
 
 
 def pixel_values(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -99,37 +46,61 @@ def pixel_values(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return table[images]
 
 
+def pixel_bytes(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+    """The uint8 pixels nearest to values in [-1, 1]: round((255 v + 255)/2), clipped to 0 .. 255.
+
+    Examples
+    --------
+    >>> pixel_bytes(np.array([-1.5, -0.6, 0.999], np.float32))
+    array([  0,  51, 255], dtype=uint8)
+    """
+    return np.clip(np.rint((values.astype(np.float64) * 255 + 255) / 2), 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Mixtures:
+    """Encryptions and everything secret about them.
+
+    Attributes
+    ----------
+    encryption : (n, h, w, 3) float32 array
+        Values in [-1, 1].
+    index : (n, k) int32 array
+        Which images were mixed: first the private ones, then (cross) the public ones.
+    weight : (n, k) uint32 array
+        Their coefficients times 2**24; each row sums to 2**24.
+    mask : (n, ceil(h*w*3/8)) uint8 array
+        Signs in the order of the pixels, 1 meaning +1, packed by :func:`numpy.packbits`. Mixup: all ones.
+    """
+
+    encryption: npt.NDArray[np.float32]
+    index: npt.NDArray[np.int32]
+    weight: npt.NDArray[np.uint32]
+    mask: npt.NDArray[np.uint8]
+
+    @property
+    def coefficient(self) -> npt.NDArray[np.float32]:
+        """(n, k) float32 array: the coefficients, exactly."""
+        return (self.weight / WEIGHT_ONE).astype(np.float32)
+
+
 def _normalise(normals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """|N| over the sum of its row, the sum taken from left to right."""
+    """|N| over the sum of its row, added from left to right; numpy's sum would pair the terms of longer rows."""
     size = np.abs(normals)
-    # accumulate adds one after the other; sum would pair the terms of longer rows
     return size / np.add.accumulate(size, axis=-1)[..., -1:]
 
 
 def draw_coefficients(
     stream: Stream, n: int, k: int, *, max_coefficient: float = 0.65, min_private_sum: float = 0.0
 ) -> npt.NDArray[np.float64]:
-    """Coefficients of n encryptions: absolute normals, normalised, redrawn while the constraints are not met.
+    """Coefficients |N(0,1)|^k normalised to sum one, (n, k) float64.
 
-    All rows are drawn at once; then each row that fails is drawn anew, alone and in row order, until it passes.
-
-    Parameters
-    ----------
-    stream : Stream
-        Only its normal numbers are used.
-    n, k : int
-        Rows, and images a row.
-    max_coefficient, min_private_sum : float
-        The largest coefficient that a row may hold, and the least sum of its first two.
-
-    Returns
-    -------
-    (n, k) float64 array
-        Rows that sum to one.
+    All rows are drawn at once. Then each row with a coefficient above `max_coefficient`, or whose first two sum to less
+    than `min_private_sum`, is redrawn alone, in row order, until it passes.
     """
     rows = _normalise(stream.normal(n, k))
-    poor = (rows.max(axis=1) > max_coefficient) | (rows[:, 0] + rows[:, 1] < min_private_sum)
-    for r in np.flatnonzero(poor):
+    rejected = (rows.max(axis=1) > max_coefficient) | (rows[:, 0] + rows[:, 1] < min_private_sum)
+    for r in np.flatnonzero(rejected):
         for _ in range(_MOST_REDRAWS):
             row = _normalise(stream.normal(k))
             if row.max() <= max_coefficient and row[0] + row[1] >= min_private_sum:
@@ -144,7 +115,7 @@ def draw_coefficients(
 
 
 def integer_weights(coefficient: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
-    """Coefficients as multiples of 2**-24: rounded down, the remainder of each row given to its largest.
+    """Weights floor(l * 2**24), the remainder of each row added to its largest.
 
     Examples
     --------
@@ -157,13 +128,13 @@ def integer_weights(coefficient: npt.NDArray[np.float64]) -> npt.NDArray[np.uint
     return weight.astype(np.uint32)
 
 
-@nb.njit(cache=True)  # pragma: no cover - compiled
+@nb.njit(cache=True)
 def _mix(
     first: Any, second: Any, split: int, index: Any, weight: Any, bit: Any, out: Any, sign: Any, total: Any
 ) -> None:
-    """Mix and mask one epoch; images (m, h*w*3), bit (n, 3*h*w) by channel, out (n, h*w*3), sign likewise.
+    """Mix and mask one epoch: images (m, h*w*3), bit (n, 3*h*w) channels first, out and sign (n, h*w*3).
 
-    The sum of w_j u_j is at most 255 * 2**24, so 32 bits hold it.
+    sum_j w_j u_j <= 255 * 2**24 fits in 32 bits, and S = 2 sum_j w_j u_j - 255 * 2**24.
     """
     n, k = index.shape
     size = out.shape[1]
@@ -198,28 +169,18 @@ def encrypt(
     max_coefficient: float = 0.65,
     min_private_sum: float = 0.30,
 ) -> Mixtures:
-    """Make ``encryptions_per_image * len(private)`` encryptions, epoch by epoch.
-
-    In each epoch every private image is once the first of a mixture and once the second (inside: once the j-th);
-    row ``e*N + r`` belongs to epoch e. The stream is asked in this order: the public pool, the order of the first
-    images, coefficients, the orders of the other k - 1 places, the mask.
+    """Make ``encryptions_per_image * N`` encryptions, epoch by epoch.
 
     Parameters
     ----------
     private : (N, h, w, 3) uint8 array
         The private images, two or more.
     public : (M, h, w, 3) uint8 array
-        The public images; at least N for the cross-dataset scheme, not used by the others.
+        The public images; cross only, at least N.
     stream : Stream
         See :mod:`instahide_nb.scheme.streams`.
-    scheme : {"cross", "inside", "mixup"}
-        Two private images and k - 2 public ones; k private ones; or two private ones without a mask.
-    k, encryptions_per_image, max_coefficient, min_private_sum
-        As in the challenge; `min_private_sum` holds for the cross-dataset scheme only.
-
-    Returns
-    -------
-    Mixtures
+    scheme, k, encryptions_per_image, max_coefficient, min_private_sum
+        As in :class:`instahide_nb.core.params.GenDataParams`.
 
     Raises
     ------
@@ -250,27 +211,24 @@ def encrypt(
     second = np.ascontiguousarray(public).reshape(len(public), size) if cross else first
     sign, total = np.empty((n_private, size), np.uint8), np.empty(size, np.uint32)
     flat = result.encryption.reshape(n, size)
+    least = min_private_sum if cross else 0.0
+    split = private_per_row(scheme, k)
     for e in progress(range(encryptions_per_image), desc="encrypting", unit="epoch"):
         rows = slice(e * n_private, (e + 1) * n_private)
         pool = stream.permutation(n_public) if cross else np.empty(0, np.int64)
         order = stream.permutation(n_private)
         coefficient = draw_coefficients(
-            stream,
-            n_private,
-            k,
-            max_coefficient=max_coefficient,
-            min_private_sum=min_private_sum if cross else 0.0,
+            stream, n_private, k, max_coefficient=max_coefficient, min_private_sum=least
         )
         result.weight[rows] = integer_weights(coefficient)
         result.index[rows, 0] = order
         for j in range(1, k):
             place = stream.permutation(n_private)
-            result.index[rows, j] = pool[place] if cross and j >= 2 else order[place]
+            result.index[rows, j] = order[place] if j < split else pool[place]
         if scheme == "mixup":
             bit = np.ones((n_private, size), np.uint8)
         else:
             bit = stream.bits(n_private * size).reshape(n_private, size)
-        split = 2 if cross else k
         _mix(first, second, split, result.index[rows], result.weight[rows], bit, flat[rows], sign, total)
         result.mask[rows] = np.packbits(sign, axis=1)
     return result
@@ -282,21 +240,14 @@ def class_coefficients(
     private_label: npt.NDArray[np.int64],
     classes: int,
 ) -> npt.NDArray[np.float32]:
-    """Labels of the encryptions: per class, the sum of the coefficients of the private images of that class.
+    """Labels of the encryptions, (n, classes) float32: per class, the sum of the coefficients of its private images.
 
     Parameters
     ----------
     weight, private_index : (n, p) arrays
-        Integer coefficients and private images; p is 2 for the cross-dataset scheme and k for the inside one.
+        Integer weights and indices of the private images.
     private_label : (N,) int64 array
         The class of each private image.
-    classes : int
-        How many classes there are.
-
-    Returns
-    -------
-    (n, classes) float32 array
-        Exact multiples of 2**-24.
     """
     label = np.zeros((len(weight), classes), np.int64)
     row = np.arange(len(weight))

@@ -1,18 +1,25 @@
-"""The random streams of a challenge: ``mt19937`` as in 2020, and ``chacha20``, the mended generator.
+"""The random streams of a challenge: ``mt19937`` as in 2020, and ``chacha20``, the secure generator.
 
-A stream answers three questions: coefficients (:meth:`Stream.normal`), orders (:meth:`Stream.permutation`) and
-sign masks (:meth:`Stream.bits`). The order of the questions is fixed by :mod:`instahide_nb.scheme.encryption` and is
-public; only the seed is secret.
+A stream draws coefficients (:meth:`Stream.normal`), permutations (:meth:`Stream.permutation`) and sign masks
+(:meth:`Stream.bits`). Only the seed or key is secret; the order of the draws is public.
 
-Stream version 1, ``mt19937``
-    Two Mersenne Twisters that start from the same seed, as ``numpy.random.seed(s); torch.manual_seed(s)`` leaves
-    them. *C*, numpy's, draws the coefficients and nothing else. *T*, PyTorch's CPU generator, draws the rest. T is
-    spoken here without PyTorch: its words are those of ``RandomState(s)``; ``torch.randperm(n)`` swaps place i
-    with place ``i + w % (n - i)`` for each next word w; ``torch.randint(2)`` is ``w % 2``.
-Stream version 1, ``chacha20``
-    One ``numpy.random.Generator`` over ``randomgen.ChaCha(key=K, counter=0, rounds=20)``, where K is the 64 hex
-    digits of the key read as one big-endian number. Coefficients are ``normal(size=...)``, orders
-    ``permutation(n)``, masks ``integers(0, 2, size=..., dtype=uint8)``.
+Stream version 1 draws, for each epoch of N = n_private rows:
+
+1. a permutation of the n_public images: the epoch's public pool (cross only);
+2. a permutation of N, `order`: the first private image of each row;
+3. N x k normal numbers, normalised to coefficients; then k at a time for each rejected row, until it passes;
+4. for j = 1 .. k-1 a permutation of N, `perm_j`: image j is ``order[perm_j]`` if private, else ``pool[perm_j]``;
+5. N x 3 x h x w mask bits, channels first, 1 meaning +1 (not for Mixup).
+
+``mt19937``
+    Two Mersenne Twisters with the same seed, as ``numpy.random.seed(s); torch.manual_seed(s)`` start them. C, numpy's,
+    draws the coefficients (step 3). T, PyTorch's CPU generator, draws the rest. PyTorch is not needed: with w the next
+    32-bit word of ``RandomState(s)``, ``torch.randperm(n)`` swaps places i and ``i + w % (n - i)`` for i = 0 .. n-2,
+    and ``torch.randint(2)`` is ``w % 2``.
+``chacha20``
+    One ``numpy.random.Generator`` over ``randomgen.ChaCha(key=K, counter=0, rounds=20)``, where K is the key's 64 hex
+    digits read as one big-endian number: ``normal(size=...)``, ``permutation(n)``, ``integers(0, 2, size=...,
+    dtype=uint8)``.
 """
 
 from __future__ import annotations
@@ -27,15 +34,13 @@ import numpy.typing as npt
 
 from instahide_nb.core.errors import InputError
 
-__all__ = ["STREAM_VERSION", "ChaChaStream", "Mt19937Stream", "Stream", "open_stream"]
-
 STREAM_VERSION = 1
 
 _WORDS = 624  # 32-bit words of a Mersenne Twister's state
 
 
 class Stream(Protocol):
-    """What a challenge asks of its source of randomness."""
+    """A source of randomness."""
 
     def normal(self, *size: int) -> npt.NDArray[np.float64]:
         """Standard normal numbers, for coefficients."""
@@ -44,19 +49,14 @@ class Stream(Protocol):
         """A random order of 0 .. n-1."""
 
     def bits(self, count: int) -> npt.NDArray[np.uint8]:
-        """`count` numbers that are 0 or 1, for sign masks."""
+        """Zeros and ones, for sign masks."""
 
     def secret(self) -> dict[str, Any]:
-        """What whoever wants to make the same numbers again must know, as JSON can hold it."""
+        """What reproduces the stream, as JSON can hold it."""
 
 
 def torch_permutation(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
-    """The order that ``torch.randperm(n)`` makes of its n - 1 words.
-
-    Parameters
-    ----------
-    words : (n - 1,) uint32 array
-        The generator's next words.
+    """``torch.randperm(n)`` from the generator's next n - 1 words.
 
     Examples
     --------
@@ -68,7 +68,7 @@ def torch_permutation(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
     return order
 
 
-@nb.njit(cache=True)  # pragma: no cover - compiled
+@nb.njit(cache=True)
 def _swap(order: Any, words: Any) -> None:
     n = len(order)
     for i in range(n - 1):
@@ -77,14 +77,14 @@ def _swap(order: Any, words: Any) -> None:
 
 
 class Mt19937Stream:
-    """Two Mersenne Twisters: C, as numpy seeds it, for coefficients; T, as PyTorch seeds it, for the rest.
+    """Two Mersenne Twisters: C for coefficients, T for the rest.
 
     Parameters
     ----------
     seed : int or "entropy"
-        0 .. 2**32 - 1, or "entropy": both twisters start from a full state of the operating system's randomness.
+        0 .. 2**32 - 1, or "entropy": both start from a full state of the operating system's randomness.
     states : dict, optional
-        ``{"C": hex, "T": hex}`` of an earlier entropy start, to make the same numbers again.
+        ``{"C": hex, "T": hex}`` of an earlier start from entropy, to draw the same numbers again.
     """
 
     def __init__(self, seed: int | str, states: dict[str, str] | None = None) -> None:
@@ -98,7 +98,7 @@ class Mt19937Stream:
             self.coefficients = np.random.RandomState(seed)
             self.torch = np.random.RandomState(seed)
         else:
-            raise InputError(f'seed: {seed!r} is not accepted; give 0 .. 4294967295 or "entropy"')
+            raise InputError(f'seed: {seed!r} is not a seed; give 0 .. 4294967295 or "entropy"')
 
     def normal(self, *size: int) -> npt.NDArray[np.float64]:
         """numpy's legacy polar normals, from C."""
@@ -109,15 +109,15 @@ class Mt19937Stream:
         return self.torch.randint(0, 2**32, size=count, dtype=np.uint32)
 
     def permutation(self, n: int) -> npt.NDArray[np.int64]:
-        """``torch.randperm(n)``; takes n - 1 words of T."""
+        """``torch.randperm(n)``: n - 1 words of T."""
         return torch_permutation(self.words(max(n - 1, 0)))[:n]
 
     def bits(self, count: int) -> npt.NDArray[np.uint8]:
-        """``torch.randint(2, (count,))``; takes `count` words of T."""
+        """``torch.randint(2, (count,))``: `count` words of T."""
         return (self.words(count) & np.uint32(1)).astype(np.uint8)
 
     def secret(self) -> dict[str, Any]:
-        """The seed, and the two states where it was "entropy"."""
+        """The seed, and both states if it was "entropy"."""
         return dict(self._start)
 
 
@@ -134,13 +134,7 @@ def _from_state(states: dict[str, str], name: str) -> np.random.RandomState:
 
 
 class ChaChaStream:
-    """The mended generator: a cryptographic stream cipher in counter mode.
-
-    Parameters
-    ----------
-    key : str
-        64 hex digits; "" draws them from the operating system.
-    """
+    """A stream cipher in counter mode; `key` has 64 hex digits, "" draws them from the operating system."""
 
     def __init__(self, key: str) -> None:
         if key == "":
@@ -153,11 +147,11 @@ class ChaChaStream:
         self.generator = np.random.Generator(ChaCha(key=int(key, 16), counter=0, rounds=20))
 
     def normal(self, *size: int) -> npt.NDArray[np.float64]:
-        """Ziggurat normals of the one generator."""
+        """``Generator.normal``."""
         return self.generator.normal(size=size)
 
     def permutation(self, n: int) -> npt.NDArray[np.int64]:
-        """``Generator.permutation(n)``."""
+        """``Generator.permutation``."""
         return self.generator.permutation(n)
 
     def bits(self, count: int) -> npt.NDArray[np.uint8]:
@@ -172,7 +166,7 @@ class ChaChaStream:
 def open_stream(
     rng: str, *, seed: int | str = 0, key: str = "", states: dict[str, str] | None = None
 ) -> Mt19937Stream | ChaChaStream:
-    """Open the stream that the parameters name.
+    """The stream of these parameters.
 
     Examples
     --------

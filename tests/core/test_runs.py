@@ -1,19 +1,34 @@
-"""What notebooks cost: read from the process itself, kept beside a run, never in the way of it."""
+"""A run's folder: one run at a time, a log of each, and what notebooks cost."""
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from instahide_nb.core.files import Usage, machine_line, note_usage, read_usage, usage_of
+from instahide_nb.core.errors import InputError
+from instahide_nb.core.runs import (
+    Messages,
+    Usage,
+    counting,
+    locked,
+    logged,
+    logger,
+    machine_line,
+    note_usage,
+    read_usage,
+    remove_leftovers,
+    usage_of,
+)
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux keeps a process's peak")
-ONE = Usage(2.5, 3.25, 400, "2 x Some Processor, 24 GiB")
+ONE = Usage(seconds=2.5, processor_seconds=3.25, peak_mib=400, machine="2 x Some Processor, 24 GiB")
 
 
 @LINUX
@@ -43,7 +58,7 @@ def test_of_a_process_that_is_gone_nothing_is_known() -> None:
 def test_stages_are_kept_until_they_are_known_no_more(tmp_path: Path) -> None:
     note_usage(tmp_path, "gen_data", ONE, ["gen_data"])
     note_usage(tmp_path, "attack/a", ONE, ["gen_data", "attack/a"])
-    other = Usage(1.0, None, None, "elsewhere")
+    other = Usage(seconds=1, processor_seconds=None, peak_mib=None, machine="elsewhere")
     note_usage(tmp_path, "gen_data", other, ["gen_data"])
     assert read_usage(tmp_path / "resources.json") == {"gen_data": other}
 
@@ -71,3 +86,46 @@ def test_the_machine_in_one_line() -> None:
     line = machine_line()
     assert re.fullmatch(r"\d+ x .+, \d+ GiB, \w+ \w+, Python 3\.[\d.]+\S*, numpy [\d.]+\S*", line)
     assert os.uname().nodename not in line
+
+
+def test_a_second_run_in_the_folder_is_refused_or_waits(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(InputError, match="another run is at work"), locked(tmp_path):
+        pass
+    with locked(tmp_path), locked(tmp_path, ".other", wait=True):
+        pass
+
+
+def test_a_lock_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be written"), locked(tmp_path / "missing"):
+        pass
+
+
+def test_only_temporary_files_in_the_runs_own_folders_are_removed(tmp_path: Path) -> None:
+    ours = [".a.npy.x.part", "attack/unmask/.b.npy.y.part"]
+    others = ["a.part", "mine/.c.npy.z.part", "attack/unmask/b.npy"]
+    for name in ours + others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert remove_leftovers(tmp_path) == ours
+    assert all((tmp_path / name).exists() for name in others)
+
+
+def test_a_line_at_the_terminal_counts_seconds_and_is_wiped_out() -> None:
+    terminal, messages = io.StringIO(), Messages("attack")
+    messages.write("\runmask:  40%|####")
+    with counting("attack unmask", messages, terminal):
+        time.sleep(0.05)
+    text = terminal.getvalue()
+    assert re.search(r"attack unmask +0 s  unmask:  40%\|####", text)
+    assert text.endswith("\r\x1b[K")
+    assert "\n" not in text
+
+
+def test_each_run_has_a_log_of_its_own_for_its_owner_only(tmp_path: Path) -> None:
+    for number in range(3):
+        with logged(tmp_path) as path:
+            logger.info("run %d", number)
+        assert path.read_text().endswith(f"Z INFO run {number}\n")
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert len(list((tmp_path / "log").iterdir())) == 3
+    assert (tmp_path / "log").stat().st_mode & 0o777 == 0o700

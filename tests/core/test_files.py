@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import signal
 import stat
@@ -22,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from instahide_nb.core import files as storage
+from instahide_nb.core import files
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import (
     load_array,
@@ -105,26 +104,21 @@ def test_files_of_other_writers_are_read(dtype: str, order: Any, tmp_path: Path)
     assert back.flags.c_contiguous
 
 
-def test_format_version_2_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "a.npy"
-    header = "{'descr': '<i4', 'fortran_order': False, 'shape': (2,), }"
-    path.write_bytes(with_header(header, np.array([5, 6], "<i4").tobytes(), b"\x02\x00"))
-    assert load_array(path).tolist() == [5, 6]
-
-
 @pytest.mark.filterwarnings("error")
-def test_whole_numbers_of_python_2_are_read_without_a_word(tmp_path: Path) -> None:
+def test_older_and_newer_headers_are_read_without_a_word(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
-    path.write_bytes(with_header("{'descr': '<i4', 'fortran_order': False, 'shape': (2L, 1L), }", bytes(8)))
-    assert load_array(path).tolist() == [[0], [0]]
+    python_2 = "{'descr': '<i4', 'fortran_order': False, 'shape': (2L, 1L), }"
+    for header, version in ((python_2, b"\x01\x00"), (python_2.replace("L", ""), b"\x02\x00")):
+        path.write_bytes(with_header(header, np.array([5, 6], "<i4").tobytes(), version))
+        assert load_array(path).tolist() == [[5], [6]]
 
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "words"),
     [
         ((3, 4, 1), None, r"\(3, 4\); \(3, 4, 1\) is expected"),
-        ((None,), None, r"\(3, 4\); \(any\) is expected"),
-        ((3, 5), None, r"\(3, 4\); \(3, 5\)"),
+        ((None, 5), None, r"\(3, 4\); \(any, 5\) is expected"),
+        ((None, None, None), None, "an array of 3 axes is expected"),
         (None, np.float64, "holds float32; float64 is expected"),
         (None, np.int32, "holds float32; int32 is expected"),
     ],
@@ -165,16 +159,14 @@ GOOD = npy(np.arange(6, dtype="<f4").reshape(2, 3))
 DAMAGED = {
     "empty": b"",
     "text": b"not an array",
-    "magic alone": b"\x93NUMPY",
-    "no header": b"\x93NUMPY\x01\x00",
+    "Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+    "web page": b"\n<!DOCTYPE html><html>",
     "header cut": GOOD[:40],
     "one byte short": GOOD[:-1],
     "one byte long": GOOD + b"\0",
-    "zip": b"PK\x03\x04" + bytes(100),
     "version 3": with_header(
         "{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", bytes(4), b"\x03\x00"
     ),
-    "version 9": GOOD[:6] + b"\x09\x00" + GOOD[8:],
     "header of 4 GiB": b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(100),
     "header of 60 kB": with_header(" " * 60_000),
     "huge shape": with_header(
@@ -183,19 +175,10 @@ DAMAGED = {
     "huge shape of none": with_header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': (0, {10**30})}}"),
     "overflowing shape": with_header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({2**62}, 0, 4)}}"),
     "negative shape": with_header("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -1)}", bytes(4)),
-    "boolean shape": with_header("{'descr': '<f4', 'fortran_order': False, 'shape': ('3',)}", bytes(12)),
-    "100 axes": with_header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {(1,) * 100}}}", bytes(4)),
     "items of no size": with_header("{'descr': '<U0', 'fortran_order': False, 'shape': (3,)}"),
     "structured": npy(np.zeros(3, [("a", "<f4"), ("b", "<i4")])),
-    "subarray": with_header("{'descr': ('<f4', (2,)), 'fortran_order': False, 'shape': (1,)}", bytes(8)),
     "complex": npy(np.zeros(3, complex)),
-    "dates": npy(np.zeros(3, "M8[s]")),
-    "bytes": npy(np.array([b"ab"])),
-    "void": npy(np.zeros(3, "V4")),
     "code in the header": with_header("__import__('os').system('false')"),
-    "no dictionary": with_header("[1, 2]"),
-    "key missing": with_header("{'descr': '<f4', 'shape': (1,)}", bytes(4)),
-    "key too many": with_header("{'descr': '<f4', 'fortran_order': False, 'shape': (), 'x': 1}", bytes(4)),
     "deep": with_header("(" * 5000),
 }
 
@@ -215,6 +198,14 @@ def test_damaged_arrays_are_refused_in_one_line_and_little_memory(name: str, tmp
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_the_message_says_what_came_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, words in (("Git LFS pointer", "git lfs pull"), ("web page", "download the file itself")):
+        (tmp_path / "a.npy").write_bytes(DAMAGED[name])
+        assert words in refusal(load_array, tmp_path / "a.npy")
+    monkeypatch.chdir(tmp_path)
+    assert f"relative to {tmp_path}" in refusal(load_array, Path("missing.npy"))
+
+
 @pytest.mark.parametrize("read", [load_array, read_json, sha256_file])
 @pytest.mark.parametrize("name", ["missing", "folder", "folder/file/below", "x" * 300, "nul\0"])
 def test_what_is_no_file_is_refused(read: Any, name: str, tmp_path: Path) -> None:
@@ -225,19 +216,7 @@ def test_what_is_no_file_is_refused(read: Any, name: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "text",
-    [
-        b"",
-        b"{",
-        b"[1]",
-        b"3",
-        b"null",
-        b'"x"',
-        b"\xff\xfe",
-        b"{'a': 1}",
-        b'{"a": 1} x',
-        b"[" * 100_000,
-        b"9" * 5000,
-    ],
+    [b"", b"{", b"[1]", b"null", b"\xff\xfe", b"{'a': 1}", b'{"a": 1} x', b"[" * 100_000, b"9" * 5000],
     ids=lambda text: repr(text[:8]),
 )
 def test_damaged_json_is_refused(text: bytes, tmp_path: Path) -> None:
@@ -287,9 +266,9 @@ def test_a_failing_write_leaves_the_old_file_whole(
         raise error
 
     place = {
-        "write": (storage.np, "save"),
-        "fsync": (storage.os, "fsync"),
-        "replace": (storage.os, "replace"),
+        "write": (files.np, "save"),
+        "fsync": (files.os, "fsync"),
+        "replace": (files.os, "replace"),
     }
     monkeypatch.setattr(*place[stage], fail)
     expected = InputError if isinstance(error, OSError) else type(error)
@@ -304,29 +283,7 @@ def test_a_failing_write_leaves_the_old_file_whole(
 
 def child(code: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    # Coverage would write its own file at the end, under the limit that a test set.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    return subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def test_a_file_beyond_the_systems_limit_is_one_line_and_leaves_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "a.npy"
-    save_array(path, np.zeros(5))
-    process = child(
-        "import resource, sys, numpy as np\n"
-        "from instahide_nb.core.files import save_array\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
-        "try: save_array(sys.argv[1], np.ones(100_000))\n"
-        "except Exception as error: print(type(error).__name__, error)\n",
-        path,
-    )
-    out, err = process.communicate(timeout=60)
-    assert err == ""
-    assert out.startswith(f"InputError {path}: cannot be written (")
-    assert load_array(path).tolist() == [0] * 5
-    assert list(tmp_path.iterdir()) == [path]
+    return subprocess.Popen(command)
 
 
 def test_a_write_that_is_killed_leaves_the_old_file_or_the_new(tmp_path: Path) -> None:
@@ -390,7 +347,7 @@ def test_files_that_cannot_be_written_are_refused(name: str, tmp_path: Path) -> 
 
 def test_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The superuser may write anywhere, so the system's answer is given here.
-    monkeypatch.setattr(storage.os, "access", lambda *_: False)
+    monkeypatch.setattr(files.os, "access", lambda *_: False)
     assert "permission denied" in refusal(make_folder, tmp_path)
 
 
@@ -406,9 +363,3 @@ def test_hashes_of_files_are_sha256sums(tmp_path: Path) -> None:
     path.write_bytes(b"abc")
     # FIPS 180-2, appendix B.1.
     assert sha256_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-
-
-def test_json_numbers_keep_their_bits(tmp_path: Path) -> None:
-    values = [0.1, 1 / 3, 1e-300, 2**53 + 1, -0.0]
-    write_json(tmp_path / "a.json", {"v": values})
-    assert json.dumps(read_json(tmp_path / "a.json")["v"]) == json.dumps(values)
