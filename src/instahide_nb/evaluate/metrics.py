@@ -1,21 +1,21 @@
-"""The challenge's metrics: how near a decryption comes to the two private images inside each encryption.
+"""The challenge's metrics: how close each decryption is to the private images inside its encryption.
 
-For encryption i with private images p1, p2 and decryption d, the InstaHide Challenge (2020) averages over all
-encryptions ``max(SSIM(d, p1), SSIM(d, p2))`` and the mean, the smaller and the larger L2 distance. Two things
-its README left open are fixed here. Its text says Max_L2 and its leaderboard Min_L2: both are reported. The range
-of the images that SSIM saw is not given: the five figures take images in [0, 1] (``data_range=1``), which agrees
-with the published rows, and the keys that end in ``_signed`` take them in [-1, 1] (``data_range=2``).
+An encryption holds p private images (two in the challenge of 2020). For each row the metrics take the largest or the
+mean SSIM of the decryption with these images, and the smallest, largest or mean L2 distance; each metric is the mean
+over all rows. The challenge left two things open. Its text says Max_L2 and its leaderboard says Min_L2: both are
+reported. It does not say which range the images have when SSIM compares them: the plain metrics use [0, 1]
+(``data_range=1``), which fits the published rows, and those that end in ``_signed`` use [-1, 1] (``data_range=2``).
 
 SSIM is that of Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP
-2004, as scikit-image computes it by default: a uniform 7x7 window, K1 = 0.01, K2 = 0.03, sample covariances,
-and the mean over channels.
+2004, with scikit-image's defaults: a uniform 7x7 window, K1 = 0.01, K2 = 0.03, sample covariances, mean over channels.
 """
 
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -23,19 +23,18 @@ from scipy.ndimage import uniform_filter
 from scipy.optimize import linear_sum_assignment
 
 from instahide_nb.core.errors import InputError
-
-__all__ = ["COLUMNS", "METRICS", "Scores", "match_images", "score", "signed_pixels", "ssim_pairs"]
+from instahide_nb.core.threads import in_blocks
+from instahide_nb.scheme.encryption import pixel_values
 
 METRICS = ("max_ssim", "mean_ssim", "min_l2", "max_l2", "mean_l2")
-"""The five figures, in the order in which they are shown."""
+"""The five metrics of the challenge, in the order in which they are shown."""
 
-COLUMNS = ("ssim1", "ssim2", "l2_1", "l2_2")
-"""The columns of ``per_encryption``: SSIM and L2 to the first and to the second private image."""
+SUCCESS = 0.8
+"""A decryption succeeds when its largest SSIM is above this value."""
 
 _WINDOW = 7
 _K1, _K2 = 0.01, 0.03
-_BATCH = 64  # pairs that are filtered together: their intermediate planes stay in the cache
-_THREADS = 2
+_BATCH = 64  # pairs of images that are compared together, so that intermediate planes stay in the cache
 
 Float64 = npt.NDArray[np.float64]
 UInt8 = npt.NDArray[np.uint8]
@@ -43,91 +42,111 @@ UInt8 = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What :func:`score` finds.
+    """What :func:`score` returns: float64 (n, p) arrays, one column per private image of a row.
 
     Attributes
     ----------
-    per_encryption : float64 (n, 4)
-        SSIM to the first and second private image, then L2 to the first and second (:data:`COLUMNS`).
-    per_encryption_signed : float64 (n, 4)
-        The same with SSIM over [-1, 1]; its L2 columns are equal, since L2 has one reading.
+    ssim, ssim_signed : float64 (n, p)
+        SSIM of images in [0, 1] and of images in [-1, 1].
+    l2 : float64 (n, p)
+        Mean squared difference of images in [-1, 1].
     """
 
-    per_encryption: Float64
-    per_encryption_signed: Float64
+    ssim: Float64
+    ssim_signed: Float64
+    l2: Float64
 
-    def metrics(self) -> dict[str, float]:
-        """The ten figures of ``metrics.json``: the five of :data:`METRICS` and each again as ``NAME_signed``.
-
-        ``min_l2_signed``, ``max_l2_signed`` and ``mean_l2_signed`` repeat their plain namesakes, so that either
-        reading can be taken whole by its suffix.
-        """
-        return _five(self.per_encryption, "") | _five(self.per_encryption_signed, "_signed")
+    @property
+    def per_encryption(self) -> Float64:
+        """float64 (n, 2p), the content of ``per_encryption.npy``: SSIM in [0, 1], then L2."""
+        return np.hstack([self.ssim, self.l2])
 
     @property
     def best_ssim(self) -> Float64:
-        """float64 (n,): of each encryption, the SSIM to the private image that the decryption is nearer to."""
-        best: Float64 = self.per_encryption[:, :2].max(axis=1)
-        return best
+        """float64 (n,): the largest SSIM of each row."""
+        return _columnwise(np.maximum, self.ssim)
 
     @property
     def best_slot(self) -> npt.NDArray[np.int64]:
-        """int64 (n,): 0 or 1, the private image of the pair that the decryption is nearer to by SSIM."""
-        return (self.per_encryption[:, 1] > self.per_encryption[:, 0]).astype(np.int64)
+        """int64 (n,): which private image of the row has the largest SSIM; the first of equal ones."""
+        return self.ssim.argmax(axis=1)
+
+    def metrics(self) -> dict[str, float]:
+        """The content of ``metrics.json``: :data:`METRICS`, the same as ``NAME_signed``, and ``success_rate``.
+
+        L2 does not depend on the range of SSIM, so its ``_signed`` values repeat the plain ones.
+        """
+        found: dict[str, float] = {}
+        for suffix, ssim in (("", self.ssim), ("_signed", self.ssim_signed)):
+            columns = {
+                "max_ssim": _columnwise(np.maximum, ssim),
+                "mean_ssim": _columnwise(np.add, ssim) / ssim.shape[1],
+                "min_l2": _columnwise(np.minimum, self.l2),
+                "max_l2": _columnwise(np.maximum, self.l2),
+                "mean_l2": _columnwise(np.add, self.l2) / self.l2.shape[1],
+            }
+            # fsum rounds once: the mean does not depend on numpy's order of summation.
+            found |= {name + suffix: math.fsum(values) / len(values) for name, values in columns.items()}
+        return found | {"success_rate": int((self.best_ssim > SUCCESS).sum()) / len(self.ssim)}
 
 
-def _five(table: Float64, suffix: str) -> dict[str, float]:
-    ssim1, ssim2, l2_1, l2_2 = table.T
-    columns = {
-        "max_ssim": np.maximum(ssim1, ssim2),
-        "mean_ssim": (ssim1 + ssim2) / 2,
-        "min_l2": np.minimum(l2_1, l2_2),
-        "max_l2": np.maximum(l2_1, l2_2),
-        "mean_l2": (l2_1 + l2_2) / 2,
-    }
-    # fsum is exact before its one rounding: the mean does not depend on numpy's order of summation.
-    return {name + suffix: math.fsum(values) / len(values) for name, values in columns.items()}
+def _columnwise(operation: np.ufunc, table: Float64) -> Float64:
+    """A binary operation over the columns of a table, from left to right."""
+    result: Float64 = operation.accumulate(table, axis=1)[:, -1]
+    return result
 
 
-def signed_pixels(images: UInt8) -> npt.NDArray[np.float32]:
-    """The value in [-1, 1] that the challenge gives to 8-bit pixels: u means (2u - 255) / 255.
+def _ssim(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating], *, unit: bool) -> Float64:
+    """SSIM of (m, h, w, c) images: scikit-image's operations in its order, on many pairs at once.
 
-    Examples
-    --------
-    >>> signed_pixels(np.array([0, 255], np.uint8))
-    array([-1.,  1.], dtype=float32)
-    """
-    return ((2 * images.astype(np.float64) - 255) / 255).astype(np.float32)
-
-
-def _planes(images: npt.NDArray[np.floating], unit: bool) -> Float64:
-    """(m, h, w, c) to contiguous float64 (m, c, h, w), a plane per channel; `unit` moves [-1, 1] to [0, 1]."""
-    planes: Float64 = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float64)
-    return (planes + 1) / 2 if unit else planes
-
-
-def _ssim(x: Float64, y: Float64, data_range: float) -> Float64:
-    """SSIM of pairs of (c, h, w) images, by the operations of scikit-image in their order, many pairs at once.
-
-    For small images nearly all of the time of scikit-image's function goes into its Python calls; this takes a
-    third of it and gives the same bits.
+    scikit-image's function takes one pair; for small images its Python calls take two thirds of the time.
     """
 
-    def mean(planes: Float64) -> Float64:
-        filtered: Float64 = uniform_filter(planes, size=_WINDOW, axes=(-2, -1))
+    def planes(images: npt.NDArray[np.floating]) -> Float64:
+        channels: Float64 = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float64)
+        return (channels + 1) / 2 if unit else channels
+
+    def mean(values: Float64) -> Float64:
+        filtered: Float64 = uniform_filter(values, size=_WINDOW, axes=(-2, -1))
         return filtered
 
+    a, b = planes(x), planes(y)
     sample = _WINDOW**2 / (_WINDOW**2 - 1)
-    ux, uy = mean(x), mean(y)
-    vx = sample * (mean(x * x) - ux * ux)
-    vy = sample * (mean(y * y) - uy * uy)
-    vxy = sample * (mean(x * y) - ux * uy)
+    ux, uy = mean(a), mean(b)
+    vx = sample * (mean(a * a) - ux * ux)
+    vy = sample * (mean(b * b) - uy * uy)
+    vxy = sample * (mean(a * b) - ux * uy)
+    data_range = 1.0 if unit else 2.0
     c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
     luminance, structure = 2 * ux * uy + c1, 2 * vxy + c2
     s = (luminance * structure) / ((ux**2 + uy**2 + c1) * (vx + vy + c2))
-    pad = _WINDOW // 2  # windows that reach over the edge do not count
-    per_channel = s[..., pad:-pad, pad:-pad].mean(axis=(-2, -1))
-    result: Float64 = per_channel.mean(axis=-1)
+    pad = _WINDOW // 2  # windows that cross the border do not count
+    result: Float64 = s[..., pad:-pad, pad:-pad].mean(axis=(-2, -1)).mean(axis=-1)
+    return result
+
+
+def _squared_distance(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> Float64:
+    """Mean squared difference of (m, h, w, c) images."""
+    difference = x.astype(np.float64) - y
+    squares = (difference * difference).reshape(*x.shape[:2], -1)
+    # Down the columns, then along one short row: numpy never changes this order.
+    result: Float64 = squares.sum(axis=1).sum(axis=1) / x[0].size
+    return result
+
+
+def _over_pairs(
+    measure: Callable[..., Float64],
+    first: npt.NDArray[np.floating],
+    second: npt.NDArray[np.floating],
+    index: npt.NDArray[np.integer],
+) -> Float64:
+    """`measure` of the images that each row of `index` names, in small batches on several threads."""
+    result = np.empty(len(index))
+
+    def batch(low: int, high: int) -> None:
+        result[low:high] = measure(first[index[low:high, 0]], second[index[low:high, 1]])
+
+    in_blocks(batch, len(index), block=_BATCH)
     return result
 
 
@@ -138,22 +157,22 @@ def ssim_pairs(
     *,
     unit: bool = True,
 ) -> Float64:
-    """SSIM of chosen pairs of images, equal to the last bit to scikit-image's.
+    """SSIM of chosen pairs of images, equal to scikit-image's to the last bit.
 
     Parameters
     ----------
     first, second : floating (m1, h, w, c) and (m2, h, w, c)
-        Images in [-1, 1]; both sides at least 7 pixels.
+        Images in [-1, 1], at least 7 x 7.
     index : integer (q, 2)
-        Each row takes one image of `first` and one of `second`.
+        Each row names an image of `first` and one of `second`.
     unit : bool
-        True compares the images moved to [0, 1], with ``data_range=1``; False as they are, with ``data_range=2``.
+        True compares images moved to [0, 1], with ``data_range=1``; False as they are, with ``data_range=2``.
 
     Returns
     -------
     float64 (q,)
-        ``skimage.metrics.structural_similarity(a, b, data_range=..., channel_axis=-1)`` of the images as
-        float64. The result for a pair depends on that pair alone, not on its neighbours or on threads.
+        ``skimage.metrics.structural_similarity(a, b, data_range=..., channel_axis=-1)`` of the images in float64. Each
+        value depends on its pair alone, not on the other pairs or on threads.
 
     Examples
     --------
@@ -162,48 +181,16 @@ def ssim_pairs(
     array([1.])
     """
     if min(first.shape[1:3]) < _WINDOW:
-        raise InputError(
-            f"images: {first.shape[1]}x{first.shape[2]} is too small; SSIM needs 7x7 pixels or more"
-        )
-    result = np.empty(len(index))
-
-    def batch(start: int) -> None:
-        rows = index[start : start + _BATCH]
-        result[start : start + _BATCH] = _ssim(
-            _planes(first[rows[:, 0]], unit), _planes(second[rows[:, 1]], unit), 1.0 if unit else 2.0
-        )
-
-    # The filter lets other threads run. Each batch writes its own rows: the order of the threads cannot matter.
-    with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(batch, range(0, len(index), _BATCH)))
-    return result
-
-
-def _squared_distance(
-    first: npt.NDArray[np.float32], second: npt.NDArray[np.float32], index: npt.NDArray[np.int64]
-) -> Float64:
-    """Mean squared difference of pairs of images, float64 (q,)."""
-    result = np.empty(len(index))
-    height, values = first.shape[1], first[0].size
-    for start in range(0, len(index), _BATCH):
-        rows = index[start : start + _BATCH]
-        difference = first[rows[:, 0]].astype(np.float64) - second[rows[:, 1]]
-        squares = (difference * difference).reshape(len(rows), height, -1)
-        # Down the columns first, then along the short row that is left: an order that numpy never changes.
-        result[start : start + _BATCH] = squares.sum(axis=1).sum(axis=1) / values
-    return result
+        height, width = first.shape[1:3]
+        raise InputError(f"images: {height}x{width} is too small; SSIM needs 7x7 pixels or more")
+    return _over_pairs(partial(_ssim, unit=unit), first, second, index)
 
 
 def _distinct(images: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The rows that differ from all earlier ones, and for each image its place among them."""
+    """The first row of each distinct image, and for each row the place of its image among these."""
     seen: dict[bytes, int] = {}
-    first: list[int] = []
-    place = np.empty(len(images), np.int64)
-    for row, image in enumerate(images):
-        place[row] = seen.setdefault(image.tobytes(), len(seen))
-        if len(seen) > len(first):
-            first.append(row)
-    return np.array(first, np.int64), place
+    place = np.array([seen.setdefault(image.tobytes(), len(seen)) for image in images], np.int64)
+    return np.unique(place, return_index=True)[1], place
 
 
 def _check(decryption: npt.NDArray[np.floating], private: UInt8, pair: npt.NDArray[np.integer]) -> None:
@@ -211,87 +198,98 @@ def _check(decryption: npt.NDArray[np.floating], private: UInt8, pair: npt.NDArr
         raise InputError(
             f"private: {private.dtype} {private.shape}; uint8 images (n_private, h, w, 3) are expected"
         )
-    n = len(pair)
-    if pair.ndim != 2 or pair.shape[1] != 2 or pair.dtype.kind not in "iu" or n == 0:
+    if pair.ndim != 2 or pair.dtype.kind not in "iu" or not pair.size:
         raise InputError(
-            f"pair: {pair.dtype} {pair.shape}; integers (n, 2), one row per encryption, are expected"
+            f"pair: {pair.dtype} {pair.shape}; integers (n, p), one row per encryption, are expected"
         )
     if int(pair.min()) < 0 or int(pair.max()) >= len(private):
-        raise InputError(f"pair: its numbers must lie in 0..{len(private) - 1}, the private images' places")
-    if decryption.dtype.kind != "f" or decryption.shape != (n, *private.shape[1:]):
-        raise InputError(
-            f"decryption: {decryption.dtype} {decryption.shape}; floats {(n, *private.shape[1:])} are expected, "
-            "one image per encryption"
-        )
+        raise InputError(f"pair: indices of private images must lie in 0..{len(private) - 1}")
+    expected = (len(pair), *private.shape[1:])
+    if decryption.dtype.kind != "f" or decryption.shape != expected:
+        raise InputError(f"decryption: {decryption.dtype} {decryption.shape}; floats {expected} are expected")
     if not np.isfinite(decryption).all():
         raise InputError("decryption: holds NaN or infinity; every value must lie in [-1, 1]")
 
 
-def score(
-    decryption: npt.NDArray[np.floating],
-    private: UInt8,
-    pair: npt.NDArray[np.integer],
-) -> Scores:
-    """Score one decrypted image per encryption against the two private images inside it.
+def score(decryption: npt.NDArray[np.floating], private: UInt8, pair: npt.NDArray[np.integer]) -> Scores:
+    """Score one decrypted image per encryption against the private images inside the encryption.
 
     Parameters
     ----------
     decryption : floating (n, h, w, 3)
-        Row i is the answer for encryption i, in [-1, 1].
+        Row i answers encryption i, in [-1, 1].
     private : uint8 (n_private, h, w, 3)
         The private images.
-    pair : integer (n, 2)
-        The two private images inside each encryption, as places in `private`.
-
-    Returns
-    -------
-    Scores
-        Figures and per-encryption values. L2 is the mean squared difference of images in [-1, 1]. A decryption that
-        equals ``signed_pixels(private)`` bit for bit has SSIM 1.0 and L2 0.0 exactly.
+    pair : integer (n, p)
+        The private images inside each encryption, as indices into `private`.
 
     Raises
     ------
     InputError
-        When shapes, dtypes or places do not fit each other, or a value is not finite.
+        When shapes, dtypes or indices do not fit each other, or a value is not finite.
 
     Notes
     -----
-    Attacks write the same few images for many encryptions, so each distinct pair of images is compared once.
+    Attacks return the same few images for many encryptions, so each distinct pair of images is compared once. A
+    decryption equal to ``pixel_values(private)`` has SSIM 1.0 and L2 0.0 exactly.
 
     Examples
     --------
     >>> rng = np.random.default_rng(0)
     >>> private = rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-    >>> scores = score(signed_pixels(private), private, np.array([[0, 1], [0, 1]]))
-    >>> scores.metrics()["max_ssim"], scores.metrics()["min_l2"]
-    (1.0, 0.0)
+    >>> found = score(pixel_values(private), private, np.array([[0, 1], [0, 1]])).metrics()
+    >>> found["max_ssim"], found["min_l2"], found["success_rate"]
+    (1.0, 0.0, 1.0)
     """
     _check(decryption, private, pair)
     image = np.ascontiguousarray(decryption, dtype=np.float32)
-    truth = signed_pixels(private)
+    truth = pixel_values(private)
     first, place = _distinct(image)
-    # Places are small numbers, so one integer names a pair of (distinct decryption, private image).
-    code = place[:, None] * len(private) + pair.astype(np.int64)
-    distinct, where = np.unique(code, return_inverse=True)
-    index = np.stack([distinct // len(private), distinct % len(private)], axis=1)
+    # One integer names a pair of (distinct decryption, private image).
+    code, where = np.unique(place[:, None] * len(private) + pair.astype(np.int64), return_inverse=True)
+    index = np.stack([code // len(private), code % len(private)], axis=1)
+    where = where.reshape(pair.shape)
     image = image[first]
-    where = where.reshape(code.shape)
+    return Scores(
+        ssim_pairs(image, truth, index)[where],
+        ssim_pairs(image, truth, index, unit=False)[where],
+        _over_pairs(_squared_distance, image, truth, index)[where],
+    )
 
-    l2 = _squared_distance(image, truth, index)[where]
-    signed = ssim_pairs(image, truth, index, unit=False)[where]
-    unit = ssim_pairs(image, truth, index)[where]
-    return Scores(np.hstack([unit, l2]), np.hstack([signed, l2]))
+
+def find_mistakes(
+    decryption: npt.NDArray[np.floating], private: UInt8, pair: npt.NDArray[np.integer], scores: Scores
+) -> list[str]:
+    """Warnings, one line each, where another range or another order of rows would score far higher.
+
+    The arguments are those of :func:`score`, and its result. At most 400 rows are compared.
+    """
+    some = np.arange(0, len(pair), max(1, len(pair) // 200))
+    reached = float(scores.best_ssim[some].mean())
+    if decryption.min() >= 0:
+        moved = score(2 * decryption[some] - 1, private, pair[some]).best_ssim.mean()
+        hint = f"; as 2d - 1 they score {moved:.3f} instead of {reached:.3f}" if moved > reached else ""
+        return [f"decryption: no value is negative; images in [-1, 1] are expected{hint}"]
+    flat, truth = (a.reshape(len(a), -1).astype(float) for a in (decryption[some], pixel_values(private)))
+    nearest = ((truth * truth).sum(axis=1) - 2 * flat @ truth.T).argmin(axis=1)
+    nearby = score(decryption[some], private, nearest[:, None]).best_ssim.mean()
+    if nearby > reached + 0.3:
+        return [
+            f"decryption: images score {nearby:.3f} with the nearest private images, but {reached:.3f} with those of "
+            "their own rows; are the rows in another order, or of another run?"
+        ]
+    return []
 
 
 def match_images(
     recovered: npt.NDArray[np.floating], private: UInt8
 ) -> tuple[npt.NDArray[np.int64], Float64]:
-    """Which recovered image shows which private image: the assignment with the largest sum of SSIM.
+    """Match recovered to private images by the assignment with the largest sum of SSIM.
 
     Parameters
     ----------
     recovered : floating (m, h, w, 3)
-        Images in [-1, 1], m at least n_private.
+        Images in [-1, 1] in any order, m at least n_private.
     private : uint8 (n_private, h, w, 3)
         The private images.
 
@@ -305,11 +303,9 @@ def match_images(
     m, n = len(recovered), len(private)
     if recovered.shape[1:] != private.shape[1:] or m < n:
         raise InputError(
-            f"recovered: shape {recovered.shape}; {private.shape} is expected, an image per private one"
+            f"recovered: shape {recovered.shape}; {private.shape}, one image per private image, is expected"
         )
-    index = np.stack(np.meshgrid(np.arange(m), np.arange(n), indexing="ij"), axis=-1).reshape(-1, 2)
-    table = ssim_pairs(recovered.astype(np.float32), signed_pixels(private), index).reshape(m, n)
-    row, column = linear_sum_assignment(table.T, maximize=True)
-    place = np.empty(n, np.int64)
-    place[row] = column
+    index = np.stack(np.divmod(np.arange(m * n), n), axis=1)
+    table = ssim_pairs(recovered.astype(np.float32), pixel_values(private), index).reshape(m, n)
+    place = linear_sum_assignment(table.T, maximize=True)[1]
     return place, table[place, np.arange(n)]

@@ -1,47 +1,40 @@
-"""The files of an evaluation: figures, values per encryption, and the attack's row of the leaderboard."""
+"""One evaluation: what comes with a decryption, whether release and secret belong together, and the files it leaves."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.challenge.release import Release
+from instahide_nb.challenge.secret import Secret
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, make_folder, save_array, sha256_array, write_json
 from instahide_nb.evaluate.leaderboard import Row, measured_row, save_row
 from instahide_nb.evaluate.metrics import Scores
 from instahide_nb.evaluate.submission import load_attack_info
-from instahide_nb.show.grids import method_grid, write_png
-
-__all__ = ["AboutAttack", "about_attack", "save_evaluation", "write_method_grid"]
 
 
 @dataclass(frozen=True)
 class AboutAttack:
-    """What lies beside a decryption, where an attack of this package wrote it.
+    """What an attack wrote beside its decryption.
 
     Attributes
     ----------
     details : dict
-        Content of ``attack.json``; empty for a decryption from elsewhere.
-    recovered : (m, h, w, 3) float32 array or None
+        Content of ``attack.json``; empty for a decryption that comes alone.
+    recovered : float32 (m, h, w, 3) or None
         The recovered images.
     """
 
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, object] = field(default_factory=dict)
     recovered: npt.NDArray[np.float32] | None = None
 
 
 def about_attack(decryption: Path | str) -> AboutAttack:
-    """Read ``attack.json`` (also inside a submission's zip) and ``recovered.npy`` beside a decryption.
-
-    What is missing or damaged is left out: a stranger's decryption may come alone.
-    """
+    """Read ``attack.json`` (also from a zip) and ``recovered.npy``; what is missing or damaged is left out."""
     try:
         details = load_attack_info(decryption)
     except InputError:
@@ -54,10 +47,38 @@ def about_attack(decryption: Path | str) -> AboutAttack:
     return AboutAttack(details, recovered)
 
 
+def private_inside(secret: Secret) -> npt.NDArray[np.int64]:
+    """int64 (n, p): all private images inside each encryption; p = k for scheme inside."""
+    if secret.info["parameters"]["scheme"] == "inside" and secret.public_index.size:
+        return np.hstack([secret.pair, secret.public_index])
+    return secret.pair
+
+
+def check_halves(release: Release, secret: Secret) -> None:
+    """Refuse a release and a secret that are not from the same challenge.
+
+    Their sizes must be equal, and the label of a row must name the class of its first private image. Labels may have
+    been rounded before they were published, which removes small coefficients: one row in ten may differ.
+    """
+    n, image = len(release.encryption), release.encryption.shape[1:]
+    if (len(secret.pair), secret.private.shape[1:]) != (n, image):
+        raise InputError(
+            f"secret: has {len(secret.pair)} encryptions of shape {secret.private.shape[1:]}, the release {n} of "
+            f"shape {image}; name the two folders of one run"
+        )
+    first = secret.private_label[secret.pair[:, 0]]
+    fits = first < release.label.shape[1]
+    fits[fits] = release.label[fits, first[fits]] > 0
+    if 10 * int(fits.sum()) < 9 * n:
+        raise InputError(
+            f"secret: the release's labels fit only {int(fits.sum())} of {n} rows; name the two folders of one run"
+        )
+
+
 def save_evaluation(
-    out: Path | str, name: str, scores: Scores, release: Release, attack: AboutAttack = AboutAttack()
+    out: Path | str, name: str, scores: Scores | None, release: Release, attack: AboutAttack = AboutAttack()
 ) -> Row:
-    """Write ``per_encryption.npy``, ``metrics.json`` and ``row.json``.
+    """Write ``per_encryption.npy``, ``metrics.json`` and the attack's row, ``row.json``.
 
     Parameters
     ----------
@@ -65,51 +86,18 @@ def save_evaluation(
         The folder; it is made.
     name : str
         The attack's name on the leaderboard.
-    scores : Scores
-        From :func:`instahide_nb.evaluate.metrics.score`.
+    scores : Scores or None
+        None for an attack that did not find the generator: only the row is written, without scores.
     release : Release
         What was attacked; the row names it by the hash of its encryptions.
     attack : AboutAttack
-        What the attack says of itself.
-
-    Returns
-    -------
-    Row
-        The attack's row; ``metrics.json`` holds no times, the row does.
+        What the attack reports.
     """
     out = make_folder(out)
-    figures = scores.metrics()
-    save_array(out / "per_encryption.npy", scores.per_encryption)
-    write_json(out / "metrics.json", figures)
-    about = attack.details | {"recovered_generator": attack.details.get("recovered")}
-    note = str(attack.details.get("details", {}).get("reason", ""))
-    row = measured_row(figures, about, challenge=sha256_array(release.encryption), name=name, note=note)
+    metrics = None if scores is None else scores.metrics()
+    if scores is not None:
+        save_array(out / "per_encryption.npy", scores.per_encryption)
+        write_json(out / "metrics.json", metrics)
+    row = measured_row(metrics, attack.details, challenge=sha256_array(release.encryption), name=name)
     save_row(out / "row.json", row)
     return row
-
-
-def write_method_grid(run: Path, methods: Sequence[str]) -> Path | None:
-    """Write ``methods.png``: the same private images as each attack of a run recovered them, a column an attack.
-
-    Parameters
-    ----------
-    run : Path
-        The run's folder.
-    methods : sequence of str
-        The folders' names in ``RUN/attack``, in the order of the columns.
-
-    Returns
-    -------
-    Path or None
-        The picture; None when fewer than two attacks recovered as many images as there are.
-    """
-    private = load_array(run / "secret" / "private.npy", dtype=np.uint8, shape=(None, None, None, 3))
-    columns = {}
-    for method in methods:
-        recovered = about_attack(run / "attack" / method / "decryption.npy").recovered
-        if recovered is not None and len(recovered) >= len(private):
-            columns[method] = recovered
-    if len(columns) < 2:
-        return None
-    write_png(run / "methods.png", method_grid(private, columns))
-    return run / "methods.png"

@@ -1,13 +1,12 @@
-"""Reading anyone's decryption: from a ``.npy`` file, or straight from a submission's zip.
+"""Submissions: reading anyone's decryption, and making the zip that the InstaHide Challenge asks for.
 
-Files of strangers are read with suspicion. Nothing is unpickled and nothing is unpacked to a place that the zip names;
-a zip's member is refused by its promised size before a byte is decompressed, and cut off if the promise was false.
+A decryption is a ``.npy`` file or a zip that holds one. Files from strangers are not trusted: nothing is unpickled,
+nothing is unpacked to a path that the zip names, and a member is refused by its declared size before it is
+decompressed, then cut off if it is longer than declared.
 
-The zip that the InstaHide Challenge asks for: a description, the attack's source, and the decryptions.
-
-Equal input gives equal bytes: members are stored (compressors differ from machine to machine), sorted by name, and have
-a fixed date and fixed permissions. Of the attack's folder only files that an attack writes are taken, so nothing
-secret can slip in.
+The zip made here holds a description, the source of the attack and the decryptions. Equal input gives equal bytes:
+members are stored uncompressed, sorted by name, with a fixed date and fixed permissions. Only files that an attack
+writes are taken from its folder, so nothing secret gets in.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from __future__ import annotations
 import inspect
 import io
 import json
-import math
 import re
 import stat
 import tempfile
@@ -23,23 +21,25 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
+from instahide_nb import __version__
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, read_json, write_bytes
-from instahide_nb.evaluate.leaderboard import duration, platform_text
+from instahide_nb.evaluate.leaderboard import duration, markdown_table, one_line
 
 TOLERANCE = 1e-5
-"""How far beyond [-1, 1] a value may lie: rounding in float32, and no more. It is then clipped."""
+"""Values may lie this far outside [-1, 1], as rounding in float32 leaves them; they are clipped."""
 
-_MEMBER = "decryption.npy"
 _MEMBERS = 10_000
-_HEADER = 4096  # bytes that a .npy header may add to the numbers
+_LARGEST_HEADER = 4096  # bytes of a .npy file beside its numbers
 _LARGEST_JSON = 2**20
-_CHUNK = 2**20
+_FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
+
+Attack = Callable[..., object]
 
 
 def load_decryption(path: Path | str, expected_shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -48,7 +48,7 @@ def load_decryption(path: Path | str, expected_shape: tuple[int, ...]) -> npt.ND
     Parameters
     ----------
     path : Path or str
-        A ``.npy`` file, or a zip that holds one member named ``decryption.npy`` (in a folder or not).
+        A ``.npy`` file, or a zip with one member named ``decryption.npy`` (in a folder or not).
     expected_shape : tuple of int
         The shape of the release's encryptions, (n, h, w, 3).
 
@@ -60,73 +60,68 @@ def load_decryption(path: Path | str, expected_shape: tuple[int, ...]) -> npt.ND
     Raises
     ------
     InputError
-        When the file is missing, truncated, pickled, not float32 or float64, of another shape, not finite, or leaves
-        [-1, 1] by more than :data:`TOLERANCE`; when a zip is damaged, unsafe, too large or holds no decryption. The one
-        line names the file and the mend.
+        One line, when the file is missing, truncated, pickled, not float32 or float64, of another shape, not finite, or
+        leaves [-1, 1] by more than :data:`TOLERANCE`; when a zip is damaged, unsafe, too large or holds no decryption;
+        when the attack beside it reports that it did not find the generator.
     """
-    file = Path(path)
+    file, expected = Path(path), tuple(expected_shape)
     if not _is_zip(file):
-        return _check(load_array(file), str(file), tuple(expected_shape))
-    limit = int(np.prod(expected_shape, dtype=object)) * 8 + _HEADER
+        if not file.exists() and (about := load_attack_info(file)).get("recovered") is False:
+            raise InputError(
+                f"{file}: was not written, since the random generator was not found ({one_line(about.get('reason'))})"
+            )
+        return _check(load_array(file), str(file), expected)
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / _MEMBER
-        name = f"{file} ({_MEMBER} in it)"
+        copy, name = Path(folder) / "decryption.npy", f"{file} (decryption.npy in it)"
         with open(copy, "wb") as out:
-            _read_member(file, _MEMBER, limit, out)
+            _read_member(file, copy.name, 8 * int(np.prod(expected, dtype=object)) + _LARGEST_HEADER, out)
         try:
             array = load_array(copy)
         except InputError as error:
             raise InputError(str(error).replace(str(copy), name)) from None
-        return _check(array, name, tuple(expected_shape))
+        return _check(array, name, expected)
 
 
-def _check(array: npt.NDArray[Any], name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def _check(array: npt.NDArray[np.generic], name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    meaning = "(a pixel u is 2u/255 - 1)"
     if array.dtype not in (np.float32, np.float64):
-        raise InputError(
-            f"{name}: holds {array.dtype}; float32 in [-1, 1] is expected (a pixel u is 2u/255 - 1)"
-        )
+        raise InputError(f"{name}: holds {array.dtype}; float32 in [-1, 1] is expected {meaning}")
     if array.shape != shape:
         raise InputError(
             f"{name}: has shape {array.shape}; {shape} is expected, one image per encryption, channels last"
         )
-    if not np.isfinite(array).all():
-        row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
-        raise InputError(f"{name}: image {row} holds NaN or infinity; every value must lie in [-1, 1]")
+    finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    if not finite.all():
+        raise InputError(
+            f"{name}: image {int(finite.argmin())} holds NaN or infinity; every value must lie in [-1, 1]"
+        )
     low, high = float(array.min()), float(array.max())
     if low < -1 - TOLERANCE or high > 1 + TOLERANCE:
-        raise InputError(
-            f"{name}: values run from {low:g} to {high:g}; [-1, 1] is expected (a pixel u is 2u/255 - 1)"
-        )
+        raise InputError(f"{name}: values run from {low:g} to {high:g}; [-1, 1] is expected {meaning}")
     return np.clip(array.astype(np.float32), np.float32(-1), np.float32(1))
 
 
-def load_attack_info(path: Path | str) -> dict[str, Any]:
-    """What an attack says of itself: ``attack.json`` beside a ``decryption.npy``, or in the same zip.
-
-    Returns
-    -------
-    dict
-        Its content; empty when there is none, since a stranger's decryption may come without.
+def load_attack_info(path: Path | str) -> dict[str, object]:
+    """The ``attack.json`` beside a ``decryption.npy`` or in the same zip; empty where there is none.
 
     Raises
     ------
     InputError
-        When there is one and it is not a JSON object, or the zip is unsafe.
+        When it is not a JSON object, or the zip is unsafe.
     """
     file = Path(path)
     if not _is_zip(file):
         beside = file.with_name("attack.json")
         return read_json(beside) if beside.is_file() else {}
-    with tempfile.TemporaryFile() as out:
-        if not _read_member(file, "attack.json", _LARGEST_JSON, out, must_be_there=False):
-            return {}
-        out.seek(0)
-        try:
-            content = json.loads(out.read().decode())
-        except (ValueError, RecursionError):
-            content = None
+    out = io.BytesIO()
+    if not _read_member(file, "attack.json", _LARGEST_JSON, out, required=False):
+        return {}
+    try:
+        content = json.loads(out.getvalue().decode())
+    except (ValueError, RecursionError):
+        content = None
     if not isinstance(content, dict):
-        raise InputError(f"{file}: attack.json in it is no JSON object; mend it or leave it out")
+        raise InputError(f"{file}: its attack.json is not a JSON object; correct it or leave it out")
     return content
 
 
@@ -141,19 +136,17 @@ def _is_zip(file: Path) -> bool:
     return magic == b"PK"
 
 
-def _read_member(file: Path, name: str, limit: int, out: IO[bytes], *, must_be_there: bool = True) -> bool:
+def _read_member(file: Path, name: str, limit: int, out: IO[bytes], *, required: bool = True) -> bool:
     """Copy the one member of that name to `out`; False when there is none and none is required."""
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             if len(members) > _MEMBERS:
-                raise InputError(
-                    f"{file}: holds {len(members)} files; {_MEMBERS} are the most a submission may"
-                )
+                raise InputError(f"{file}: holds {len(members)} files; at most {_MEMBERS} are allowed")
             for member in members:
                 _refuse_unsafe(file, member)
             found = [member for member in members if member.filename.rpartition("/")[2] == name]
-            if not found and not must_be_there:
+            if not found and not required:
                 return False
             if len(found) != 1:
                 raise InputError(f"{file}: holds {len(found)} files named {name}; exactly one is expected")
@@ -167,8 +160,9 @@ def _read_member(file: Path, name: str, limit: int, out: IO[bytes], *, must_be_t
 
 def _refuse_unsafe(file: Path, member: zipfile.ZipInfo) -> None:
     name = member.orig_filename
-    outside = name.startswith("/") or ".." in name.split("/") or re.match(r"[A-Za-z]:", name)
-    if outside or "\\" in name or "\0" in name:
+    if "\\" in name or "\0" in name:
+        raise InputError(f"{file}: the name of its member {name!r} holds a backslash or NUL; use a/b.npy")
+    if name.startswith("/") or ".." in name.split("/") or re.match(r"[A-Za-z]:", name):
         raise InputError(f"{file}: its member {name!r} points outside the zip; use plain relative names")
     if stat.S_ISLNK(member.external_attr >> 16):
         raise InputError(f"{file}: its member {name!r} is a link; put the file itself there")
@@ -179,21 +173,17 @@ def _copy(file: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: 
         raise InputError(f"{file}: {member.filename} is encrypted; submit it without a password")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise InputError(f"{file}: {member.filename} is compressed in an unusual way; store or deflate it")
-    too_large = InputError(
-        f"{file}: {member.filename} is larger than the {limit} bytes that fit this challenge"
-    )
-    if member.file_size > limit:
-        raise too_large
-    copied = 0
-    with archive.open(member) as stream:
-        while chunk := stream.read(_CHUNK):
-            copied += len(chunk)
-            if copied > limit:
-                raise too_large
-            out.write(chunk)
-
-
-_DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold
+    copied = member.file_size
+    if copied <= limit:
+        with archive.open(member) as stream:
+            copied = 0
+            while copied <= limit and (chunk := stream.read(2**20)):
+                copied += len(chunk)
+                out.write(chunk)
+    if copied > limit:
+        raise InputError(
+            f"{file}: {member.filename} is larger than the {limit} bytes that fit this challenge"
+        )
 
 
 def make_submission(
@@ -204,19 +194,18 @@ def make_submission(
     Parameters
     ----------
     attack_dir : Path or str
-        The folder an attack wrote: ``decryption.npy`` and ``attack.json``; ``attack.ipynb`` is taken too when it is
-        there.
+        The folder of an attack, with ``decryption.npy`` and ``attack.json``; ``attack.ipynb`` is added if it is there.
     out : Path or str, optional
-        The zip; ``NAME-submission.zip`` beside the folder when left out.
+        The zip; ``NAME-submission.zip`` beside the folder by default.
     source : Path or str, optional
-        The file or folder of Python source of an attack from outside the package, where ``method`` in ``attack.json``
-        does not lead to it.
+        Python file or folder of an attack from outside the package, where ``method`` in ``attack.json`` cannot be
+        imported.
 
     Returns
     -------
     Path
-        The zip. It holds ``description.md``, ``attack.json``, ``decryption.npy``, ``attack.ipynb`` and below
-        ``source/`` the Python files of this package and of the attack.
+        The zip, with ``description.md``, ``attack.json``, ``decryption.npy``, ``attack.ipynb`` and, below ``source/``,
+        the Python files of this package and of the attack.
 
     Raises
     ------
@@ -228,97 +217,75 @@ def make_submission(
         raise InputError(
             f"{folder}: no such folder; name an attack's folder, such as runs/demo/attack/unmask"
         )
-    about = read_json(folder / "attack.json")
-    file = folder / "decryption.npy"
+    about, file = read_json(folder / "attack.json"), folder / "decryption.npy"
     decryption = load_decryption(file, load_array(file, shape=(None, None, None, 3)).shape)
     method = str(about.get("method") or folder.name)
     entry, own_source = _attack_source(method, None if source is None else Path(source))
-
-    members = {f"source/{name}": data for name, data in {**_package_source(), **own_source}.items()}
-    members["description.md"] = describe(about, method, decryption, entry).encode()
-    members["attack.json"] = _json(about)
-    members["decryption.npy"] = _npy(decryption)
-    notebook = folder / "attack.ipynb"
-    if notebook.is_file():
-        members["attack.ipynb"] = notebook.read_bytes()
+    npy = io.BytesIO()
+    np.save(npy, np.ascontiguousarray(decryption, dtype="<f4"), allow_pickle=False)
+    members = {
+        "description.md": _description(about, method, decryption.shape, entry).encode(),
+        "attack.json": (json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode(),
+        "decryption.npy": npy.getvalue(),
+        **{f"source/{name}": path.read_bytes() for name, path in (_package_source() | own_source).items()},
+    }
+    if (folder / "attack.ipynb").is_file():
+        members["attack.ipynb"] = (folder / "attack.ipynb").read_bytes()
 
     target = folder.parent / f"{folder.resolve().name}-submission.zip" if out is None else Path(out)
-    write_bytes(target, _zip(members))
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(members):
+            info = zipfile.ZipInfo(name, _FIRST_DATE)
+            info.create_system = 3  # Unix on every machine: the permissions mean the same
+            info.external_attr = 0o100644 << 16
+            archive.writestr(info, members[name])
+    write_bytes(target, stream.getvalue())
     return target
 
 
-def describe(
-    about: Mapping[str, Any],
-    method: str,
-    decryption: npt.NDArray[np.float32],
-    entry: Callable[..., Any] | None = None,
+def _description(
+    about: Mapping[str, object], method: str, shape: tuple[int, ...], entry: Attack | None
 ) -> str:
-    """The description in Markdown: algorithm, complexity, running time and platform.
-
-    Parameters
-    ----------
-    about : mapping
-        Content of ``attack.json``.
-    method : str
-        The attack's name.
-    decryption : float32 (n, h, w, 3)
-        What is submitted.
-    entry : callable, optional
-        The attack's function: its module's docstring describes the algorithm.
-    """
-    from instahide_nb import __version__
-
-    n, height, width = decryption.shape[:3]
-    module = inspect.getmodule(entry) if entry is not None else None
-    text = inspect.getdoc(module) or (inspect.getdoc(entry) if entry is not None else None)
-    lines = [f"# Submission to the InstaHide Challenge: {method}", "", "## Algorithm", ""]
-    lines += [text or "See the source.", ""]
-    if entry is not None and module is not None:
-        lines += [f"It starts at `{module.__name__}:{entry.__name__}`, below `source/`.", ""]
-    lines += ["## Complexity", "", str(about.get("complexity") or "not stated"), ""]
-    lines += ["## Running time and platform", "", _wall_time(about.get("seconds")), ""]
+    """``description.md``; the docstring of the attack's module describes the algorithm."""
+    module = inspect.getmodule(entry) if entry else None
+    algorithm = inspect.getdoc(module) or inspect.getdoc(entry) if entry else None
+    start = f"Entry point: `{module.__name__}:{entry.__name__}`, below `source/`." if entry and module else ""
     seconds = about.get("seconds")
-    if isinstance(seconds, Mapping) and seconds:
-        lines += ["| stage | seconds |", "| --- | ---: |"]
-        lines += [f"| {stage} | {_seconds(value)} |" for stage, value in seconds.items()]
-        lines += [""]
-    lines += [f"Platform: {platform_text(about.get('platform'))}", ""]
-    if about.get("recovered") is not None:
-        answer = "found" if about["recovered"] else "not found"
-        lines += [f"The random generator's seed or state was {answer}.", ""]
-    lines += [
+    stages = seconds if isinstance(seconds, Mapping) else {}
+    table = markdown_table(("stage", "seconds"), [(k, f"{v:.1f}") for k, v in stages.items()], ["seconds"])
+    found = {True: "found", False: "not found"}.get(about.get("recovered"))  # type: ignore[call-overload]
+    parts = [
+        f"# Submission to the InstaHide Challenge: {method}",
+        "## Algorithm",
+        algorithm or "See the source.",
+        start,
+        "## Complexity",
+        one_line(about.get("complexity")),
+        "## Running time and platform",
+        f"Wall time: {duration(seconds)}",
+        table if stages else "",
+        f"Platform: {one_line(about.get('platform'))}",
+        f"The random generator's seed or state was {found}." if found else "",
         "## Files",
-        "",
-        f"- `decryption.npy`: float32 {decryption.shape}, one {width}x{height} image for each of {n} encryptions, "
-        "in [-1, 1]; a pixel u is 2u/255 - 1",
-        "- `attack.json`: the same as above for programs, and what the attack reports of itself",
-        "- `attack.ipynb`, where present: the notebook that ran it",
-        f"- `source/`: the attack's source, with all of instahide-nb {__version__} that it runs in",
-        "",
+        f"- `decryption.npy`: float32 {shape}, an image per encryption, in [-1, 1]; a pixel u is 2u/255 - 1\n"
+        "- `attack.json`: the facts above for programs, and what else the attack reports\n"
+        "- `attack.ipynb`, where present: the notebook that ran it\n"
+        f"- `source/`: the source of the attack, and of instahide-nb {__version__} in which it runs",
     ]
-    return "\n".join(lines)
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _wall_time(seconds: object) -> str:
-    text = duration(seconds)
-    return "Wall time: not stated" if text == "not stated" else f"{text} of wall time"
-
-
-def _seconds(value: object) -> str:
-    fine = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return f"{value:.1f}" if fine else "not stated"
-
-
-def _attack_source(method: str, source: Path | None) -> tuple[Callable[..., Any] | None, dict[str, bytes]]:
-    """The attack's function where it can be found, and its files when they are outside the package."""
+def _attack_source(method: str, source: Path | None) -> tuple[Attack | None, dict[str, Path]]:
+    """The attack's function where it can be imported, and its files when they are outside the package."""
     if source is not None:
         if not source.exists():
             raise InputError(f"{source}: no such file or folder; name the attack's Python source")
-        root = source if source.is_dir() else source.parent
         files = sorted(source.rglob("*.py")) if source.is_dir() else [source]
         if not files:
             raise InputError(f"{source}: holds no Python file; name the attack's Python source")
-        return None, {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+        root = source if source.is_dir() else source.parent
+        return None, {path.relative_to(root).as_posix(): path for path in files}
 
     from instahide_nb.attacks.registry import find_attack
 
@@ -332,36 +299,9 @@ def _attack_source(method: str, source: Path | None) -> tuple[Callable[..., Any]
             f"attack.json: the source of method {method!r} cannot be found; run where its module can be imported, or "
             "name its file with --source"
         )
-    if entry.__module__.startswith("instahide_nb."):
-        return entry, {}
-    return entry, {file.name: file.read_bytes()}
+    return entry, {} if entry.__module__.startswith("instahide_nb.") else {file.name: file}
 
 
-def _package_source() -> dict[str, bytes]:
+def _package_source() -> dict[str, Path]:
     root = Path(__file__).parents[1]
-    return {
-        f"instahide_nb/{path.relative_to(root).as_posix()}": path.read_bytes()
-        for path in root.rglob("*.py")
-        if "__pycache__" not in path.parts
-    }
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
-
-
-def _npy(array: npt.NDArray[np.float32]) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, np.ascontiguousarray(array, dtype="<f4"), allow_pickle=False)
-    return stream.getvalue()
-
-
-def _zip(members: Mapping[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(members):
-            info = zipfile.ZipInfo(name, _DATE)
-            info.create_system = 3  # Unix, wherever it is made: the permissions below mean the same
-            info.external_attr = 0o100644 << 16
-            archive.writestr(info, members[name])
-    return stream.getvalue()
+    return {path.relative_to(root.parent).as_posix(): path for path in root.rglob("*.py")}

@@ -1,48 +1,58 @@
-"""The table of a sweep, read for a figure: scores of each attack against one parameter, all others held fixed.
+"""Figures for a paper, from the folder of a run: PNG at 300 dpi and PDF, one and two columns wide, with captions.
 
-How a paper wants its figures: two widths, PNG and PDF, embedded fonts, no dates, a caption beside each.
-
-Fonts are embedded as TrueType. The same numbers and the same versions give the same bytes.
-
-Figures for a paper, from the folder of a run: PNG at 300 dpi and PDF, one and two columns wide, with captions.
-
-``make_figures`` writes for each figure ``NAME-1col.png``, ``NAME-1col.pdf``, ``NAME-2col.png``, ``NAME-2col.pdf``
-and ``NAME.txt``, the caption, which says where the numbers come from and gives the hashes of those files.
+``make_figures`` writes for each figure ``NAME-1col.png``, ``NAME-1col.pdf``, ``NAME-2col.png``, ``NAME-2col.pdf`` and
+``NAME.txt``, a caption that names the files with the numbers and their hashes. Fonts are embedded as TrueType, and the
+same numbers and versions give the same bytes.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from instahide_nb import __version__
 from instahide_nb.challenge.release import Release, load_release
 from instahide_nb.challenge.secret import Secret, load_secret
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, make_folder, sha256_file, write_bytes
 from instahide_nb.core.progress import progress
 from instahide_nb.evaluate.leaderboard import load_published, load_rows
-from instahide_nb.evaluate.metrics import match_images
-from instahide_nb.show import plots as figures
-from instahide_nb.show.grids import absolute_pixels, quantile_rows, to_pixels
+from instahide_nb.evaluate.report import private_inside
+from instahide_nb.show import plots
+from instahide_nb.show.grids import Comparison, compare_attacks, compare_encryptions
+from instahide_nb.show.notebook import similarities
 
+WIDTHS = {"1col": 3.5, "2col": 7.16}
+"""Inches: one column, and the full width of a page of two columns."""
+
+_DPI = 300
+_NAME, _GAP, _CAPTION = 0.2, 0.03, 0.15  # inches: left of a row, between images, below images
 _PARAMETERS = ("k", "encryptions_per_image", "n_private", "rng", "scheme")
+_AXES = {"k": "images mixed, k", "encryptions_per_image": "encryptions per private image"}
 _LARGEST = 64 * 2**20
 
+Draw = Callable[[float], Figure]
+"""Draws a figure of a width in inches."""
 
-@dataclass(frozen=True)
-class SweepSeries:
-    """Scores against one parameter.
+
+class Plan(NamedTuple):
+    """A figure to be drawn: its name, its drawing and its caption."""
+
+    name: str
+    draw: Draw
+    caption: str
+
+
+class SweepSeries(NamedTuple):
+    """Scores against one parameter of a sweep.
 
     Attributes
     ----------
@@ -51,7 +61,7 @@ class SweepSeries:
     fixed : str
         At which values the other varied parameters were held: " at k = 6", or nothing.
     runs, failed : int
-        How many runs are in `series`, and how many of those wanted had no score.
+        Number of runs in `series`, and of runs left out because they have no score.
     """
 
     series: dict[str, dict[float, list[float]]]
@@ -61,196 +71,142 @@ class SweepSeries:
 
 
 def sweep_series(path: Path | str, parameter: str, *, metric: str = "max_ssim") -> SweepSeries | None:
-    """Scores against a parameter, from a sweep's CSV.
+    """Scores against a parameter, from the CSV table of ``instahide-nb sweep``.
 
-    Parameters
-    ----------
-    path : Path or str
-        A CSV with a line of names and a row per run: columns ``method``, the parameters and the metrics. A run that
-        failed has an empty metric.
-    parameter : str
-        The parameter along the axis, a number.
-    metric : str
-        The score.
-
-    Returns
-    -------
-    SweepSeries or None
-        None when the parameter is not in the table or has one value only. Of every other parameter that varies the
-        value with the most rows is kept (of several such, the largest), so that a curve shows the effect of one.
+    Of every other parameter that varies, the value with the most rows is kept (of several, the largest), so that a
+    curve shows the effect of one. Returns None when the table does not vary the parameter.
 
     Raises
     ------
     InputError
-        When the file is missing or no such table, or holds a value that is not a number where one is needed.
+        When the file is missing or not such a table, or a value is not a number where one is needed.
     """
+    import pandas
+
     file = Path(path)
-    table = _read(file)
-    for column in ("method", metric):
-        if column not in table[0]:
-            raise InputError(f"{file}: has no column {column}; name the table that instahide-nb sweep wrote")
-    if len({row.get(parameter) for row in table} - {None, ""}) < 2:
-        return None
-    fixed = []
-    for other in _PARAMETERS:
-        counts = Counter(row[other] for row in table if row.get(other))
-        if other != parameter and len(counts) > 1:
-            value = max(counts, key=lambda text: (counts[text], _order(text)))
-            table = [row for row in table if row.get(other) == value]
-            fixed.append(f"{other} = {value}")
-    series: dict[str, dict[float, list[float]]] = {}
-    failed = 0
-    for row in table:
-        if not row[metric]:
-            failed += 1
-            continue
-        x, y = (_number(file, column, row[column]) for column in (parameter, metric))
-        series.setdefault(row["method"], {}).setdefault(x, []).append(y)
-    runs = sum(len(scores) for runs_of in series.values() for scores in runs_of.values())
-    return SweepSeries(series, f" at {', '.join(fixed)}" if fixed else "", runs, failed)
-
-
-def _read(file: Path) -> list[dict[str, str]]:
     try:
         if file.stat().st_size > _LARGEST:
-            raise InputError(f"{file}: is larger than 64 MiB; a sweep's table is not")
-        with open(file, encoding="utf-8", newline="") as stream:
-            table = [
-                {k: v for k, v in row.items() if k is not None} for row in csv.DictReader(stream, restval="")
-            ]
+            raise InputError(f"{file}: is larger than 64 MiB; name the table that instahide-nb sweep wrote")
+        table = pandas.read_csv(file, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; name the table that instahide-nb sweep wrote") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file}: is no CSV that can be read ({error}); make it again") from None
-    if not table:
-        raise InputError(f"{file}: holds no run; make it again")
-    return table
+    except pandas.errors.EmptyDataError:
+        raise InputError(f"{file}: holds no run; run the sweep again") from None
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file}: is not a CSV table ({reason}); run the sweep again") from None
+    if table.empty:
+        raise InputError(f"{file}: holds no run; run the sweep again")
+    for column in ("method", metric):
+        if column not in table:
+            raise InputError(f"{file}: has no column {column}; name the table that instahide-nb sweep wrote")
+    if parameter not in table or table[parameter][table[parameter] != ""].nunique() < 2:
+        return None
+    fixed = []
+    for other in table.columns.intersection([p for p in _PARAMETERS if p != parameter]):
+        counts = table[other][table[other] != ""].value_counts()
+        if len(counts) > 1:
+            most = pandas.Series(counts.index[counts == counts.max()])
+            value = most[pandas.to_numeric(most, errors="coerce").fillna(-np.inf).argmax()]
+            table = table[table[other] == value]
+            fixed.append(f"{other} = {value}")
+    scored = table[table[metric] != ""]
+    numbers = {}
+    for column in (parameter, metric):
+        numbers[column] = pandas.to_numeric(scored[column], errors="coerce")
+        wrong = scored[column][~np.isfinite(numbers[column])]
+        if len(wrong):
+            raise InputError(f"{file}: column {column} holds {wrong.iloc[0]!r}; a number is expected")
+    grouped = numbers[metric].groupby([scored["method"], numbers[parameter]], sort=False)
+    series: dict[str, dict[float, list[float]]] = {}
+    for (method, value), scores in grouped:
+        series.setdefault(method, {})[float(value)] = scores.tolist()
+    text = f" at {', '.join(fixed)}" if fixed else ""
+    return SweepSeries(series, text, len(scored), len(table) - len(scored))
 
 
-def _order(text: str) -> tuple[float, str]:
-    try:
-        return float(text), text
-    except ValueError:
-        return -math.inf, text
-
-
-def _number(file: Path, column: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise InputError(f"{file}: column {column} holds {text!r}; a number is expected")
-    return value
-
-
-Images = npt.NDArray[np.uint8]
-Draw = Callable[[float], Figure]
-"""A figure drawn for a width in inches."""
-
-WIDTHS = {"1col": 3.5, "2col": 7.16}
-"""Inches: a column and the full width of a page in two-column proceedings."""
-
-_DPI = 300
-_NAME, _GAP, _CAPTION = 0.2, 0.03, 0.15  # inches: left of a row, between images, below images
-
-
-def save_figure(draw: Draw, folder: Path, name: str, caption: str) -> list[Path]:
+def save_figure(plan: Plan, folder: Path) -> list[Path]:
     """Draw a figure at both widths, and write it as PNG and PDF beside its caption."""
-    from instahide_nb import __version__
-
     written = []
     for suffix, width in WIDTHS.items():
-        figure = draw(width)
+        figure = plan.draw(width)
         for kind in ("png", "pdf"):
-            buffer = io.BytesIO()
-            # No date and, in the PNG, no version: the bytes follow from the numbers.
-            metadata: dict[str, Any] = (
-                {"Software": None} if kind == "png" else {"CreationDate": None, "Title": name}
-            )
-            with figures.style():
-                figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
-            written.append(folder / f"{name}-{suffix}.{kind}")
-            write_bytes(written[-1], buffer.getvalue())
-    written.append(folder / f"{name}.txt")
+            written.append(folder / f"{plan.name}-{suffix}.{kind}")
+            write_bytes(written[-1], plots.figure_bytes(figure, kind=kind, dpi=_DPI, title=plan.name))
+    written.append(folder / f"{plan.name}.txt")
     made = f"Made by instahide-nb {__version__} with Matplotlib {matplotlib.__version__}."
-    write_bytes(written[-1], f"{caption}\n{made}\n".encode())
+    write_bytes(written[-1], f"{plan.caption}\n{made}\n".encode())
     return written
 
 
-def image_table(
-    rows: Sequence[tuple[str, Sequence[Images]]], captions: Sequence[Sequence[str]], *, width: float
-) -> Figure:
-    """Rows of small images with a name at the left, and below the images of a row their captions.
+def image_table(shown: Comparison, *, width: float) -> Figure:
+    """A table of small images: a row for each column of a `Comparison`, with its name at the left and SSIM below.
 
-    Parameters
-    ----------
-    rows : sequence of (str, sequence of uint8 (h, w, 3))
-        Name and images of each row.
-    captions : sequence of sequence of str
-        For each row a text per image, or an empty sequence.
-    width : float
-        Inches.
+    `width` is in inches. A PDF holds the pixels themselves, not enlarged ones.
     """
-    columns = len(rows[0][1])
-    height, wide = rows[0][1][0].shape[:2]
+    columns = len(shown.chosen)
+    height, wide = next(iter(shown.images.values())).shape[1:3]
     cell = (width - _NAME - (columns - 1) * _GAP) / columns
     tall = cell * height / wide
-    below = [_CAPTION if texts else _GAP for texts in captions]
-    total = tall * len(rows) + sum(below) + _GAP
-    with figures.style():
+    total = _GAP + sum(tall + (_CAPTION if name in shown.ssim else _GAP) for name in shown.images)
+    with plots.style():
         figure = Figure(figsize=(width, total), facecolor="white")
         top = total - _GAP
-        for (name, images), texts, space in zip(rows, captions, below, strict=True):
-            middle = (top - tall / 2) / total
-            figure.text(0.35 * _NAME / width, middle, name, fontsize=7, rotation=90, ha="center", va="center")
+        for name, images in shown.images.items():
+            middle = (0.35 * _NAME / width, (top - tall / 2) / total)
+            text = name.removesuffix(" image").removesuffix(" value")
+            figure.text(*middle, text, fontsize=7, rotation=90, ha="center", va="center")
             for column, image in enumerate(images):
                 left = _NAME + column * (cell + _GAP)
-                box = (left / width, (top - tall) / total, cell / width, tall / total)
-                axis = figure.add_axes(box)
-                axis.imshow(
-                    image, interpolation="none", aspect="auto"
-                )  # a PDF then holds the pixels themselves
+                axis = figure.add_axes((left / width, (top - tall) / total, cell / width, tall / total))
+                axis.imshow(image, interpolation="none", aspect="auto")
                 axis.set_axis_off()
-                if texts:
+                if name in shown.ssim:
                     place = ((left + cell / 2) / width, (top - tall - 0.015) / total)
-                    figure.text(*place, texts[column], fontsize=6, ha="center", va="top")
-            top -= tall + space
+                    text = f"{shown.ssim[name][column]:.3f}"
+                    figure.text(*place, text, fontsize=6, ha="center", va="top")
+            top -= tall + (_CAPTION if name in shown.ssim else _GAP)
     return figure
-
-
-_PAIRS_OF = 1000  # encryptions whose similarities are shown: half a million pairs
-
-
-Plan = tuple[str, Draw, str]
-"""Name, drawing and caption of a figure."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What the figures need of a run."""
+    """What the figures need of a run; methods from the best to the worst, with SSIM (n, p) of each."""
 
     path: Path
     release: Release
     secret: Secret
-    methods: tuple[str, ...]  # best first
+    ssim: dict[str, npt.NDArray[np.float64]]
 
-    def best_ssim(self, method: str) -> npt.NDArray[np.float64]:
-        table = load_array(
-            self.path / "evaluate" / method / "per_encryption.npy", dtype=np.float64, shape=(None, 4)
-        )
-        best: npt.NDArray[np.float64] = table[:, :2].max(axis=1)
-        return best
+    def array(self, name: str) -> npt.NDArray[np.float32]:
+        return load_array(self.path / name, dtype=np.float32, shape=(None, None, None, 3))
 
     def source(self, *names: str) -> str:
-        """Where numbers come from: the run's name, and each file with the start of its hash."""
-        return f"Data: run {self.path.resolve().name}, " + ", ".join(
-            f"{name} (sha256 {sha256_file(self.path / name)[:16]})" for name in names
+        """The run's name, and each file with the start of its hash."""
+        files = ", ".join(f"{name} (sha256 {sha256_file(self.path / name)[:16]})" for name in names)
+        return f" Data: run {self.path.resolve().name}, {files}."
+
+
+def _open(path: Path) -> _Run:
+    if not (path / "release").is_dir():
+        raise InputError(
+            f"{path}: is not a run; make one first (make reproduce, or instahide-nb reproduce --out {path})"
         )
+    release, secret = load_release(path / "release"), load_secret(path / "secret")
+    ssim = {}
+    for file in path.glob("evaluate/*/per_encryption.npy"):
+        name = file.parent.name
+        if (path / "attack" / name / "recovered.npy").is_file():
+            table = load_array(file, dtype=np.float64, shape=(len(release.encryption), None))
+            ssim[name] = table[:, : table.shape[1] // 2]
+    if not ssim:
+        raise InputError(f"{path}: holds no evaluated attack; run instahide-nb reproduce first")
+    order = sorted(ssim, key=lambda name: (-float(ssim[name].max(axis=1).mean()), name))
+    return _Run(path, release, secret, {name: ssim[name] for name in order})
 
 
 def make_figures(run: Path | str, out: Path | str, *, sweep: Path | str | None = None) -> list[Path]:
-    """Make every figure that a run, and a sweep's table, have numbers for.
+    """Make every figure for which a run, and a sweep's table, have numbers.
 
     Parameters
     ----------
@@ -259,8 +215,8 @@ def make_figures(run: Path | str, out: Path | str, *, sweep: Path | str | None =
     out : Path or str
         Where the figures go; the folder is made.
     sweep : Path or str, optional
-        The table of a sweep (CSV, a row per run): adds the score against k and against encryptions per image, where
-        the sweep varied them.
+        The CSV table of a sweep: adds the score against k and against encryptions per image, where the sweep varied
+        them.
 
     Returns
     -------
@@ -273,66 +229,10 @@ def make_figures(run: Path | str, out: Path | str, *, sweep: Path | str | None =
         When the run has no evaluated attack, or one of its files or the sweep's table is missing or damaged.
     """
     data = _open(Path(run))
-    plans = [
-        _comparison(data),
-        _attacks_side_by_side(data),
-        _ssim(data),
-        _similarity(data),
-        _leaderboard(data),
-    ]
-    if sweep is not None:
-        plans += _quality(Path(sweep))
+    makers = (_comparison, _attacks, _ssim, _similarity, _leaderboard)
+    plans = [maker(data) for maker in makers] + (_quality(Path(sweep)) if sweep is not None else [])
     folder = make_folder(out)
-    written: list[Path] = []
-    for name, draw, caption in progress(plans, desc="figures"):
-        written += save_figure(draw, folder, name, caption)
-    return written
-
-
-def similarities(
-    release: Release, secret: Secret, *, encryptions: int = _PAIRS_OF
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Energy correlations of pairs of encryptions that share a private image, and of pairs that share none.
-
-    Parameters
-    ----------
-    release, secret : Release, Secret
-        The two halves of a challenge.
-    encryptions : int
-        Pairs are taken among so many, the first ones.
-
-    Returns
-    -------
-    same, different : float64 (m1,), (m2,)
-    """
-    from instahide_nb.attacks.unmask.energy import correlation, features
-
-    n = min(encryptions, len(release.encryption))
-    table = features(release.encryption)[:n]
-    similarity = np.asarray(correlation(table, table), np.float64)
-    holds = np.zeros((n, len(secret.private)), np.int64)
-    inside = secret.pair[:n]
-    if release.info.scheme == "inside":  # there the others are private images too
-        inside = np.hstack([inside, secret.public_index[:n]])
-    np.put_along_axis(holds, inside, 1, axis=1)
-    shared = (holds @ holds.T) > 0
-    upper = np.triu(np.ones((n, n), bool), 1)
-    return similarity[shared & upper], similarity[~shared & upper]
-
-
-def _open(path: Path) -> _Run:
-    if not (path / "release").is_dir():
-        raise InputError(
-            f"{path}: is no run; make one first (make reproduce, or instahide-nb reproduce --out {path})"
-        )
-    release, secret = load_release(path / "release"), load_secret(path / "secret")
-    found = [file.parent.name for file in sorted(path.glob("evaluate/*/per_encryption.npy"))]
-    found = [name for name in found if (path / "attack" / name / "recovered.npy").is_file()]
-    if not found:
-        raise InputError(f"{path}: holds no evaluated attack; run instahide-nb reproduce first")
-    run = _Run(path, release, secret, tuple(found))
-    means = {name: float(run.best_ssim(name).mean()) for name in found}
-    return _Run(path, release, secret, tuple(sorted(found, key=lambda name: (-means[name], name))))
+    return [path for plan in progress(plans, desc="figures") for path in save_figure(plan, folder)]
 
 
 def _columns(width: float) -> int:
@@ -340,126 +240,92 @@ def _columns(width: float) -> int:
 
 
 def _comparison(run: _Run) -> Plan:
-    method = run.methods[0]
-    decryption = load_array(run.path / "attack" / method / "decryption.npy", dtype=np.float32)
-    table = load_array(
-        run.path / "evaluate" / method / "per_encryption.npy", dtype=np.float64, shape=(None, 4)
-    )
-    nearer = (table[:, 1] > table[:, 0]).astype(np.int64)
-    best = run.best_ssim(method)
+    method, ssim = next(iter(run.ssim.items()))
+    files = (f"attack/{method}/decryption.npy", f"evaluate/{method}/per_encryption.npy")
+    decryption, inside = run.array(files[0]), private_inside(run.secret)
 
     def draw(width: float) -> Figure:
-        chosen = quantile_rows(best, _columns(width))
-        encryption = run.release.encryption[chosen]
-        rows = [
-            ("private", list(run.secret.private[run.secret.pair[chosen, nearer[chosen]]])),
-            ("encryption", list(to_pixels(encryption))),
-            ("absolute", list(absolute_pixels(encryption))),
-            ("decryption", list(to_pixels(decryption[chosen]))),
-        ]
-        return image_table(rows, [[], [], [], [f"{best[i]:.3f}" for i in chosen]], width=width)
+        x, private = run.release.encryption, run.secret.private
+        return image_table(
+            compare_encryptions(x, decryption, private, inside, ssim, _columns(width)), width=width
+        )
 
     caption = (
         "Encryptions from the best decrypted (left) to the worst (right), evenly spaced in rank among "
-        f"{len(best):,}: the private image that the decryption is nearer to, the encryption, its absolute value, and "
-        f"the decryption by {method}. Numbers: SSIM over [0, 1]. Encryptions are shown from -1 (black) to 1 (white), "
-        "absolute values from 0 to 1. "
+        f"{len(ssim):,}: the private image with the larger SSIM, the encryption, its absolute value, and the "
+        f"decryption by {method}. Numbers: SSIM over [0, 1]. Encryptions are shown from -1 (black) to 1 (white), absolute values "
+        "from 0 to 1."
     )
-    files = (
-        "release/encryption.npy",
-        f"attack/{method}/decryption.npy",
-        f"evaluate/{method}/per_encryption.npy",
+    return Plan(
+        "comparison", draw, caption + run.source("release/encryption.npy", *files, "secret/private.npy")
     )
-    return "comparison", draw, caption + run.source(*files, "secret/private.npy") + "."
 
 
-def _attacks_side_by_side(run: _Run) -> Plan:
-    private = run.secret.private
-    files = [f"attack/{method}/recovered.npy" for method in run.methods]
-    recovered = [load_array(run.path / file, dtype=np.float32, shape=(None, None, None, 3)) for file in files]
-    matched = [match_images(images, private) for images in recovered]
-    total = np.zeros(len(private))
-    for _, ssim in matched:
-        total += ssim
+def _attacks(run: _Run) -> Plan:
+    private, files = run.secret.private, {method: f"attack/{method}/recovered.npy" for method in run.ssim}
+    recovered = {method: run.array(file) for method, file in files.items()}
+    means = ", ".join(f"{m} {mean:.3f}" for m, mean in compare_attacks(private, recovered, 1).mean.items())
 
     def draw(width: float) -> Figure:
-        chosen = quantile_rows(total, _columns(width))
-        rows = [("private", list(private[chosen]))]
-        captions: list[list[str]] = [[]]
-        for method, images, (place, ssim) in zip(run.methods, recovered, matched, strict=True):
-            rows.append((method, list(to_pixels(images[place[chosen]]))))
-            captions.append([f"{ssim[i]:.3f}" for i in chosen])
-        return image_table(rows, captions, width=width)
+        return image_table(compare_attacks(private, recovered, _columns(width)), width=width)
 
-    means = ", ".join(f"{m} {float(s.mean()):.3f}" for m, (_, s) in zip(run.methods, matched, strict=True))
     caption = (
         "Private images and what each attack recovered of them, evenly spaced in rank by mean SSIM over attacks. "
-        f"Below each its SSIM over [0, 1]; mean over all {len(private)} images: {means}. "
+        f"Below each its SSIM over [0, 1]; mean over all {len(private)} images: {means}."
     )
-    return "attacks", draw, caption + run.source(*files, "secret/private.npy") + "."
+    return Plan("attacks", draw, caption + run.source(*files.values(), "secret/private.npy"))
 
 
 def _ssim(run: _Run) -> Plan:
-    best = {method: run.best_ssim(method) for method in run.methods}
-    caption = "SSIM over [0, 1] of each decryption to the nearer of its private images, as shares of all encryptions. "
-    files = [f"evaluate/{method}/per_encryption.npy" for method in run.methods]
-
-    def draw(width: float) -> Figure:
-        return figures.ssim_histogram(best, width=width)
-
-    return "ssim", draw, caption + run.source(*files) + "."
+    caption = "SSIM over [0, 1] of each decryption with the nearer of its private images, as shares of all encryptions."
+    best = {method: ssim.max(axis=1) for method, ssim in run.ssim.items()}
+    files = [f"evaluate/{method}/per_encryption.npy" for method in run.ssim]
+    return Plan("ssim", lambda width: plots.ssim_histogram(best, width=width), caption + run.source(*files))
 
 
 def _similarity(run: _Run) -> Plan:
-    same, different = similarities(run.release, run.secret)
-    among = min(_PAIRS_OF, len(run.release.encryption))
+    among = min(1000, len(run.release.encryption))
+    same, different = similarities(run.release, private_inside(run.secret), encryptions=among)
     caption = (
-        "Correlation of the energies of local differences, for pairs of encryptions that share a private image "
-        f"({len(same):,} pairs) and that share none ({len(different):,} pairs), among the first {among:,} "
-        "encryptions. d′ is the distance of the means in standard deviations. "
+        "Correlation of the whitened energies of local differences, for pairs of encryptions that share a private "
+        f"image ({len(same):,} pairs) and that share none ({len(different):,} pairs), among the first {among:,} "
+        "encryptions. d′ is the difference of the means in standard deviations."
     )
-
-    def draw(width: float) -> Figure:
-        return figures.similarity_histogram(same, different, width=width)
-
-    return "similarity", draw, caption + run.source("release/encryption.npy", "secret/pair.npy") + "."
+    source = run.source("release/encryption.npy", "secret/pair.npy")
+    return Plan(
+        "similarity", lambda width: plots.similarity_histogram(same, different, width=width), caption + source
+    )
 
 
 def _leaderboard(run: _Run) -> Plan:
-    rows = load_published() + load_rows(run.path / f"evaluate/{method}/row.json" for method in run.methods)
+    rows = load_published() + load_rows(run.path / f"evaluate/{method}/row.json" for method in run.ssim)
     caption = (
         "Max_SSIM of attacks. Measured here (filled): on this run's challenge. Reported (hatched): by their authors "
-        "on the challenge of 2020, https://arxiv.org/abs/2011.05315. "
+        "on the challenge of 2020, https://arxiv.org/abs/2011.05315."
     )
-
-    def draw(width: float) -> Figure:
-        return figures.attack_comparison(rows, width=width)
-
-    # The rows hold wall times, so what is named is where their figures come from.
-    metrics = [f"evaluate/{method}/metrics.json" for method in run.methods]
-    return "leaderboard", draw, caption + run.source(*metrics) + "."
+    # Rows hold wall times, so the files named are those that their scores come from.
+    source = run.source(*(f"evaluate/{method}/metrics.json" for method in run.ssim))
+    return Plan("leaderboard", lambda width: plots.attack_comparison(rows, width=width), caption + source)
 
 
 def _quality(sweep: Path) -> list[Plan]:
     plans: list[Plan] = []
-    for parameter, label in (
-        ("k", "images mixed, k"),
-        ("encryptions_per_image", "encryptions per private image"),
-    ):
+    for parameter, label in _AXES.items():
         found = sweep_series(sweep, parameter)
         if found is None:
             continue
-
-        def draw(width: float, found: Any = found, label: str = label) -> Figure:
-            return figures.quality_curve(found.series, xlabel=label, width=width)
-
         caption = (
             f"Max_SSIM against {label}{',' if found.fixed else ''}{found.fixed}. "
             f"Lines join the means of {found.runs} runs; bars go from the worst to the best run. "
-            f"Runs that failed and are left out: {found.failed}. "
+            f"Failed runs, left out: {found.failed}. "
             f"Data: {sweep.name} (sha256 {sha256_file(sweep)[:16]})."
         )
-        plans.append((f"quality-{parameter.replace('_', '-')}", draw, caption))
+        draw = partial(_draw_quality, found.series, label)
+        plans.append(Plan(f"quality-{parameter.replace('_', '-')}", draw, caption))
     if not plans:
         raise InputError(f"{sweep}: varies neither k nor encryptions_per_image; name a sweep that does")
     return plans
+
+
+def _draw_quality(series: dict[str, dict[float, list[float]]], xlabel: str, width: float) -> Figure:
+    return plots.quality_curve(series, xlabel=xlabel, width=width)

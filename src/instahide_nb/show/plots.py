@@ -1,18 +1,17 @@
-"""Plots: how scores, key points, coefficients and similarities are distributed, and how attacks compare.
+"""Plots: distributions of scores, key points, coefficients and similarities, and comparisons of attacks.
 
-Colours are those of Okabe and Ito ("Color universal design", 2008), which colour-blind readers tell apart; markers and
-line styles differ too, so that a grey print can be read. No figure holds a date. Matplotlib draws letters a little
-differently from version to version, so they are never hashed; what is hashed is from :mod:`instahide_nb.show.grids`.
-
-A photograph with its crops outlined, and a crop with its SIFT key points: how public images are chosen.
+Colours are those of Okabe and Ito ("Color universal design", 2008), which colour-blind readers can tell apart; markers,
+line styles and hatching differ too, for grey prints. No plot holds a date. Matplotlib draws letters a little
+differently from version to version, so plots are never hashed; what is hashed comes from
+:mod:`instahide_nb.show.grids`. Every plot takes its `width` in inches.
 """
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 import cv2
 import matplotlib.style
@@ -24,20 +23,15 @@ from matplotlib.figure import Figure
 from instahide_nb.core.errors import InputError
 from instahide_nb.data.crops import CropTable, key_points
 from instahide_nb.data.photographs import Photograph
-from instahide_nb.evaluate.leaderboard import Row
-from instahide_nb.show.grids import MUTED, draw_text, enlarge, line_height, text_width
+from instahide_nb.evaluate.leaderboard import Row, sort_rows
+from instahide_nb.show.grids import INK, MUTED, draw_text, enlarge, line_height, text_width
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 """Blue, orange, green, vermilion, purple, sky blue, black."""
 
-_GREY = "#767676"
-_TALLEST = 3.0  # inches: a wide plot need not be tall
-_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
-STYLE: Any = {
+STYLE = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # Matplotlib ships it: the same font on every machine
+    "font.sans-serif": ["DejaVu Sans"],  # ships with Matplotlib: the same font on every machine
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -54,46 +48,57 @@ STYLE: Any = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "pdf.fonttype": 42,  # TrueType, embedded: editors and archives can read the text
-    "ps.fonttype": 42,
-    "svg.fonttype": "none",
 }
 """Matplotlib settings of every plot here."""
 
+_GREY, _LIGHT = "#767676", "#E4E4E4"
+_TALLEST = 3.0  # inches: a wide plot need not be tall
+_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
 Float64 = npt.NDArray[np.float64]
+UInt8 = npt.NDArray[np.uint8]
 
 
 def style() -> AbstractContextManager[None]:
-    """Matplotlib's defaults with :data:`STYLE`, whatever the user's own settings are: for making and for saving."""
+    """Matplotlib's defaults with :data:`STYLE`, whatever the user's settings are; for drawing and for saving."""
     context: AbstractContextManager[None] = matplotlib.style.context(["default", STYLE])
     return context
 
 
-def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
+def figure_bytes(figure: Figure, *, kind: str = "png", dpi: int = 110, title: str = "") -> bytes:
+    """A plot as a PNG or PDF file without a date and, in the PNG, without a version."""
+    buffer = io.BytesIO()
+    metadata = {"Software": None} if kind == "png" else {"CreationDate": None, "Title": title}
+    with style():
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+    return buffer.getvalue()
+
+
+def new_figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
+    """A white figure of that size in inches and its panels, side by side."""
     figure = Figure(figsize=(width, min(height, _TALLEST)), layout="constrained", facecolor="white")
-    axes = figure.subplots(1, panels, squeeze=False)
-    return figure, list(axes[0])
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
 
 
 def _steps(axis: Axes, values: Float64, edges: Float64, position: int, label: str) -> None:
     """The share of `values` in each bin, as an outline over a light area."""
     share = np.histogram(values, edges)[0] / len(values)
-    colour = OKABE_ITO[position % len(OKABE_ITO)]
+    colour, line = OKABE_ITO[position % len(OKABE_ITO)], _LINES[position % len(_LINES)]
     axis.stairs(share, edges, fill=True, color=colour, alpha=0.18)
-    style = _LINES[position % len(_LINES)]
-    axis.stairs(share, edges, color=colour, linestyle=style, linewidth=1.2, label=label)
+    axis.stairs(share, edges, color=colour, linestyle=line, linewidth=1.2, label=label)
 
 
 def _finish(axis: Axes, xlabel: str, ylabel: str, *, legend: bool = True) -> None:
-    axis.set_xlabel(xlabel)
-    axis.set_ylabel(ylabel)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.set_ylim(bottom=0)
-    axis.grid(axis="y", color="#E4E4E4", linewidth=0.5)
+    axis.grid(axis="y", color=_LIGHT, linewidth=0.5)
     if legend:
         axis.legend()
 
 
 def _limit(axis: Axes, place: float, text: str, *, right: bool = True) -> None:
-    """A vertical line at a limit, and what it means."""
+    """A vertical line at a limit, labelled."""
     axis.axvline(place, color=OKABE_ITO[3], linewidth=1)
     axis.annotate(
         text, (place, 1), xycoords=("data", "axes fraction"), xytext=(4 if right else -4, 2),
@@ -103,65 +108,41 @@ def _limit(axis: Axes, place: float, text: str, *, right: bool = True) -> None:
 
 
 def ssim_histogram(best_ssim: Mapping[str, Float64], *, width: float = 6.0) -> Figure:
-    """How the best SSIM of each encryption is distributed, for one attack or several.
-
-    Parameters
-    ----------
-    best_ssim : mapping of str to float64 (n,)
-        For each attack, :attr:`instahide_nb.evaluate.metrics.Scores.best_ssim`.
-    width : float
-        Inches.
-    """
+    """Distribution of the largest SSIM of each encryption, :attr:`Scores.best_ssim` (n,), for each attack."""
     if not best_ssim:
         raise InputError("best_ssim: no attack is given; name one or more")
     lowest = min(float(values.min()) for values in best_ssim.values())
-    low = min(0, math.floor(lowest * 40))
-    edges = np.arange(low, 41) / 40
+    edges = np.arange(min(0, math.floor(lowest * 40)), 41) / 40
     with style():
-        figure, (axis,) = _figure(width, 0.5 * width)
+        figure, (axis,) = new_figure(width, 0.5 * width)
         for position, (name, values) in enumerate(best_ssim.items()):
-            mean = math.fsum(values) / len(values)
-            _steps(axis, values, edges, position, f"{name} (mean {mean:.3f})")
+            _steps(axis, values, edges, position, f"{name} (mean {math.fsum(values) / len(values):.3f})")
         axis.set_xlim(edges[0], 1)
-        _finish(axis, "SSIM to the nearer private image", "share of encryptions")
-        axis.legend(loc="upper left")
+        _finish(axis, "SSIM with the nearer private image", "share of encryptions")
     return figure
 
 
 def keypoint_histogram(
     keypoints: npt.NDArray[np.integer], min_keypoints: int = 40, *, width: float = 6.0
 ) -> Figure:
-    """How many SIFT key points random crops have, and which of them are kept.
-
-    Parameters
-    ----------
-    keypoints : integer (m,)
-        The count in each crop, of kept and of refused ones.
-    min_keypoints : int
-        A crop is kept when its count is larger.
-    width : float
-        Inches.
-    """
-    kept = keypoints > min_keypoints
-    # A whole number of bins ends exactly at the cut, so that no bar holds kept and refused crops.
-    step = max(1, -(-int(keypoints.max(initial=1)) // 60))
-    first = (min_keypoints + 1) % step - step
-    edges = np.arange(first, int(keypoints.max(initial=1)) + 2 * step, step) - 0.5
+    """Distribution of the numbers of SIFT key points (m,) of random crops; crops with more than the least are kept."""
+    kept, highest = keypoints > min_keypoints, int(keypoints.max(initial=1))
+    # A bin ends exactly at the cut, so that no bar holds both kept and refused crops.
+    step = max(1, -(-highest // 60))
+    edges = np.arange((min_keypoints + 1) % step - step, highest + 2 * step, step) - 0.5
     with style():
-        figure, (axis,) = _figure(width, 0.45 * width)
-        for values, colour, label, hatch in (
-            (keypoints[~kept], _GREY, f"refused: {int((~kept).sum()):,}", "////"),
-            (keypoints[kept], OKABE_ITO[0], f"kept: {int(kept.sum()):,}", ""),
+        figure, (axis,) = new_figure(width, 0.45 * width)
+        for values, colour, name, hatch in (
+            (keypoints[~kept], _GREY, "refused", "////"),
+            (keypoints[kept], OKABE_ITO[0], "kept", ""),
         ):
-            count = np.histogram(values, edges)[0]
             axis.bar(
-                edges[:-1], count, step, align="edge", color=colour, alpha=0.75, label=label,
-                hatch=hatch, edgecolor="white", linewidth=0.4,
+                edges[:-1], np.histogram(values, edges)[0], step, align="edge", color=colour, alpha=0.75,
+                label=f"{name}: {len(values):,}", hatch=hatch, edgecolor="white", linewidth=0.4,
             )  # fmt: skip
         _limit(axis, min_keypoints + 0.5, f"more than {min_keypoints}")
         axis.set_xlim(max(-0.5, edges[0]), edges[-1])
-        _finish(axis, "SIFT key points in a crop", "crops", legend=False)
-        axis.legend(loc="upper right")
+        _finish(axis, "SIFT key points in a crop", "crops")
     return figure
 
 
@@ -172,40 +153,29 @@ def coefficient_histogram(
     min_private_sum: float | None = None,
     width: float = 6.0,
 ) -> Figure:
-    """How coefficients are distributed: the largest of each encryption, the second, and the rest.
+    """Distribution of the coefficients (n, k): the largest of each encryption, the second, and the others.
 
-    Parameters
-    ----------
-    coefficient : floating (n, k)
-        The coefficients, the private images' first.
-    max_coefficient : float, optional
-        Drawn as the limit it is.
-    min_private_sum : float, optional
-        When given, a second panel shows the sum of the first two coefficients and this limit.
-    width : float
-        Inches.
+    `max_coefficient` is drawn as a limit. `min_private_sum` adds a second panel: the sum of the first two coefficients,
+    which are those of the private images, and this limit.
     """
     ordered = np.sort(coefficient.astype(np.float64), axis=1)[:, ::-1]
     edges = np.arange(51) / 50
+    parts = {"largest": ordered[:, 0], "second": ordered[:, 1], "all others": ordered[:, 2:].ravel()}
+    panels = 1 if min_private_sum is None else 2
     with style():
-        panels = 1 if min_private_sum is None else 2
-        figure, axes = _figure(width, 0.45 * width if panels == 1 else 0.36 * width, panels)
-        rest = ordered[:, 2:].ravel()
-        parts = [("largest", ordered[:, 0]), ("second", ordered[:, 1])] + [("all others", rest)] * bool(
-            rest.size
-        )
-        for position, (label, values) in enumerate(parts):
-            _steps(axes[0], values, edges, position, label)
+        figure, axes = new_figure(width, (0.45 if panels == 1 else 0.36) * width, panels)
+        for position, (label, values) in enumerate(parts.items()):
+            if values.size:
+                _steps(axes[0], values, edges, position, label)
         axes[0].set_xlim(0, 1)
         _finish(axes[0], "coefficient", "share", legend=panels == 1)
-        axes[0].set_yscale("log")  # of the others, two thirds and more are nearly nothing
+        axes[0].set_yscale("log")  # two thirds of the others and more are close to zero
         axes[0].set_ylim(1e-4, 1)
         if max_coefficient is not None:
             _limit(axes[0], max_coefficient, f"at most {max_coefficient:g}")
         if min_private_sum is not None:
-            _steps(
-                axes[1], coefficient[:, :2].astype(np.float64).sum(axis=1), edges, 2, "both private images"
-            )
+            both = coefficient[:, :2].astype(np.float64).sum(axis=1)
+            _steps(axes[1], both, edges, 2, "both private images")
             axes[1].set_xlim(0, 1)
             _finish(axes[1], "sum of both private coefficients", "share of encryptions", legend=False)
             _limit(axes[1], min_private_sum, f"at least {min_private_sum:g}", right=False)
@@ -214,14 +184,9 @@ def coefficient_histogram(
 
 
 def similarity_histogram(same: Float64, different: Float64, *, width: float = 6.0) -> Figure:
-    """Similarity of two encryptions that share a private image, and of two that share none.
+    """Similarities of pairs of encryptions that share a private image (m1,), and of pairs that share none (m2,).
 
-    Parameters
-    ----------
-    same, different : float64 (m1,), (m2,)
-        Similarities of pairs of the two kinds.
-    width : float
-        Inches. The title gives d', the distance of the means in standard deviations.
+    The title gives d', the difference of the means in standard deviations.
     """
     if not len(same) or not len(different):
         raise InputError("same, different: one is empty; both kinds of pairs are needed")
@@ -230,7 +195,7 @@ def similarity_histogram(same: Float64, different: Float64, *, width: float = 6.
     spread = math.sqrt((float(same.var()) + float(different.var())) / 2)
     distance = (float(same.mean()) - float(different.mean())) / spread if spread else math.inf
     with style():
-        figure, (axis,) = _figure(width, 0.5 * width)
+        figure, (axis,) = new_figure(width, 0.5 * width)
         _steps(axis, different, edges, 0, "no private image shared")
         _steps(axis, same, edges, 3, "a private image shared")
         axis.set_title(f"d′ = {distance:.2f}", loc="left")
@@ -238,41 +203,66 @@ def similarity_histogram(same: Float64, different: Float64, *, width: float = 6.
     return figure
 
 
-def attack_comparison(rows: Sequence[Row], *, width: float = 6.0) -> Figure:
-    """Max_SSIM of each attack, best first; measured and reported rows differ in colour and hatching.
+def product_plot(
+    seen: npt.NDArray[np.floating], estimated: npt.NDArray[np.floating], *, width: float = 6.0
+) -> Figure:
+    """Products of one pixel in pairs of images: (m,) in the recovered images, (m,) as estimated from encryptions."""
+    with style():
+        figure, (axis,) = new_figure(width, 0.53 * width)
+        axis.plot(seen, estimated, ".", color=OKABE_ITO[0], markersize=3)
+        axis.plot([-1, 1], [-1, 1], color=_GREY, linewidth=0.8)
+        axis.set_xlabel("product of the pixel in the two recovered images")
+        axis.set_ylabel("as estimated from the encryptions' squares")
+        axis.set_ylim(-2, 2)
+    return figure
 
-    Parameters
-    ----------
-    rows : sequence of Row
-        Rows of the leaderboard.
-    width : float
-        Inches.
+
+def error_plot(curve: Sequence[Sequence[float]], *, width: float = 6.0) -> Figure:
+    """Share of errors among the most confident values, from (taken, wrong) for growing numbers of values.
+
+    Where none is wrong, a hollow mark stands at 1/taken: the rate is below it.
     """
-    from instahide_nb.evaluate.leaderboard import sort_rows
+    taken, wrong = np.array(curve, np.float64).T
+    none = wrong == 0
+    percent = 100 * np.where(none, 1, wrong) / taken
+    with style():
+        figure, (axis,) = new_figure(width, 0.53 * width)
+        axis.plot(taken[~none], percent[~none], "o-", color=OKABE_ITO[0], label="wrong")
+        axis.plot(
+            taken[none], percent[none], "v", color=OKABE_ITO[0], fillstyle="none", label="none wrong: below"
+        )
+        axis.set(xscale="log", yscale="log", xlabel="most confident values taken", ylabel="wrong (%)")
+        axis.legend()
+    return figure
 
-    ordered = sort_rows(rows)[::-1]
+
+def attack_comparison(rows: Sequence[Row], *, width: float = 6.0) -> Figure:
+    """Max_SSIM of each row of the leaderboard that has scores, best first; reported rows are hatched."""
+    ordered = [(row, row.max_ssim) for row in sort_rows(rows)[::-1] if row.max_ssim is not None]
     if not ordered:
         raise InputError("rows: no attack is given; name one or more")
     with style():
-        figure, (axis,) = _figure(width, 0.55 + 0.24 * len(ordered))
-        for kind, colour, hatch in (("measured", OKABE_ITO[0], ""), ("reported", "#C9C9C9", "////")):
-            places = [i for i, row in enumerate(ordered) if row.kind == kind]
-            values = [ordered[i].max_ssim for i in places]
-            label = "measured here" if kind == "measured" else "reported by its authors"
-            if places:
-                axis.barh(places, values, 0.66, color=colour, hatch=hatch, edgecolor="white", label=label)
-        for place, row in enumerate(ordered):
-            digits = 3 if row.kind == "measured" else 2
+        figure, (axis,) = new_figure(width, 0.55 + 0.24 * len(ordered))
+        for kind, colour, hatch, label in (
+            ("measured", OKABE_ITO[0], "", "measured here"),
+            ("reported", "#C9C9C9", "////", "reported by its authors"),
+        ):
+            bars = {place: value for place, (row, value) in enumerate(ordered) if row.kind == kind}
+            if bars:
+                axis.barh(
+                    list(bars), list(bars.values()), 0.66, color=colour, hatch=hatch, edgecolor="white", label=label
+                )  # fmt: skip
+        for place, (row, value) in enumerate(ordered):
             axis.text(
-                max(row.max_ssim, 0) + 0.015, place, f"{row.max_ssim:.{digits}f}", va="center_baseline", fontsize=7,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+                max(value, 0) + 0.015, place, f"{value:.{3 if row.kind == 'measured' else 2}f}", fontsize=7,
+                va="center_baseline", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
             )  # fmt: skip
-        axis.set_yticks(range(len(ordered)), [row.attack for row in ordered])
+        axis.set_yticks(range(len(ordered)), [row.attack for row, _ in ordered])
         axis.tick_params(axis="y", length=0)
-        axis.set_xlim(min(0, *(row.max_ssim for row in ordered)), 1.1)
+        axis.set_xlim(min(0, *(value for _, value in ordered)), 1.1)
         axis.set_xticks(np.arange(6) / 5)
         axis.set_xlabel("Max_SSIM")
-        axis.grid(axis="x", color="#E4E4E4", linewidth=0.5)
+        axis.grid(axis="x", color=_LIGHT, linewidth=0.5)
         figure.legend(loc="outside upper right", ncols=2)
     return figure
 
@@ -286,19 +276,12 @@ def quality_curve(
 ) -> Figure:
     """A score against a parameter: a line through the means, a bar from the worst to the best of repeated runs.
 
-    Parameters
-    ----------
-    series : mapping of str to mapping of float to sequence of float
-        For each attack and each value of the parameter, the scores of its runs.
-    xlabel, ylabel : str
-        What the axes show.
-    width : float
-        Inches.
+    `series` holds, for each attack and each value of the parameter, the scores of its runs.
     """
     if not any(series.values()):
         raise InputError("series: holds no run; name a sweep with finished runs")
     with style():
-        figure, (axis,) = _figure(width, 0.62 * width)
+        figure, (axis,) = new_figure(width, 0.62 * width)
         for position, (name, runs) in enumerate(series.items()):
             x = sorted(runs)
             mean = np.array([math.fsum(runs[value]) / len(runs[value]) for value in x])
@@ -315,39 +298,24 @@ def quality_curve(
     return figure
 
 
-UInt8 = npt.NDArray[np.uint8]
-
-_KEPT, _REFUSED = (0, 114, 178), (213, 94, 0)  # blue and vermilion of Okabe and Ito
-_SPOT = (240, 228, 66)
+_KEPT, _REFUSED, _SPOT = (
+    (0, 114, 178),
+    (213, 94, 0),
+    (240, 228, 66),
+)  # Okabe and Ito's blue, vermilion, yellow
 _LONGEST = 720  # a larger photograph is reduced by a whole factor
-_CROP = 400  # a crop is enlarged by the whole factor that brings it nearest below this
+_CROP = 400  # a crop is enlarged by the largest whole factor that keeps it within this side
 _GAP = 20
 
 
 def crop_picture(
     photographs: Sequence[Photograph], crops: CropTable, *, photograph: int = 0, most: int = 10
 ) -> UInt8:
-    """A photograph with crops outlined on it, and beside it the first kept crop with its key points.
+    """A photograph with outlines of crops, and beside it the first kept crop with its key points.
 
-    Parameters
-    ----------
-    photographs : sequence of Photograph
-        Those that the crops were drawn from.
-    crops : CropTable
-        The crops; kept ones are outlined in blue, refused ones in vermilion.
-    photograph : int
-        Which photograph. When it has no kept crop, the next that has one is taken.
-    most : int
-        How many of its crops are outlined at most.
-
-    Returns
-    -------
-    uint8 (height, width, 3)
-
-    Raises
-    ------
-    InputError
-        When no crop at all was kept.
+    Kept crops are outlined in blue, refused ones in vermilion, at most `most` of them. When the photograph of number
+    `photograph` has no kept crop, the next one that has is taken; an :class:`InputError` says when none has. OpenCV's
+    circles and resizing may differ between versions, so this picture is not hashed.
     """
     kept = np.flatnonzero(crops.kept)
     if not kept.size:
@@ -355,51 +323,50 @@ def crop_picture(
     away = (crops.photo[kept] - photograph) % len(photographs)
     shown = int(crops.photo[kept[np.argmin(away)]])
     mine = np.flatnonzero(crops.photo == shown)
-    first = mine[crops.kept[mine]][0]
+    first = int(mine[crops.kept[mine]][0])
     chosen = np.unique(np.append(mine[:most], first))
     pixels = photographs[shown].read()
-
-    left = _outlined(pixels, crops, chosen, int(first))
     x, y, side = (int(value) for value in crops.box[first])
-    right = _spotted(pixels[y : y + side, x : x + side])
-
-    captions = (
-        f"{len(chosen)} crops: {int(crops.kept[chosen].sum())} kept, {int((~crops.kept[chosen]).sum())} refused",
+    kept_here = int(crops.kept[chosen].sum())
+    left = _captioned(
+        _outlined(pixels, crops, sorted(chosen, key=lambda row: (row == first, crops.kept[row])), first),
+        f"{len(chosen)} crops: {kept_here} kept, {len(chosen) - kept_here} refused",
+    )
+    right = _captioned(
+        _spotted(pixels[y : y + side, x : x + side]),
         f"{side} x {side} pixels, {int(crops.keypoints[first])} key points",
     )
-    sides = tuple(zip((left, right), captions, strict=True))
-    widths = [max(image.shape[1], text_width(text, "body")) for image, text in sides]
-    top = _GAP + line_height("body") + 6
-    tall = max(left.shape[0], right.shape[0])
-    canvas = np.full((top + tall + _GAP, sum(widths) + 3 * _GAP, 3), 255, np.uint8)
-    corner = _GAP
-    for (image, text), width in zip(sides, widths, strict=True):
-        draw_text(canvas, text, corner, _GAP, colour=MUTED)
-        canvas[top : top + image.shape[0], corner : corner + image.shape[1]] = image
-        corner += width + _GAP
+    tall = max(len(left), len(right))
+    return np.hstack(
+        [np.pad(i, ((0, tall - len(i)), (0, 0), (0, 0)), constant_values=255) for i in (left, right)]
+    )
+
+
+def _captioned(image: UInt8, text: str) -> UInt8:
+    """An image below a line of text, with a margin."""
+    top, width = _GAP + line_height("body") + 6, max(image.shape[1], text_width(text, "body"))
+    canvas = np.full((top + image.shape[0] + _GAP, width + 2 * _GAP, 3), 255, np.uint8)
+    draw_text(canvas, text, _GAP, _GAP, colour=MUTED)
+    canvas[top : top + image.shape[0], _GAP : _GAP + image.shape[1]] = image
     return canvas
 
 
-def _outlined(pixels: UInt8, crops: CropTable, chosen: npt.NDArray[np.int64], first: int) -> UInt8:
-    """The photograph, reduced where it is large, with its crops' outlines; kept ones lie on top, `first` is thicker."""
+def _outlined(pixels: UInt8, crops: CropTable, order: Sequence[int], first: int) -> UInt8:
+    """The photograph, reduced where it is large, with outlines of crops in that order; `first` is thicker."""
     factor = -(-max(pixels.shape[:2]) // _LONGEST)
     height, width = (length // factor for length in pixels.shape[:2])
-    reduced = cv2.resize(
-        pixels[: height * factor, : width * factor], (width, height), interpolation=cv2.INTER_AREA
-    )
-    picture = np.array(reduced, np.uint8)
-    order = sorted(chosen.tolist(), key=lambda row: (row == first, bool(crops.kept[row]), row))
+    whole = np.ascontiguousarray(pixels[: height * factor, : width * factor])
+    picture = np.array(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     for row in order:
         x, y, side = (int(value) // factor for value in crops.box[row])
         thick = 4 if row == first else 2
-        # A white line inside the coloured one keeps the outline visible on any ground.
-        _frame(picture, x, y, side, thick, _KEPT if crops.kept[row] else _REFUSED)
-        _frame(picture, x + thick, y + thick, side - 2 * thick, 1, (255, 255, 255))
+        _frame(picture[y : y + side, x : x + side], thick, _KEPT if crops.kept[row] else _REFUSED)
+        # A white line inside the coloured one keeps the outline visible on any background.
+        _frame(picture[y + thick : y + side - thick, x + thick : x + side - thick], 1, (255, 255, 255))
     return picture
 
 
-def _frame(picture: UInt8, x: int, y: int, side: int, thick: int, colour: tuple[int, int, int]) -> None:
-    box = picture[y : y + side, x : x + side]
+def _frame(box: UInt8, thick: int, colour: tuple[int, int, int]) -> None:
     for edge in (box[:thick], box[-thick:], box[:, :thick], box[:, -thick:]):
         edge[...] = colour
 
@@ -408,13 +375,9 @@ def _spotted(crop: UInt8) -> UInt8:
     """The crop enlarged, with a circle of each key point's diameter around it."""
     factor = max(1, _CROP // len(crop))
     picture = enlarge(crop, factor)
-    row, column = np.ogrid[: picture.shape[0], : picture.shape[1]]
     for x, y, size in key_points(crop):
-        # In half pixels, so that all is integer; the middle of pixel 0 is half a pixel from the edge.
-        centre_x, centre_y = (int((float(value) + 0.5) * factor * 2) for value in (x, y))
-        radius = max(3 * factor, int(float(size) * factor))
-        distance = (2 * column + 1 - centre_x) ** 2 + (2 * row + 1 - centre_y) ** 2
-        for width, colour in ((3, (32, 33, 36)), (1, _SPOT)):
-            ring = (distance >= (radius - width) ** 2) & (distance <= (radius + width) ** 2)
-            picture[ring] = colour
+        centre = int((float(x) + 0.5) * factor), int((float(y) + 0.5) * factor)
+        radius = int(max(3.0, float(size)) * factor / 2)
+        for thick, colour in ((3, INK), (1, _SPOT)):
+            cv2.circle(picture, centre, radius, colour, thick)
     return picture
