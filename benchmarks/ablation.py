@@ -27,7 +27,8 @@ from instahide_nb.attacks.unmask.attack import Settings, UnmaskResult, decrypt, 
 from instahide_nb.challenge.build import Challenge, build_challenge
 from instahide_nb.core.params import GenDataParams
 from instahide_nb.data.sources import private_images, public_patches
-from instahide_nb.evaluate.metrics import signed_pixels, ssim_pairs
+from instahide_nb.evaluate.metrics import ssim_pairs
+from instahide_nb.scheme.encryption import pixel_values
 
 PARTS: dict[str, Settings] = {
     "first images, independent signs": Settings(rounds=0, companion_rounds=0, repair=False),
@@ -86,7 +87,7 @@ def rounded(challenge: Challenge) -> Challenge:
 def score(challenge: Challenge, result: UnmaskResult) -> dict[str, float]:
     """max_ssim over encryptions; SSIM over images; share of slots with the right image."""
     secret = challenge.secret
-    private = signed_pixels(secret.private)
+    private = pixel_values(secret.private)
     n_images = len(private)
     every = np.stack(np.meshgrid(np.arange(n_images), np.arange(n_images), indexing="ij"), axis=-1).reshape(
         -1, 2

@@ -18,7 +18,7 @@ from instahide_nb.challenge.build import Challenge, build_challenge, save_challe
 from instahide_nb.core.params import GenDataParams
 
 collect_ignore_glob = [
-    "scheme/make_*.py"
+    "*/make_*.py"
 ]  # scripts that made the data; they need more than the lock file holds
 
 # The same examples each time, so that a failure is seen by everyone; HYPOTHESIS_PROFILE=explore looks for new ones.

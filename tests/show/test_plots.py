@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,7 +13,7 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.data.crops import CropTable
 from instahide_nb.data.photographs import Photograph
 from instahide_nb.evaluate.leaderboard import load_published
-from instahide_nb.show import plots as figures
+from instahide_nb.show import plots
 from instahide_nb.show.grids import enlarge, write_png
 
 
@@ -26,7 +24,7 @@ def _stairs(axis, label):
 
 def test_ssim_histogram_shares_sum_to_one_and_the_mean_is_named():
     values = np.array([-0.1, 0.2, 0.2, 0.9])
-    figure = figures.ssim_histogram({"mine": values, "other": np.ones(3)})
+    figure = plots.ssim_histogram({"mine": values, "other": np.ones(3)})
     (axis,) = figure.axes
     share, edges, _ = _stairs(axis, "mine (mean 0.300)")
     assert share.sum() == 1
@@ -34,14 +32,14 @@ def test_ssim_histogram_shares_sum_to_one_and_the_mean_is_named():
     assert edges[0] <= -0.1
     assert _stairs(axis, "other (mean 1.000)")[0][-1] == 1, "an SSIM of one is counted"
     with pytest.raises(InputError, match="best_ssim"):
-        figures.ssim_histogram({})
+        plots.ssim_histogram({})
 
 
 @pytest.mark.parametrize("highest", [3, 45, 60, 61, 90, 700])
 def test_no_bar_of_key_points_crosses_the_cut(highest):
     counts = np.random.default_rng(0).integers(0, highest + 1, 500)
     counts[0] = highest
-    figure = figures.keypoint_histogram(counts, 40)
+    figure = plots.keypoint_histogram(counts, 40)
     (axis,) = figure.axes
     refused, kept = axis.containers
     assert sum(bar.get_height() for bar in refused) == (counts <= 40).sum()
@@ -55,35 +53,34 @@ def test_no_bar_of_key_points_crosses_the_cut(highest):
 
 def test_coefficient_histogram_orders_each_row():
     coefficient = np.array([[0.1, 0.2, 0.7], [0.3, 0.6, 0.1]])
-    figure = figures.coefficient_histogram(coefficient)
+    figure = plots.coefficient_histogram(coefficient)
     (axis,) = figure.axes
     share, edges, _ = _stairs(axis, "largest")
     np.testing.assert_allclose(edges[:-1][share > 0], [0.6, 0.7])
     share, edges, _ = _stairs(axis, "all others")
     assert share.max() == 1
-    two = figures.coefficient_histogram(coefficient, max_coefficient=0.65, min_private_sum=0.3)
+    two = plots.coefficient_histogram(coefficient, max_coefficient=0.65, min_private_sum=0.3)
     share, edges, _ = _stairs(two.axes[1], "both private images")
     np.testing.assert_allclose(edges[:-1][share > 0], [0.3, 0.9], atol=0.021)
     assert "all others" not in [
-        p.get_label() for p in figures.coefficient_histogram(coefficient[:, :2]).axes[0].patches
+        p.get_label() for p in plots.coefficient_histogram(coefficient[:, :2]).axes[0].patches
     ]
 
 
 def test_similarity_histogram_gives_d_prime():
     same, different = np.array([2.0, 4.0]), np.array([0.0, 2.0])
-    figure = figures.similarity_histogram(same, different)
+    figure = plots.similarity_histogram(same, different)
     assert figure.axes[0].get_title(loc="left") == "d′ = 2.00"
-    figures.similarity_histogram(np.ones(3), np.ones(3))
+    plots.similarity_histogram(np.ones(3), np.ones(3))
     with pytest.raises(InputError, match="empty"):
-        figures.similarity_histogram(same, different[:0])
+        plots.similarity_histogram(same, different[:0])
 
 
 def test_attack_comparison_tells_the_kinds_apart():
-    rows = [
-        *load_published(),
-        replace(load_published()[0], attack="mine", kind="measured", max_ssim=0.95, max_l2=1.0),
-    ]
-    (axis,) = figures.attack_comparison(rows).axes
+    published = load_published()
+    mine = published[0].model_copy(update={"attack": "mine", "kind": "measured", "max_ssim": 0.95})
+    rows = [*published, mine, mine.model_copy(update={"attack": "lost", "max_ssim": None})]
+    (axis,) = plots.attack_comparison(rows).axes
     assert [label.get_text() for label in axis.get_yticklabels()][::-1] == [
         "PRNG attack",
         "mine",
@@ -96,11 +93,11 @@ def test_attack_comparison_tells_the_kinds_apart():
     assert measured[0].get_facecolor() != reported[0].get_facecolor()
     assert {text.get_text() for text in axis.texts} == {"0.98", "0.950", "0.90", "0.79"}
     with pytest.raises(InputError, match="rows"):
-        figures.attack_comparison([])
+        plots.attack_comparison([])
 
 
 def test_quality_curve_goes_through_the_means():
-    figure = figures.quality_curve({"a": {4: [0.2, 0.4], 2: [0.9]}, "b": {4: [0.5]}}, xlabel="k")
+    figure = plots.quality_curve({"a": {4: [0.2, 0.4], 2: [0.9]}, "b": {4: [0.5]}}, xlabel="k")
     (axis,) = figure.axes
     line = axis.containers[0].lines[0]
     np.testing.assert_array_equal(line.get_xdata(), [2, 4])
@@ -109,21 +106,25 @@ def test_quality_curve_goes_through_the_means():
     assert first.get_linestyle() != second.get_linestyle()
     assert first.get_marker() != second.get_marker()
     with pytest.raises(InputError, match="series"):
-        figures.quality_curve({"a": {}}, xlabel="k")
+        plots.quality_curve({"a": {}}, xlabel="k")
 
 
 def test_own_settings_of_the_user_change_nothing():
     def draw() -> bytes:
-        buffer = io.BytesIO()
-        with figures.style():
-            figures.similarity_histogram(np.arange(9.0), np.arange(5.0)).savefig(buffer, format="png")
-        return buffer.getvalue()
+        return plots.figure_bytes(plots.similarity_histogram(np.arange(9.0), np.arange(5.0)))
 
     plain = draw()
     with matplotlib.rc_context(
         {"font.size": 20, "axes.facecolor": "red", "lines.linewidth": 9, "savefig.dpi": 30}
     ):
         assert draw() == plain
+
+
+def test_error_rates_are_shares_and_no_error_is_a_bound():
+    (axis,) = plots.error_plot([[1000, 0], [2000, 2], [10_000, 500]]).axes
+    wrong, none = (line.get_xydata() for line in axis.lines)
+    np.testing.assert_allclose(wrong, [[2000, 0.1], [10_000, 5.0]])
+    np.testing.assert_allclose(none, [[1000, 0.1]])
 
 
 def test_crop_picture_shows_the_first_kept_crop(tmp_path):
@@ -133,7 +134,7 @@ def test_crop_picture_shows_the_first_kept_crop(tmp_path):
     photographs = [Photograph("a.png", tmp_path / "a.png", 150, 120)]
     box = np.array([[0, 0, 64], [80, 10, 64], [75, 40, 70]])
     crops = CropTable(("a.png",), np.zeros(3, np.int64), box, np.array([0, 99, 98]), 40)
-    picture = figures.crop_picture(photographs, crops)
+    picture = plots.crop_picture(photographs, crops)
     crop = enlarge(pixels[10:74, 80:144], 6)
     match = cv2.matchTemplate(picture[:, -crop.shape[1] - 60 :], crop, cv2.TM_CCOEFF_NORMED)
     assert match.max() > 0.5, "under its key points, the crop is there"
@@ -142,7 +143,7 @@ def test_crop_picture_shows_the_first_kept_crop(tmp_path):
     assert blue > vermilion > 0
     none = CropTable(("a.png",), crops.photo, box, np.zeros(3, np.int64), 40)
     with pytest.raises(InputError, match="none was kept"):
-        figures.crop_picture(photographs, none)
+        plots.crop_picture(photographs, none)
 
 
 def test_a_photograph_without_a_kept_crop_gives_way_to_the_next(tmp_path):
@@ -154,15 +155,6 @@ def test_a_photograph_without_a_kept_crop_gives_way_to_the_next(tmp_path):
     box = np.array([[0, 0, 64], [4, 4, 70]])
     crops = CropTable(("a.png", "b.png"), np.array([0, 1]), box, np.array([3, 90]), 40)
     np.testing.assert_array_equal(
-        figures.crop_picture(photographs, crops, photograph=0),
-        figures.crop_picture(photographs, crops, photograph=1),
+        plots.crop_picture(photographs, crops, photograph=0),
+        plots.crop_picture(photographs, crops, photograph=1),
     )
-
-
-def test_error_rates_are_shares_and_no_error_is_a_bound() -> None:
-    from instahide_nb.show.notebook import error_rates
-
-    (axis,) = error_rates([[1000, 0], [2000, 2], [10_000, 500]]).axes
-    wrong, none = (line.get_xydata() for line in axis.lines)
-    np.testing.assert_allclose(wrong, [[2000, 0.1], [10_000, 5.0]])
-    np.testing.assert_allclose(none, [[1000, 0.1]])

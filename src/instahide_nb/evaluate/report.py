@@ -1,4 +1,4 @@
-"""One evaluation: what comes with a decryption, whether release and secret belong together, and the files it leaves."""
+"""One evaluation: what comes with a decryption, and the files that scoring it writes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from instahide_nb.core.files import load_array, make_folder, save_array, sha256_
 from instahide_nb.evaluate.leaderboard import Row, measured_row, save_row
 from instahide_nb.evaluate.metrics import Scores
 from instahide_nb.evaluate.submission import load_attack_info
+
+_SCORED = ("metrics.json", "per_encryption.npy", "comparison_grid.png", "overview.png")
 
 
 @dataclass(frozen=True)
@@ -54,27 +56,6 @@ def private_inside(secret: Secret) -> npt.NDArray[np.int64]:
     return secret.pair
 
 
-def check_halves(release: Release, secret: Secret) -> None:
-    """Refuse a release and a secret that are not from the same challenge.
-
-    Their sizes must be equal, and the label of a row must name the class of its first private image. Labels may have
-    been rounded before they were published, which removes small coefficients: one row in ten may differ.
-    """
-    n, image = len(release.encryption), release.encryption.shape[1:]
-    if (len(secret.pair), secret.private.shape[1:]) != (n, image):
-        raise InputError(
-            f"secret: has {len(secret.pair)} encryptions of shape {secret.private.shape[1:]}, the release {n} of "
-            f"shape {image}; name the two folders of one run"
-        )
-    first = secret.private_label[secret.pair[:, 0]]
-    fits = first < release.label.shape[1]
-    fits[fits] = release.label[fits, first[fits]] > 0
-    if 10 * int(fits.sum()) < 9 * n:
-        raise InputError(
-            f"secret: the release's labels fit only {int(fits.sum())} of {n} rows; name the two folders of one run"
-        )
-
-
 def save_evaluation(
     out: Path | str, name: str, scores: Scores | None, release: Release, attack: AboutAttack = AboutAttack()
 ) -> Row:
@@ -95,7 +76,10 @@ def save_evaluation(
     """
     out = make_folder(out)
     metrics = None if scores is None else scores.metrics()
-    if scores is not None:
+    if scores is None:
+        for stale in _SCORED:
+            (out / stale).unlink(missing_ok=True)
+    else:
         save_array(out / "per_encryption.npy", scores.per_encryption)
         write_json(out / "metrics.json", metrics)
     row = measured_row(metrics, attack.details, challenge=sha256_array(release.encryption), name=name)

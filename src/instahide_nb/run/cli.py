@@ -103,7 +103,9 @@ def reproduce(
     if not quiet:
         typer.echo("\n" + pipeline.leaderboard_text(run) + f"\n\nleaderboard: {run / 'leaderboard.md'}")
         for _, evaluate in plan.attacks:
-            typer.echo(f"picture: {run / evaluate.out_dir / 'comparison_grid.png'}")
+            grid = run / evaluate.out_dir / "comparison_grid.png"
+            if grid.exists():
+                typer.echo(f"picture: {grid}")
         if (run / "methods.png").exists():
             typer.echo(f"picture: {run / 'methods.png'}")
         if not wrong:
@@ -189,12 +191,17 @@ def score(
     from instahide_nb.challenge.secret import check_halves, load_secret
     from instahide_nb.evaluate import metrics
     from instahide_nb.evaluate.leaderboard import score_table
+    from instahide_nb.evaluate.report import private_inside
     from instahide_nb.evaluate.submission import load_decryption
 
     published, hidden = load_release(release), load_secret(secret)
     check_halves(published, hidden)
     images = load_decryption(decryption, published.encryption.shape)
-    typer.echo(score_table(metrics.score(images, hidden.private, hidden.pair)).rstrip())
+    inside = private_inside(hidden)
+    scores = metrics.score(images, hidden.private, inside)
+    for line in metrics.find_mistakes(images, hidden.private, inside, scores):
+        typer.echo(f"warning: {line}", err=True)
+    typer.echo(score_table(scores))
 
 
 @app.command()

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from instahide_nb import __version__
 from instahide_nb.attacks.registry import check_method, split_options
+from instahide_nb.challenge.release import load_release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, read_json, write_bytes
 from instahide_nb.core.params import (
@@ -38,9 +39,10 @@ from instahide_nb.core.runs import (
     unwatched,
 )
 from instahide_nb.data.sources import source_kind
-from instahide_nb.evaluate.report import write_method_grid
+from instahide_nb.evaluate.report import about_attack, save_evaluation
 from instahide_nb.run.manifest import begin_stage, begun, compare, read_manifest, record_stage
 from instahide_nb.run.notebooks import NotebookError, execute, home
+from instahide_nb.show.grids import write_method_grid
 
 __all__ = ["NotebookError", "Plan", "execute", "home", "make_plan", "presets", "reproduce"]
 
@@ -218,7 +220,7 @@ class _Stage:
 def _finished(run: Path, stage: _Stage) -> bool:
     """Whether the manifest has this stage with these parameters, and its files are as it says."""
     known = read_manifest(run)["stages"].get(stage.name)
-    if known is None or known["parameters"] != stage.note or not known["files"]:
+    if known is None or known["parameters"] != stage.note:
         return False
     folder = run / stage.folder
     if not (folder / f"{stage.notebook}.ipynb").is_file() or not (folder / stage.unhashed).is_file():
@@ -294,7 +296,13 @@ def reproduce(
         release = work(_gen_data_stage(plan.gen_data))
         for attack, evaluate in plan.attacks:
             made = work(_attack_stage(attack, evaluate.name, release))
-            work(_evaluate_stage(evaluate, release, made))
+            stage = _evaluate_stage(evaluate, release, made)
+            if made:
+                work(stage)
+            else:  # the generator was not found, so there is no decryption to score
+                about = about_attack(run / evaluate.decryption)
+                save_evaluation(run / stage.folder, evaluate.name, None, load_release(run / "release"), about)
+                record_stage(run, stage.name, stage.note, plan.preset)
         _write_leaderboard(run)
         write_method_grid(run, [row.attack for row in _rows(run) if row.kind == "measured"])
     return run

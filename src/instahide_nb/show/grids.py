@@ -441,6 +441,8 @@ def contact_sheet(
     n, height, width = images.shape[:3]
     if captions is not None and len(captions) != n:
         raise InputError(f"captions: {len(captions)} are given for {n} images; give one for each")
+    if not n:
+        return _blank(0, 0)
     texts = captions or [""] * n
     factor, columns = _factor(height, tile), min(columns, n)
     tall, wide = height * factor, width * factor

@@ -253,8 +253,8 @@ def _comparison(run: _Run) -> Plan:
     caption = (
         "Encryptions from the best decrypted (left) to the worst (right), evenly spaced in rank among "
         f"{len(ssim):,}: the private image with the larger SSIM, the encryption, its absolute value, and the "
-        f"decryption by {method}. Numbers: SSIM over [0, 1]. Encryptions are shown from -1 (black) to 1 (white), absolute values "
-        "from 0 to 1."
+        f"decryption by {method}. Numbers: SSIM over [0, 1]. Encryptions are shown from -1 (black) to 1 (white), "
+        "absolute values from 0 to 1."
     )
     return Plan(
         "comparison", draw, caption + run.source("release/encryption.npy", *files, "secret/private.npy")

@@ -1,0 +1,232 @@
+"""What notebooks show: pictures that nbval checks by hash, a slider, and explanations where they apply."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+
+from instahide_nb.attacks.result import AttackResult, on_the_grid
+from instahide_nb.challenge.build import Challenge, build_challenge
+from instahide_nb.core.errors import InputError
+from instahide_nb.core.params import GenDataParams
+from instahide_nb.evaluate.metrics import score
+from instahide_nb.evaluate.report import private_inside
+from instahide_nb.scheme.encryption import pixel_values
+from instahide_nb.show import notebook, plots
+from instahide_nb.show.grids import absolute_pixels, contact_sheet, to_pixels
+
+
+def draw(row: int) -> np.ndarray:
+    return np.full((4, 6, 3), 10 * row, np.uint8)
+
+
+def decoded(data: bytes) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+
+
+CELL = """
+import numpy as np
+from instahide_nb.show.notebook import show
+show(np.full((4, 6, 3), {value}, np.uint8), "one.png", "Grey")
+"""
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
+    """An executed notebook of one picture."""
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL.format(value=10))])
+    book.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    folder = tmp_path_factory.mktemp("recorded")
+    return NotebookClient(book, resources={"metadata": {"path": str(folder)}}).execute()
+
+
+def test_a_picture_is_in_the_output_with_words_for_it_and_a_line_with_its_hash(
+    recorded: nbformat.NotebookNode,
+) -> None:
+    picture, line = recorded.cells[0].outputs
+    assert picture.output_type == "display_data"
+    np.testing.assert_array_equal(decoded(base64.b64decode(picture.data["image/png"])), draw(1))
+    assert (picture.data["text/plain"], picture.metadata["image/png"]) == ("Grey", {"alt": "Grey"})
+    assert line.text.startswith("one.png: 6 x 4 pixels, sha256 ")
+
+
+def test_nbval_finds_a_changed_pixel_and_leaves_the_compressor_alone(
+    recorded: nbformat.NotebookNode, tmp_path: Path
+) -> None:
+    other = base64.b64encode(b"from another compressor").decode()
+    for name, value, png in (("same", 10, None), ("recompressed", 10, other), ("changed", 11, None)):
+        book = nbformat.from_dict(recorded)
+        book.cells[0].source = CELL.format(value=value)
+        if png:
+            book.cells[0].outputs[0].data["image/png"] = png
+        nbformat.write(book, tmp_path / f"{name}.ipynb")
+    command = [sys.executable, "-m", "pytest", "--nbval", "-p", "no:cacheprovider", "-q", "-rA"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    ends = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if ".ipynb::" in line}
+    assert "FAILED changed.ipynb" in done.stdout, ends
+    assert "PASSED same.ipynb" in done.stdout
+    assert "PASSED recompressed.ipynb" in done.stdout
+
+
+def test_nothing_to_show_is_said_and_written_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for nothing in (None, contact_sheet(np.empty((0, 8, 8, 3), np.uint8))):
+        notebook.show(nothing, tmp_path / "a.png")
+    notebook.pick(draw, 0, tmp_path / "a.png")
+    assert capsys.readouterr().out == "a.png: nothing to show here\n" * 3
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_plots_and_inexact_pictures_have_no_hash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    notebook.show(plots.similarity_histogram(np.arange(9.0), np.arange(5.0)), tmp_path / "deep" / "a.png")
+    notebook.show(draw(1), tmp_path / "b.png", exact=False)
+    assert capsys.readouterr().out == "a.png: a plot\nb.png: 6 x 4 pixels\n"
+    assert decoded((tmp_path / "deep" / "a.png").read_bytes()).shape[1] <= 700, "modest"
+
+
+def test_slider_and_field_move_together_and_the_picture_follows() -> None:
+    pytest.importorskip("ipywidgets")
+    box = notebook.slider(draw, 20, 3)
+    (place, number), picture = box.children[0].children, box.children[1]
+    assert (place.value, number.value, place.max, number.max) == (3, 3, 19, 19)
+    np.testing.assert_array_equal(decoded(picture.value), draw(3))
+    for moved, value, shown in ((place, 7, 7), (number, 12, 12), (number, 99, 19)):
+        moved.value = value
+        assert place.value == number.value == shown, "what is beyond the last row becomes the last row"
+        np.testing.assert_array_equal(decoded(picture.value), draw(shown))
+
+
+def test_a_slider_has_a_picture_for_other_viewers_and_the_same_text_as_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ipywidgets")
+    bundles: list[dict[str, object]] = []
+    monkeypatch.setattr(notebook, "in_jupyterlab", lambda: True)
+    monkeypatch.setattr("IPython.get_ipython", object)
+    monkeypatch.setattr("IPython.display.display", lambda bundle, **options: bundles.append(bundle))
+    notebook.pick(draw, 20, tmp_path / "one.png", row=3)
+    with_slider, written = capsys.readouterr().out, (tmp_path / "one.png").read_bytes()
+    assert with_slider.startswith("one.png: 6 x 4 pixels, sha256 ")
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    notebook.pick(draw, 20, tmp_path / "one.png", row=3)
+    assert capsys.readouterr().out == with_slider
+    widget = "application/vnd.jupyter.widget-view+json"
+    assert [widget in bundle for bundle in bundles] == [True, False]
+    assert [bundle["image/png"] for bundle in bundles] == [written] * 2
+
+
+@pytest.mark.parametrize("row", [-1, 20])
+def test_a_row_that_is_not_there_is_refused(row: int, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"row: .* choose 0 \.\. 19"):
+        notebook.pick(draw, 20, tmp_path / "one.png", row=row)
+    assert not (tmp_path / "one.png").exists()
+
+
+def strip(images: list[np.ndarray], captions: list[str]) -> np.ndarray:
+    return contact_sheet(np.stack([to_pixels(image) for image in images]), captions, tile=96)
+
+
+@pytest.mark.parametrize("scheme", ["cross", "inside", "mixup"])
+def test_what_is_in_an_encryption(scheme: str, gen_data_params: GenDataParams) -> None:
+    """The sum of the images that are shown, by the weights below them, is the mixture that is shown."""
+    k = {"cross": 4, "inside": 4, "mixup": 2}[scheme]
+    made = build_challenge(replace(gen_data_params, scheme=scheme, k=k))
+    release, secret, row = made.release, made.secret, 5
+    pool = secret.public if scheme == "cross" else secret.private
+    images = [secret.private[i] for i in secret.pair[row]] + [pool[i] for i in secret.public_index[row]]
+    mixture = np.einsum("j,jhwc->hwc", secret.coefficient[row].astype(float), pixel_values(np.stack(images)))
+    x = release.encryption[row]
+    captions = [f"{j + 1}: {c:.2f}" for j, c in enumerate(secret.coefficient[row])]
+    expected = strip(
+        [*images, mixture, x, absolute_pixels(x)], [*captions, "mixture", "encryption", "absolute value"]
+    )
+    np.testing.assert_array_equal(notebook.composed(release, secret, row), expected)
+
+
+def result_of(challenge: Challenge) -> AttackResult:
+    """The truth, as an attack would return it."""
+    recovered = on_the_grid(pixel_values(challenge.secret.private))
+    pair = challenge.secret.pair.copy()
+    return AttackResult("made", recovered, pair, recovered[pair[:, 1]], "O(1)")
+
+
+def test_what_an_attack_made_of_it(challenge: Challenge) -> None:
+    release, private, result = challenge.release, challenge.secret.private, result_of(challenge)
+    result.assignment[2, 1] = -1
+    a, b = result.assignment[0]
+    x = release.encryption[0]
+    expected = strip(
+        [x, absolute_pixels(x), result.decryption[0], private[a], private[b]],
+        ["encryption", "absolute value", "decryption", f"image {a}", f"image {b}"],
+    )
+    np.testing.assert_array_equal(notebook.answered(release, result, 0), expected)
+    assert notebook.answered(release, result, 2).shape[1] < expected.shape[1], "an unknown image is not shown"
+    signed = replace(result, extras={"signed": -release.encryption})
+    assert notebook.answered(release, signed, 0).shape[1] > expected.shape[1]
+    some = np.arange(0, 35, 3)[:10]
+    both = contact_sheet(np.concatenate([release.encryption[some], result.decryption[some]]))
+    np.testing.assert_array_equal(notebook.answers(release, result), both)
+
+
+@pytest.mark.parametrize("scheme", ["cross", "inside"])
+def test_how_it_is_scored(scheme: str, gen_data_params: GenDataParams) -> None:
+    """Inside, all k images are private ones."""
+    made = build_challenge(replace(gen_data_params, scheme=scheme))
+    release, secret = made.release, made.secret
+    inside = private_inside(secret)
+    assert inside.shape == (35, {"cross": 2, "inside": 4}[scheme])
+    decryption = on_the_grid(pixel_values(secret.private))[inside[:, -1]]
+    scores = score(decryption, secret.private, inside)
+    assert scores.best_ssim.min() == pytest.approx(1)
+    x = release.encryption[4]
+    captions = [f"private {slot + 1}: {ssim:.3f}" for slot, ssim in enumerate(scores.ssim[4])]
+    expected = strip(
+        [x, absolute_pixels(x), decryption[4], *secret.private[inside[4]]],
+        ["encryption", "absolute value", "decryption", *captions],
+    )
+    np.testing.assert_array_equal(notebook.scored(release, secret, decryption, scores, 4), expected)
+
+
+def test_pairs_are_told_apart_by_a_shared_private_image(challenge: Challenge) -> None:
+    pair = challenge.secret.pair[:20]
+    same, different = notebook.similarities(challenge.release, challenge.secret.pair, encryptions=20)
+    shared = sum(bool(set(pair[i]) & set(pair[j])) for i in range(20) for j in range(i))
+    assert (len(same), len(different)) == (shared, 190 - shared)
+    assert np.abs(np.concatenate([same, different])).max() <= 1.001
+
+
+def test_explanations_are_drawn_where_they_apply_and_are_none_elsewhere(challenge: Challenge) -> None:
+    release, result = challenge.release, result_of(challenge)
+    explanations = (notebook.sharing_histogram, notebook.cluster_matrix, notebook.eigenvector_plot)
+    for explain in explanations:
+        assert explain(release, result) is not None
+    unknown = replace(result, assignment=np.full_like(result.assignment, -1))
+    lost = AttackResult.not_found("lost", "O(1)", "", shape=release.encryption.shape, seconds={}, details={})
+    inside = replace(release, info=replace(release.info, scheme="inside"))
+    for explain in explanations:
+        assert explain(release, unknown) is explain(release, lost) is explain(inside, result) is None
+    assert notebook.lifted_masks(release, lost) is notebook.rounds(lost) is notebook.error_rates(lost) is None
+    assert notebook.answers(release, lost) is None
+    history = {"signed": release.encryption, "history": [result.recovered] * 3}
+    shown = replace(result, extras=history, details={"sign_errors": [[10, 0], [20, 1]]})
+    np.testing.assert_array_equal(
+        notebook.rounds(shown), contact_sheet(np.concatenate([result.recovered] * 3), columns=7)
+    )
+    assert notebook.lifted_masks(release, shown).shape[1] == notebook.answers(release, shown).shape[1]
+    assert notebook.error_rates(shown) is not None
+
+
+def test_sign_agreement_counts_neighbours() -> None:
+    images = np.zeros((1, 2, 2, 3), np.uint8)
+    images[0, 0, 0] = 255  # differs from its neighbour to the right and from the one below: 2 of 4
+    assert notebook.sign_agreement(images) == 0.5
