@@ -15,10 +15,10 @@ from pathlib import Path
 
 from instahide_nb.core.files import read_json
 from instahide_nb.core.params import NOTEBOOKS, read_yaml
+from instahide_nb.core.progress import duration
 from instahide_nb.core.runs import RESOURCES, Usage, read_usage
 from instahide_nb.evaluate.leaderboard import (
     Row,
-    duration,
     load_published,
     load_rows,
     markdown_table,

@@ -17,9 +17,7 @@ from hypothesis import HealthCheck, settings
 from instahide_nb.challenge.build import Challenge, build_challenge, save_challenge
 from instahide_nb.core.params import GenDataParams
 
-collect_ignore_glob = [
-    "*/make_*.py"
-]  # scripts that made the data; they need more than the lock file holds
+collect_ignore_glob = ["*/make_*.py"]  # scripts that made the data; they need more than the lock file holds
 
 # The same examples each time, so that a failure is seen by everyone; HYPOTHESIS_PROFILE=explore looks for new ones.
 _SHARED = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}

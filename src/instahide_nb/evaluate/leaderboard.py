@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from instahide_nb import __version__
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import read_json, write_json
+from instahide_nb.core.progress import duration
 from instahide_nb.evaluate.metrics import METRICS, Scores
 
 _Line = Annotated[str, Field(pattern=r"^[^\n]*$")]
@@ -134,7 +135,7 @@ def measured_row(
         "source": f"instahide-nb {__version__}",
         "date": day or datetime.now(UTC).date().isoformat(),
         "complexity": one_line(attack.get("complexity")),
-        "time": duration(attack.get("seconds")),
+        "time": wall_time(attack.get("seconds")),
         "hardware": one_line(attack.get("platform")),
         "kind": "measured",
         "challenge": challenge,
@@ -145,28 +146,20 @@ def measured_row(
     return parse_row(content, f"the row of {title}")
 
 
-def duration(seconds: object) -> str:
-    """Wall time in words, from seconds or from a mapping of seconds per stage.
+def wall_time(seconds: object) -> str:
+    """Wall time in words, from the ``seconds`` of ``attack.json``: a number, or seconds per stage.
 
     Examples
     --------
-    >>> duration({"energy": 61.2, "images": 30})
-    '1 min 31 s'
-    >>> duration(7.04), duration(3 * 3600 + 120), duration(None), duration({})
-    ('7.0 s', '3 h 2 min', 'not stated', 'not stated')
+    >>> wall_time({"energy": 61.2, "images": 30}), wall_time(7.04), wall_time(None)
+    ('1 min 31 s', '7.0 s', 'not stated')
     """
     if isinstance(seconds, Mapping):  # a total beside its stages counts once
         parts = [value for value in seconds.values() if isinstance(value, (int, float))]
         seconds = seconds.get("total") or math.fsum(parts) or None
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
         return _NOT_STATED
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min"
+    return duration(seconds)
 
 
 def one_line(value: object) -> str:

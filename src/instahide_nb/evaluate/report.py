@@ -16,8 +16,6 @@ from instahide_nb.evaluate.leaderboard import Row, measured_row, save_row
 from instahide_nb.evaluate.metrics import Scores
 from instahide_nb.evaluate.submission import load_attack_info
 
-_SCORED = ("metrics.json", "per_encryption.npy", "comparison_grid.png", "overview.png")
-
 
 @dataclass(frozen=True)
 class AboutAttack:
@@ -76,10 +74,7 @@ def save_evaluation(
     """
     out = make_folder(out)
     metrics = None if scores is None else scores.metrics()
-    if scores is None:
-        for stale in _SCORED:
-            (out / stale).unlink(missing_ok=True)
-    else:
+    if scores is not None:
         save_array(out / "per_encryption.npy", scores.per_encryption)
         write_json(out / "metrics.json", metrics)
     row = measured_row(metrics, attack.details, challenge=sha256_array(release.encryption), name=name)

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from instahide_nb import __version__
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, read_json, write_bytes
-from instahide_nb.evaluate.leaderboard import duration, markdown_table, one_line
+from instahide_nb.evaluate.leaderboard import markdown_table, one_line, wall_time
 
 TOLERANCE = 1e-5
 """Values may lie this far outside [-1, 1], as rounding in float32 leaves them; they are clipped."""
@@ -263,7 +263,7 @@ def _description(
         "## Complexity",
         one_line(about.get("complexity")),
         "## Running time and platform",
-        f"Wall time: {duration(seconds)}",
+        f"Wall time: {wall_time(seconds)}",
         table if stages else "",
         f"Platform: {one_line(about.get('platform'))}",
         f"The random generator's seed or state was {found}." if found else "",

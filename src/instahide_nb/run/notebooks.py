@@ -212,7 +212,6 @@ def _joined(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
 
 def record_notebooks(folder: Path) -> None:
     """Run gen_data, attack and evaluate one after the other in a fresh folder, and write them to `folder`."""
-    os.environ["INSTAHIDE_NB_RECORD"] = "1"
     with tempfile.TemporaryDirectory() as work:
         for notebook in NOTEBOOKS:
             execute(notebook, {}, folder / f"{notebook}.ipynb", cwd=Path(work), log=Path(work))

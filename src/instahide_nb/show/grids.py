@@ -24,6 +24,7 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, write_bytes
 from instahide_nb.evaluate.metrics import Scores, match_images
 from instahide_nb.evaluate.report import about_attack
+from instahide_nb.scheme.encryption import pixel_bytes
 
 UInt8 = npt.NDArray[np.uint8]
 Images = npt.NDArray[np.uint8] | npt.NDArray[np.floating]
@@ -45,16 +46,8 @@ _TILE = 128  # an image is enlarged by the largest whole factor that keeps it wi
 
 
 def to_pixels(images: Images) -> UInt8:
-    """The nearest 8-bit pixels of images in [-1, 1]; values beyond are clipped, uint8 images returned as they are.
-
-    Examples
-    --------
-    >>> to_pixels(np.array([-1.0, 0.0, 1.0, 1.2]))
-    array([  0, 128, 255, 255], dtype=uint8)
-    """
-    if images.dtype == np.uint8:
-        return images.view(np.uint8)
-    return np.clip(np.floor((images.astype(np.float64) + 1) * 127.5 + 0.5), 0, 255).astype(np.uint8)
+    """The nearest 8-bit pixels of images in [-1, 1]; uint8 images are returned as they are."""
+    return images.view(np.uint8) if images.dtype == np.uint8 else pixel_bytes(images.astype(np.float64))
 
 
 def absolute_pixels(images: npt.NDArray[np.floating]) -> UInt8:
