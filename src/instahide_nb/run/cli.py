@@ -1,7 +1,4 @@
-"""The command ``instahide-nb``.
-
-Exit codes: 0 done; 2 the input was wrong, in one line; 1 anything else.
-"""
+"""The command ``instahide-nb``. Exit codes: 0 done; 2 the input was wrong, in one line; 1 anything else."""
 
 from __future__ import annotations
 
@@ -9,14 +6,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from instahide_nb import __version__
 from instahide_nb.core.errors import InputError
-
-__all__ = ["app", "main"]
 
 app = typer.Typer(
     help="The InstaHide Challenge, reproducible: encrypt, attack, evaluate.",
@@ -44,12 +39,20 @@ def _common(
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turn Ctrl-C into a line; typer would end with a code that depends on its version, and say nothing."""
+    """Turn Ctrl-C into one line; typer would say nothing and end with a code that depends on its version."""
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("instahide-nb: interrupted; run again to go on", err=True)
+        typer.echo("instahide-nb: interrupted; run again to continue", err=True)
         raise typer.Exit(1) from None
+
+
+def _fail(kind: str, lines: list[str]) -> None:
+    """Print the lines and end with exit code 1, if there are any."""
+    for line in lines:
+        typer.echo(f"{kind}: {line}", err=True)
+    if lines:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -58,83 +61,56 @@ def reproduce(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="Attack to run, may be given more than once: unmask, prng-seed, prng-state, carlini-v2, carlini-v1, "
-            "an entry point's name or module:function."
+            help="Attack to run; repeat it for several: unmask, prng-seed, prng-state, carlini-v2, carlini-v1, "
+            "the name of an entry point, or module:function."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/PRESET by default.")] = None,
     parameter: Annotated[
         list[str] | None,
-        typer.Option("-p", help="name=value: change a parameter (notebook.name for one notebook)."),
+        typer.Option("-p", help="name=value: change a parameter (notebook.name: in one notebook only)."),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     verbose: Annotated[
-        bool,
-        typer.Option("--verbose", "-v", help="Print parameters and hashes too, as the log file has them."),
+        bool, typer.Option("--verbose", "-v", help="Also print parameters and hashes, as in the log file.")
     ] = False,
     record: Annotated[
         bool,
-        typer.Option(
-            "--record", help="Make the hashes the expected ones of the preset instead of comparing with them."
-        ),
+        typer.Option("--record", help="Make the hashes the preset's expected ones instead of comparing."),
     ] = False,
 ) -> None:
-    """Run a preset, verify it, show the leaderboard.
+    """Run a preset, verify it, and show the leaderboard.
 
-    The three notebooks run one after the other: gen_data, then attack and evaluate for each method. A run
-    that was interrupted goes on where it stopped. RUN/log/ keeps a file of each.
+    Runs the three notebooks: gen_data, then attack and evaluate for each method. An interrupted run resumes where
+    it stopped. Log files are in RUN/log/.
     """
     from instahide_nb.core import runs
     from instahide_nb.core.params import read_assignments
+    from instahide_nb.evaluate.leaderboard import to_text
     from instahide_nb.run import manifest, pipeline
 
     plan = pipeline.make_plan(preset, method or (), out, read_assignments(parameter or []))
     if record and plan.preset is None:
         raise InputError("--record: the parameters are not those of a preset; leave out -p")
-    say = (lambda line: None) if quiet else (lambda line: typer.echo(line))
+
+    def say(line: str) -> None:
+        if not quiet:
+            typer.echo(line)
+
     watch = runs.counting if sys.stdout.isatty() and not quiet and not verbose else runs.unwatched
     with _interruptible():
         run = pipeline.reproduce(plan, say, watch=watch, verbose=sys.stderr if verbose else None)
     if record:
-        recorded = manifest.record_expected(run)
-        if not quiet:
-            typer.echo(f"recorded: {recorded}")
-    wrong, against = _check(run, manifest.read_manifest(run))
-    if not quiet:
-        typer.echo("\n" + pipeline.leaderboard_text(run) + f"\n\nleaderboard: {run / 'leaderboard.md'}")
-        for _, evaluate in plan.attacks:
-            grid = run / evaluate.out_dir / "comparison_grid.png"
-            if grid.exists():
-                typer.echo(f"picture: {grid}")
-        if (run / "methods.png").exists():
-            typer.echo(f"picture: {run / 'methods.png'}")
-        if not wrong:
-            typer.echo(f"verified: {against}")
-    _report(wrong)
-
-
-def _check(run: Path, content: dict[str, Any]) -> tuple[list[str], str]:
-    """Compare a run with its manifest, and with the expected hashes of its preset where there are any."""
-    from instahide_nb.run import manifest
-
-    own = {name: digest for stage in content["stages"].values() for name, digest in stage["files"].items()}
-    wrong = manifest.compare(run, own)
-    known = manifest.expected(content["preset"]) if content.get("preset") else None
-    if known is None:
-        return wrong, f"{len(own)} artefacts are as the run's manifest says"
-    shared = {name: digest for name, digest in known.items() if name in own}
-    wrong += [f"{name}: {own[name][:16]}, expected {d[:16]}" for name, d in shared.items() if own[name] != d]
-    return (
-        wrong,
-        f"{len(own)} artefacts, {len(shared)} of them the expected ones of preset {content['preset']}",
-    )
-
-
-def _report(wrong: list[str]) -> None:
-    for line in wrong:
-        typer.echo(f"differs: {line}", err=True)
-    if wrong:
-        raise typer.Exit(1)
+        say(f"recorded: {manifest.record_expected(run)}")
+    wrong, compared = manifest.check(run)
+    say(f"\n{to_text(pipeline.leaderboard_rows(run))}\n\nleaderboard: {run / 'leaderboard.md'}")
+    grids = [run / evaluate.out_dir / "comparison_grid.png" for _, evaluate in plan.attacks]
+    for path in (*grids, run / "methods.png"):
+        if path.exists():
+            say(f"picture: {path}")
+    if not wrong:
+        say(f"verified: {compared}")
+    _fail("differs", wrong)
 
 
 @app.command()
@@ -150,43 +126,39 @@ def verify(
 ) -> None:
     """Compare a run's files with their hashes.
 
-    All are computed again, and compared with the run's manifest and with the expected ones of its preset.
+    Hashes all files again, and compares with the run's manifest and with the expected hashes of its preset.
     """
     from instahide_nb.run import manifest
 
     if regenerate:
-        typer.echo(_regenerated(run))
+        from instahide_nb.challenge.build import first_difference
+        from instahide_nb.challenge.build import regenerate as make_again
+        from instahide_nb.challenge.release import load_release
+        from instahide_nb.challenge.secret import load_secret
+
+        published = load_release(run / "release")
+        difference = first_difference(published, make_again(load_secret(run / "secret")))
+        _fail("differs", [difference] if difference is not None else [])
+        count = len(published.encryption)
+        typer.echo(f"verified: {count} encryptions and labels made again, every bit the same")
         return
     if not (run / manifest.MANIFEST).exists():
-        raise InputError(f"{run}: holds no {manifest.MANIFEST}; name the folder of a run")
-    wrong, against = _check(run, manifest.read_manifest(run)) if not record else ([], "")
+        raise InputError(f"{run}: has no {manifest.MANIFEST}; name the folder of a run")
     if record:
         typer.echo(f"recorded: {manifest.record_expected(run)}")
-    _report(wrong)
-    if not record:
-        typer.echo(f"verified: {against}")
-
-
-def _regenerated(run: Path) -> str:
-    from instahide_nb.challenge.build import first_difference, regenerate
-    from instahide_nb.challenge.release import load_release
-    from instahide_nb.challenge.secret import load_secret
-
-    published = load_release(run / "release")
-    difference = first_difference(published, regenerate(load_secret(run / "secret")))
-    if difference is not None:
-        typer.echo(f"differs: {difference}", err=True)
-        raise typer.Exit(1)
-    return f"verified: {len(published.encryption)} encryptions and labels made again, every bit the same"
+        return
+    wrong, compared = manifest.check(run)
+    _fail("differs", wrong)
+    typer.echo(f"verified: {compared}")
 
 
 @app.command()
 def score(
-    decryption: Annotated[Path, typer.Argument(help="decryption.npy or a submission's zip.")],
+    decryption: Annotated[Path, typer.Argument(help="decryption.npy, or the zip of a submission.")],
     release: Annotated[Path, typer.Option(help="The release/ folder.")],
     secret: Annotated[Path, typer.Option(help="The secret/ folder.")],
 ) -> None:
-    """Score anyone's decryption, and rank it."""
+    """Score a decryption, and rank it."""
     from instahide_nb.challenge.release import load_release
     from instahide_nb.challenge.secret import check_halves, load_secret
     from instahide_nb.evaluate import metrics
@@ -206,13 +178,11 @@ def score(
 
 @app.command()
 def submit(
-    attack_dir: Annotated[Path, typer.Argument(help="An attack's folder, such as runs/demo/attack/unmask.")],
+    attack_dir: Annotated[Path, typer.Argument(help="Folder of an attack, such as runs/demo/attack/unmask.")],
     out: Annotated[Path | None, typer.Option(help="The zip; beside the folder by default.")] = None,
     source: Annotated[
         Path | None,
-        typer.Option(
-            help="File or folder of the attack's Python source, where its module cannot be imported."
-        ),
+        typer.Option(help="The attack's Python source (file or folder), if its module cannot be imported."),
     ] = None,
 ) -> None:
     """Make the zip that the challenge asks for."""
@@ -223,18 +193,18 @@ def submit(
 
 @app.command()
 def figures(
-    run: Annotated[Path, typer.Argument(help="Folder of a run with one evaluated attack or more.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run with one or more evaluated attacks.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the figures; RUN/figures by default.")] = None,
     sweep_table: Annotated[
         Path | None,
         typer.Option(
             "--sweep",
-            help="A sweep's table (CSV), for quality against k and against encryptions per image; "
-            "runs/sweeps/k/table.csv, where it is, by default.",
+            help="The table (CSV) of a sweep, for quality against k and encryptions per image; by default "
+            "runs/sweeps/k/table.csv, if it is there.",
         ),
     ] = None,
 ) -> None:
-    """Make a paper's figures of a run.
+    """Make the figures of a paper about a run.
 
     PNG and PDF, one and two columns wide, each with a caption that names its data.
     """
@@ -242,15 +212,12 @@ def figures(
 
     usual = Path("runs/sweeps/k/table.csv")
     table = sweep_table or (usual if usual.is_file() else None)
-    folder = out or run / "figures"
-    for path in make_figures(run, folder, sweep=table):
+    for path in make_figures(run, out or run / "figures", sweep=table):
         if path.suffix == ".txt":
             typer.echo(f"{path.with_suffix('')}-{{1col,2col}}.{{png,pdf}}, caption {path.name}")
     if table is None:
-        typer.echo(
-            f"not made: quality against k and against encryptions per image; {usual} is missing, and "
-            "instahide-nb sweep params/sweeps/k.yaml makes it"
-        )
+        missing = "not made: quality against k and against encryptions per image"
+        typer.echo(f"{missing}; make {usual} with instahide-nb sweep params/sweeps/k.yaml")
 
 
 @app.command()
@@ -261,22 +228,19 @@ def sweep(
         str | None, typer.Option(help="Address of a Dask scheduler, such as tcp://127.0.0.1:8786.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes on this machine; one for each processor by default.")
+        int | None, typer.Option(help="Processes on this machine; one per processor by default.")
     ] = None,
 ) -> None:
     """Do many runs, and make one table of them.
 
-    Every run of a sweep file is done on Dask workers. Runs that finished before are not repeated.
+    Runs that finished before are not repeated. A run that fails does not stop the others.
     """
     from instahide_nb.run.sweep import run_sweep
 
     with _interruptible():
         result = run_sweep(file, out, scheduler=scheduler, workers=workers, say=typer.echo)
     typer.echo(f"table: {result.folder / 'table.csv'}")
-    for line in result.failed:
-        typer.echo(f"failed: {line}", err=True)
-    if result.failed:
-        raise typer.Exit(1)
+    _fail("failed", result.failed)
 
 
 def main() -> None:
@@ -287,7 +251,7 @@ def main() -> None:
         print(f"instahide-nb: {error}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        if type(error).__name__ == "NotebookError":
+        if type(error).__name__ == "NotebookError":  # not imported, so that --help is quick
             print(f"instahide-nb: {error}", file=sys.stderr)
             sys.exit(1)
         raise

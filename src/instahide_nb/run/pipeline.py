@@ -1,8 +1,8 @@
-"""Runs the notebooks through papermill: gen_data, then attack and evaluate for each method.
+"""Run the notebooks through papermill: gen_data, then attack and evaluate for each method.
 
-Each notebook runs in the run's folder with relative paths, so that what it leaves names no path of the machine. A
-stage whose parameters, inputs and artefacts are as the manifest says is not run again; so a run that was killed
-goes on behind its last whole stage.
+Each notebook runs in the run's folder with relative paths, so that its outputs name no path of the machine. A stage
+whose parameters, inputs and artefacts are those of the manifest is not run again, so a killed run resumes after its
+last complete stage.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from instahide_nb import __version__
-from instahide_nb.attacks.registry import check_method, split_options
-from instahide_nb.challenge.release import load_release
+from instahide_nb.attacks.registry import check_method, split_options, why_not
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, read_json, write_bytes
 from instahide_nb.core.params import (
@@ -26,6 +25,7 @@ from instahide_nb.core.params import (
     EvaluateParams,
     GenDataParams,
     read_yaml,
+    source_kind,
 )
 from instahide_nb.core.runs import (
     Messages,
@@ -38,15 +38,13 @@ from instahide_nb.core.runs import (
     remove_leftovers,
     unwatched,
 )
-from instahide_nb.data.sources import source_kind
-from instahide_nb.evaluate.report import about_attack, save_evaluation
+from instahide_nb.evaluate.leaderboard import Row
 from instahide_nb.run.manifest import begin_stage, begun, compare, read_manifest, record_stage
-from instahide_nb.run.notebooks import NotebookError, execute, home
+from instahide_nb.run.notebooks import execute, home
 from instahide_nb.show.grids import write_method_grid
 
-__all__ = ["NotebookError", "Plan", "execute", "home", "make_plan", "presets", "reproduce"]
-
 _PATHS = ("out_dir", "release_dir", "secret_dir", "decryption", "name", "method")
+_UNHASHED = {"gen_data": "secret.json", "attack": "attack.json", "evaluate": "row.json"}
 
 
 def presets() -> list[str]:
@@ -56,17 +54,17 @@ def presets() -> list[str]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do, checked before anything is written.
+    """A run, checked before anything is written.
 
     Attributes
     ----------
     run : Path
         The run's folder.
     preset : str or None
-        The preset's name when no parameter was changed.
+        The preset's name if no parameter was changed.
     gen_data : GenDataParams
     attacks : tuple of (AttackParams, EvaluateParams)
-        One pair a method, in the order given.
+        One pair per method, in the order given.
     """
 
     run: Path
@@ -74,44 +72,18 @@ class Plan:
     gen_data: GenDataParams
     attacks: tuple[tuple[AttackParams, EvaluateParams], ...]
 
-
-def _overrides(values: Mapping[str, Any], notebook: str) -> dict[str, Any]:
-    """Those of ``name`` and ``notebook.name`` that belong to a notebook."""
-    known, chosen = NOTEBOOKS[notebook].names(), {}
-    for name, value in values.items():
-        head, dot, tail = name.rpartition(".")
-        if (not dot and name in known) or head == notebook:
-            chosen[tail if dot else name] = value
-    return chosen
-
-
-def _source(value: str, start: Path | None) -> str:
-    """A source whose path holds wherever the notebook runs: absolute, or relative to the folder `start`."""
-    keyword, colon, root = value.partition(":")
-    if source_kind(value) in ("npz", "folder"):
-        keyword, colon, root = "", "", value
-    if not root or value.startswith("embedded"):
-        return value
-    path = Path(root).expanduser().resolve()
-    return keyword + colon + (os.path.relpath(path, start.resolve()) if start else str(path))
-
-
-def _method(method: str, start: Path) -> str:
-    """A method whose options name files where the notebook, which runs in the folder `start`, finds them."""
-    name, options = split_options(method)
-    for option, value in options.items():
-        if value.endswith(".npy"):
-            path = Path(value).expanduser()
-            if not path.is_file():
-                raise InputError(f"method: {option}: no file {value}; check the path")
-            options[option] = Path(os.path.relpath(path.resolve(), start.resolve())).as_posix()
-    return ":".join([name, ",".join(f"{o}={v}" for o, v in options.items())]) if options else method
+    def left_out(self) -> dict[str, str]:
+        """The methods that cannot attack this scheme, and why."""
+        found = {
+            evaluate.name: why_not(attack.method, self.gen_data.scheme) for attack, evaluate in self.attacks
+        }
+        return {name: why for name, why in found.items() if why}
 
 
 def make_plan(
     preset: str, methods: Sequence[str] = (), out: Path | str | None = None, overrides: Mapping[str, Any] = {}
 ) -> Plan:
-    """Check a preset and what is changed of it.
+    """Check a preset and the changes to it.
 
     Parameters
     ----------
@@ -129,52 +101,75 @@ def make_plan(
     InputError
         At an unknown preset, method or parameter, or a value out of range.
     """
-    folder = home() / "params" / preset
     if preset not in presets():
         raise InputError(f"preset: {preset!r} is not known; choose {', '.join(presets())}")
-    for name in overrides:
+    values: dict[str, dict[str, Any]] = {
+        n: read_yaml(home() / "params" / preset / f"{n}.yaml") for n in NOTEBOOKS
+    }
+    for name, value in overrides.items():
         head, _, tail = name.rpartition(".")
+        takers = [n for n in NOTEBOOKS if head in ("", n) and tail in NOTEBOOKS[n].names()]
         if tail in _PATHS:
             raise InputError(f"-p {name}: is set by the run itself; use --out and --method")
-        if head not in ("", *NOTEBOOKS) or not any(_overrides({name: 0}, notebook) for notebook in NOTEBOOKS):
-            GenDataParams.from_mapping({tail: overrides[name]})  # names the nearest parameter
+        if not takers:
+            GenDataParams.from_mapping({tail: value})  # names the nearest parameter
             raise InputError(f"-p {name}: no such parameter")
-    base = {n: read_yaml(folder / f"{n}.yaml") | _overrides(overrides, n) for n in NOTEBOOKS}
+        for notebook in takers:
+            values[notebook][tail] = value
     run = Path(out) if out is not None else Path("runs") / preset
-    data = GenDataParams.from_mapping(base["gen_data"] | {"out_dir": "."})
-    for name in ("private_source", "public_source"):
-        check_source(getattr(data, name), name)
-    sources = {name: _source(getattr(data, name), None) for name in ("private_source", "public_source")}
+    data = GenDataParams.from_mapping(values["gen_data"] | {"out_dir": "."})
+    sources = {name: _source(name, getattr(data, name), None) for name in ("private_source", "public_source")}
     data = GenDataParams.from_mapping(data.as_dict() | sources)
     pairs = []
-    for method in methods or [base["attack"].get("method", "unmask")]:
-        slug = method_slug(method)
-        attack = AttackParams.from_mapping(
-            base["attack"]
-            | {"release_dir": "release", "out_dir": f"attack/{slug}", "method": _method(method, run)}
-        )
+    for method in methods or [values["attack"]["method"]]:
         check_method(method)
-        check_source(attack.public_source, "public_source")
-        source = _source(attack.public_source, run)
-        attack = AttackParams.from_mapping(attack.as_dict() | {"public_source": source})
-        evaluate = EvaluateParams.from_mapping(
-            base["evaluate"]
-            | {"release_dir": "release", "secret_dir": "secret", "name": slug}
-            | {"decryption": f"attack/{slug}/decryption.npy", "out_dir": f"evaluate/{slug}"}
+        slug = method_slug(method)
+        where = {"release_dir": "release", "out_dir": f"attack/{slug}", "method": _method(method, run)}
+        attack = AttackParams.from_mapping(values["attack"] | where)
+        source = _source("public_source", attack.public_source, run)
+        where = {
+            "release_dir": "release",
+            "secret_dir": "secret",
+            "out_dir": f"evaluate/{slug}",
+            "name": slug,
+        }
+        where["decryption"] = f"attack/{slug}/decryption.npy"
+        pairs.append(
+            (
+                AttackParams.from_mapping(attack.as_dict() | {"public_source": source}),
+                EvaluateParams.from_mapping(values["evaluate"] | where),
+            )
         )
-        pairs.append((attack, evaluate))
     return Plan(run, None if overrides else preset, data, tuple(pairs))
 
 
-def check_source(source: str, name: str) -> None:
-    """Refuse a source that is not there before anything is written."""
+def _source(name: str, value: str, start: Path | None) -> str:
+    """A source that exists, with a path that holds where the notebook runs: absolute, or relative to `start`."""
     from instahide_nb.data.sources import parse_source
 
     try:
-        parse_source(source)
+        parse_source(value)
     except InputError as error:
-        text = str(error)
-        raise InputError(text if text.startswith(name) else f"{name}: {text}") from None
+        raise InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
+    keyword, colon, root = value.partition(":")
+    if source_kind(value) in ("npz", "folder"):
+        keyword, colon, root = "", "", value
+    if not root or value.startswith("embedded"):
+        return value
+    path = Path(root).expanduser().resolve()
+    return keyword + colon + (os.path.relpath(path, start.resolve()) if start else str(path))
+
+
+def _method(method: str, start: Path) -> str:
+    """A method whose options name files relative to the folder `start`, in which the notebook runs."""
+    name, options = split_options(method)
+    for option, value in options.items():
+        if value.endswith(".npy"):
+            path = Path(value).expanduser()
+            if not path.is_file():
+                raise InputError(f"method: {option}: no file {value}; check the path")
+            options[option] = Path(os.path.relpath(path.resolve(), start.resolve())).as_posix()
+    return ":".join([name, ",".join(f"{o}={v}" for o, v in options.items())]) if options else method
 
 
 def method_slug(method: str) -> str:
@@ -188,44 +183,135 @@ def method_slug(method: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in method).strip(".") or "attack"
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """One notebook of a run.
+class _Stage(NamedTuple):
+    """One notebook of a run."""
 
-    Attributes
-    ----------
-    name : str
-        "gen_data", "attack/METHOD" or "evaluate/METHOD".
-    note : dict
-        What the manifest keeps of it: parameters that are no secret, and the hashes of what it is made of.
-    parameters : dict
-        What is injected into the notebook.
-    folder : str
-        Where the executed notebook goes, within the run.
-    unhashed : str
-        A file in the folder that it leaves too, with times or seeds in it.
-    """
-
-    name: str
-    note: dict[str, Any]
-    parameters: dict[str, Any]
-    folder: str
-    unhashed: str
+    name: str  # "gen_data", "attack/METHOD" or "evaluate/METHOD"
+    note: dict[str, Any]  # for the manifest: parameters that are not secret, and hashes of the inputs
+    parameters: dict[str, Any]  # injected into the notebook
 
     @property
     def notebook(self) -> str:
         return self.name.partition("/")[0]
 
+    @property
+    def folder(self) -> str:
+        return "secret" if self.name == "gen_data" else self.name
+
+
+def reproduce(
+    plan: Plan,
+    say: Callable[[str], None] = print,
+    *,
+    watch: Watch = unwatched,
+    verbose: TextIO | None = None,
+) -> Path:
+    """Run a plan, resuming where an earlier run of it stopped. Methods that cannot attack the scheme are left out.
+
+    Parameters
+    ----------
+    plan : Plan
+        From :func:`make_plan`.
+    say : callable
+        Takes one line per stage.
+    watch : callable
+        Shows a stage while it runs: :func:`instahide_nb.core.runs.counting` at a terminal.
+    verbose : text stream, optional
+        Takes the lines of the log file.
+
+    Returns
+    -------
+    Path
+        The run's folder, with ``leaderboard.md``, ``leaderboard.json``, ``manifest.json``, ``resources.json`` and a
+        file in ``log/``.
+
+    Raises
+    ------
+    InputError
+        If no method can attack the scheme, the folder is in use, or a notebook refuses its input.
+    NotebookError
+        If a notebook fails otherwise.
+    """
+    left_out = plan.left_out()
+    if len(left_out) == len(plan.attacks):
+        raise InputError(f"method: {'; '.join(left_out.values())}")
+    # Notebooks run in the run's folder; --method module:function still finds a module beside the caller.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
+    run = make_folder(plan.run)
+    with locked(run) as lock, logged(run, verbose=verbose):
+        logger.debug(
+            "instahide_nb %s, Python %s, %s", __version__, platform.python_version(), platform.platform()
+        )
+        for name in remove_leftovers(run):
+            logger.info("removed: %s, left by a run that was killed", name)
+
+        def tell(stage: str, text: str) -> None:
+            line = f"{stage:<24} {text}"
+            logger.info(line)
+            say(line)
+
+        def work(stage: _Stage) -> dict[str, str]:
+            if _finished(run, stage) and (stage.name != "gen_data" or _same_secret(run, plan.gen_data)):
+                tell(stage.name, "already there")
+            else:
+                start, messages = time.perf_counter(), Messages(stage.name)
+                with watch(stage.name, messages):
+                    bars = 0 if watch is unwatched else bar_width()
+                    _make(plan, run, stage, messages, bars=bars, lock=lock)
+                tell(stage.name, f"{time.perf_counter() - start:6.1f} s")
+            made: dict[str, str] = read_manifest(run)["stages"][stage.name]["files"]
+            for name, digest in made.items():
+                logger.debug("%s  %s", digest, name)
+            return made
+
+        challenge = work(_gen_data_stage(plan.gen_data))
+        for attack, evaluate in plan.attacks:
+            if evaluate.name in left_out:
+                tell(f"attack/{evaluate.name}", f"left out: {left_out[evaluate.name]}")
+                continue
+            made = work(_attack_stage(attack, evaluate.name, challenge))
+            stage = _evaluate_stage(evaluate, challenge, made)
+            if _decrypted(run, evaluate.name):
+                work(stage)
+            elif not _finished(run, stage):
+                _record_unranked(plan, run, stage)
+                tell(stage.name, "nothing to score: the random generator was not found")
+        write_leaderboard(run)
+    return run
+
+
+def _gen_data_stage(params: GenDataParams) -> _Stage:
+    hidden = ("seed", "key", "private_source", "public_source")
+    note = {name: value for name, value in params.as_dict().items() if name not in hidden}
+    return _Stage("gen_data", note, params.as_dict())
+
+
+def _attack_stage(params: AttackParams, name: str, challenge: dict[str, str]) -> _Stage:
+    made_from = {file: digest for file, digest in challenge.items() if file.startswith("release/")}
+    note = params.as_dict() | {"release": made_from, "version": __version__}
+    return _Stage(f"attack/{name}", note, params.as_dict())
+
+
+def _evaluate_stage(params: EvaluateParams, challenge: dict[str, str], scored: dict[str, str]) -> _Stage:
+    note = params.as_dict() | {"scored": scored, "challenge": challenge, "version": __version__}
+    return _Stage(f"evaluate/{params.name}", note, params.as_dict())
+
 
 def _finished(run: Path, stage: _Stage) -> bool:
-    """Whether the manifest has this stage with these parameters, and its files are as it says."""
+    """Whether the manifest has this stage with these parameters, and its files are unchanged."""
     known = read_manifest(run)["stages"].get(stage.name)
     if known is None or known["parameters"] != stage.note:
         return False
-    folder = run / stage.folder
-    if not (folder / f"{stage.notebook}.ipynb").is_file() or not (folder / stage.unhashed).is_file():
-        return False
-    return not compare(run, known["files"])
+    expected = [_UNHASHED[stage.notebook]]
+    if stage.notebook != "evaluate" or _decrypted(run, stage.name.partition("/")[2]):
+        expected.append(f"{stage.notebook}.ipynb")
+    there = all((run / stage.folder / name).is_file() for name in expected)
+    return there and not compare(run, known["files"])
+
+
+def _decrypted(run: Path, method: str) -> bool:
+    """False for an attack that looked for the random generator and did not find it."""
+    return read_json(run / "attack" / method / "attack.json").get("recovered") is not False
 
 
 def _same_secret(run: Path, params: GenDataParams) -> bool:
@@ -239,106 +325,19 @@ def _same_secret(run: Path, params: GenDataParams) -> bool:
     return info.get("parameters") == wanted and same_key
 
 
-def reproduce(
-    plan: Plan,
-    say: Callable[[str], None] = print,
-    *,
-    watch: Watch = unwatched,
-    verbose: TextIO | None = None,
-) -> Path:
-    """Run a plan, resuming where an earlier run of it stopped.
-
-    Parameters
-    ----------
-    plan : Plan
-        From :func:`make_plan`.
-    say : callable
-        Takes one line per stage.
-    watch : callable
-        Shows a stage while it runs: :func:`instahide_nb.core.runs.counting` at a terminal.
-    verbose : text stream, optional
-        Takes what goes to the log file.
-
-    Returns
-    -------
-    Path
-        The run's folder, with ``leaderboard.md``, ``leaderboard.json``, ``manifest.json``, ``resources.json`` and a
-        file in ``log/``.
-    """
-    # Notebooks run in the run's folder; a module beside the caller is still found by --method module:function.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
-    run = make_folder(plan.run)
-    with locked(run) as lock, logged(run, verbose=verbose):
-        logger.debug(
-            "instahide_nb %s, Python %s, %s", __version__, platform.python_version(), platform.platform()
-        )
-        for name in remove_leftovers(run):
-            logger.info("removed: %s, left by a run that was killed", name)
-
-        def work(stage: _Stage) -> dict[str, str]:
-            if _finished(run, stage) and (stage.name != "gen_data" or _same_secret(run, plan.gen_data)):
-                line = f"{stage.name:<24} already there"
-            else:
-                start = time.perf_counter()
-                messages = Messages(stage.name)
-                with watch(stage.name, messages):
-                    _make(
-                        plan, run, stage, messages, bars=0 if watch is unwatched else bar_width(), lock=lock
-                    )
-                line = f"{stage.name:<24} {time.perf_counter() - start:6.1f} s"
-            logger.info(line)
-            say(line)
-            made: dict[str, str] = read_manifest(run)["stages"][stage.name]["files"]
-            for name, digest in made.items():
-                logger.debug("%s  %s", digest, name)
-            return made
-
-        release = work(_gen_data_stage(plan.gen_data))
-        for attack, evaluate in plan.attacks:
-            made = work(_attack_stage(attack, evaluate.name, release))
-            stage = _evaluate_stage(evaluate, release, made)
-            if made:
-                work(stage)
-            else:  # the generator was not found, so there is no decryption to score
-                about = about_attack(run / evaluate.decryption)
-                save_evaluation(run / stage.folder, evaluate.name, None, load_release(run / "release"), about)
-                record_stage(run, stage.name, stage.note, plan.preset)
-        _write_leaderboard(run)
-        write_method_grid(run, [row.attack for row in _rows(run) if row.kind == "measured"])
-    return run
-
-
-def _gen_data_stage(params: GenDataParams) -> _Stage:
-    hidden = ("seed", "key", "private_source", "public_source")
-    note = {name: value for name, value in params.as_dict().items() if name not in hidden}
-    return _Stage("gen_data", note, params.as_dict(), "secret", "secret.json")
-
-
-def _attack_stage(params: AttackParams, name: str, challenge: dict[str, str]) -> _Stage:
-    made_from = {file: digest for file, digest in challenge.items() if file.startswith("release/")}
-    note = params.as_dict() | {"release": made_from, "version": __version__}
-    return _Stage(f"attack/{name}", note, params.as_dict(), f"attack/{name}", "attack.json")
-
-
-def _evaluate_stage(params: EvaluateParams, challenge: dict[str, str], scored: dict[str, str]) -> _Stage:
-    note = params.as_dict() | {"scored": scored, "challenge": challenge, "version": __version__}
-    stage = f"evaluate/{params.name}"
-    return _Stage(stage, note, params.as_dict(), stage, "row.json")
-
-
 def _make(plan: Plan, run: Path, stage: _Stage, messages: Messages, *, bars: int, lock: int) -> None:
     secret = stage.name == "gen_data"
     if secret and begun(run) == stage.name:
-        # A challenge of a killed run that nobody has seen: its drawn seed need not be kept.
+        # Nobody has seen the challenge of the killed run, so the seed that it drew need not be kept.
         (run / "release" / "release.json").unlink(missing_ok=True)
     elif secret and not (run / "secret" / "secret.json").exists():
         begin_stage(run, stage.name)
-    folder = make_folder(run / stage.folder, secret=secret)
+    output = make_folder(run / stage.folder, secret=secret) / f"{stage.notebook}.ipynb"
     logger.debug("%s: %s", stage.name, stage.note)
     usage = execute(
         stage.notebook,
         stage.parameters,
-        folder / f"{stage.notebook}.ipynb",
+        output,
         cwd=run,
         log=run / "log",
         messages=messages,
@@ -349,25 +348,41 @@ def _make(plan: Plan, run: Path, stage: _Stage, messages: Messages, *, bars: int
     note_usage(run, stage.name, usage, read_manifest(run)["stages"])
 
 
-def _rows(run: Path) -> list[Any]:
+def _record_unranked(plan: Plan, run: Path, stage: _Stage) -> None:
+    """Give an attack without a decryption its row; scores and pictures of an earlier decryption are removed."""
+    from instahide_nb.challenge.release import load_release
+    from instahide_nb.evaluate.report import about_attack, save_evaluation
+
+    folder = make_folder(run / stage.folder)
+    for path in (
+        *folder.glob("*.npy"),
+        *folder.glob("*.png"),
+        folder / "metrics.json",
+        folder / "evaluate.ipynb",
+    ):
+        path.unlink(missing_ok=True)
+    about = about_attack(run / stage.parameters["decryption"])
+    save_evaluation(folder, stage.parameters["name"], None, load_release(run / "release"), about)
+    record_stage(run, stage.name, stage.note, plan.preset)
+
+
+def leaderboard_rows(run: Path) -> list[Row]:
+    """The published rows, and those of the methods that were scored on the challenge that the run holds now."""
     from instahide_nb.evaluate.leaderboard import load_published, load_rows
 
     stages = read_manifest(run)["stages"]
-    # A method's row counts when it was scored on the challenge that is here now.
     now = stages["gen_data"]["files"]
     scored = [name for name, stage in sorted(stages.items()) if stage["parameters"].get("challenge") == now]
     return load_published() + load_rows(run / name / "row.json" for name in scored)
 
 
-def _write_leaderboard(run: Path) -> None:
+def write_leaderboard(run: Path) -> None:
+    """Write ``leaderboard.md``, ``leaderboard.json`` and ``methods.png``."""
     from instahide_nb.evaluate.leaderboard import to_json, to_markdown
 
-    write_bytes(run / "leaderboard.md", to_markdown(_rows(run)).encode())
-    write_bytes(run / "leaderboard.json", to_json(_rows(run)).encode())
-
-
-def leaderboard_text(run: Path) -> str:
-    """The leaderboard of a run as a short table for a terminal."""
-    from instahide_nb.evaluate.leaderboard import to_text
-
-    return to_text(_rows(run))
+    rows = leaderboard_rows(run)
+    write_bytes(run / "leaderboard.md", to_markdown(rows).encode())
+    write_bytes(run / "leaderboard.json", to_json(rows).encode())
+    write_method_grid(
+        run, [row.attack for row in rows if row.kind == "measured" and row.max_ssim is not None]
+    )
