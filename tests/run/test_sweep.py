@@ -1,4 +1,4 @@
-"""Sweeps: what files ask for, tables whose bytes tell only results, workers that die, runs that fail."""
+"""Sweeps: what files ask for, tables without times and paths, workers that die, runs that fail."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import pandas
+import psutil
 import pytest
 from conftest import Sources
 
 from instahide_nb.core.errors import InputError
+from instahide_nb.core.files import write_json
 from instahide_nb.evaluate.metrics import METRICS
 from instahide_nb.run import sweep
-from instahide_nb.run import sweep as dask_cluster
-from instahide_nb.run import sweep as sweep_figure
-from instahide_nb.run import sweep as sweep_run
-from instahide_nb.run import sweep as sweep_table
 from instahide_nb.run.sweep import SweepFigure, load_sweep
-
-psutil = pytest.importorskip("psutil")
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "params" / "sweeps").glob("*.yaml"))
+Command = tuple[Path, subprocess.CompletedProcess[str]]
 
 GATED = """
 import os, time
@@ -60,17 +59,19 @@ def attack(release, public):
 """
 
 
-def write_sweep(path: Path, text: str) -> Path:
-    path.write_text(text)
-    return path
+def runs_of(folder: Path, text: str) -> list[sweep.SweepRun]:
+    (folder / "s.yaml").write_text(text)
+    return load_sweep(folder / "s.yaml")[0]
 
 
 # What a file asks for
 
 
 def test_runs_are_all_combinations_in_the_order_of_the_file(tmp_path: Path) -> None:
-    text = "preset: tiny\nparameters: {n_private: 6}\naxes:\n  k: [4, 2]\n  scheme: [cross, inside]\nrepeats: 2\n"
-    runs = load_sweep(write_sweep(tmp_path / "s.yaml", text)).runs
+    runs = runs_of(
+        tmp_path,
+        "parameters: {n_private: 6}\naxes:\n  k: [4, 2]\n  scheme: [cross, inside]\nrepeats: 2\n",
+    )
     found = [(r.parameters["k"], r.parameters["scheme"], r.parameters["seed"]) for r in runs]
     assert found == [(k, s, seed) for k in (4, 2) for s in ("cross", "inside") for seed in (2020, 2021)]
     assert all(r.parameters["n_private"] == 6 for r in runs)
@@ -78,32 +79,25 @@ def test_runs_are_all_combinations_in_the_order_of_the_file(tmp_path: Path) -> N
 
 
 def test_a_run_is_the_same_run_in_a_larger_sweep(tmp_path: Path) -> None:
-    small = load_sweep(write_sweep(tmp_path / "a.yaml", "preset: tiny\naxes: {k: [2]}\n")).runs
-    large = load_sweep(
-        write_sweep(tmp_path / "b.yaml", "preset: tiny\naxes: {seed: [7, 2020], k: [6, 2]}\n")
-    ).runs
-    assert small[0].identity == large[3].identity
-    other = load_sweep(
-        write_sweep(tmp_path / "c.yaml", "preset: tiny\nparameters: {seed_stop: 9}\naxes: {k: [2]}\n")
-    )
-    assert other.runs[0].identity != small[0].identity
+    (small,) = runs_of(tmp_path, "axes: {k: [2]}")
+    large = runs_of(tmp_path, "axes: {seed: [7, 2020], k: [6, 2]}")
+    assert small.identity == large[3].identity
+    (other,) = runs_of(tmp_path, "parameters: {seed_stop: 9}\naxes: {k: [2]}")
+    assert other.identity != small.identity
 
 
 def test_runs_of_the_mended_generator_can_be_repeated(tmp_path: Path) -> None:
-    text = "preset: tiny\naxes: {rng: [mt19937, chacha20]}\nrepeats: 2\n"
-    path = write_sweep(tmp_path / "s.yaml", text)
-    first, second = load_sweep(path).runs, load_sweep(path).runs
-    assert first == second
-    keys = [run.overrides.get("key") for run in first]
+    text = "axes: {rng: [mt19937, chacha20]}\nrepeats: 2\n"
+    runs = runs_of(tmp_path, text)
+    assert runs == runs_of(tmp_path, text)
+    keys = [run.overrides.get("key") for run in runs]
     assert keys[:2] == [None, None]
-    assert len({*keys[2:]}) == 2
-    assert all(len(key) == 64 for key in keys[2:])
-    assert not any("key" in run.parameters for run in first)
+    assert [len(key) for key in {*keys[2:]}] == [64, 64]
+    assert not any("key" in run.parameters for run in runs)
 
 
 def test_paths_of_sources_stay_out_of_the_table(tmp_path: Path, sources: Sources) -> None:
-    text = f"preset: tiny\nparameters: {{private_source: {sources.private_path}, n_private: 7}}\n"
-    (run,) = load_sweep(write_sweep(tmp_path / "s.yaml", text)).runs
+    (run,) = runs_of(tmp_path, f"parameters: {{private_source: {sources.private_path}, n_private: 7}}")
     assert run.parameters["private_source"] == "npz"
     assert str(sources.private_path) not in json.dumps(run.parameters)
 
@@ -111,46 +105,44 @@ def test_paths_of_sources_stay_out_of_the_table(tmp_path: Path, sources: Sources
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("preset: tiny\naxes: {k: [2, 1]}", r"axis k: 1 images cannot be mixed.*run k=1"),
-        ("preset: tiny\naxes: {k: ['2']}", r"axis k: '2' is not a whole number"),
-        ("preset: tiny\naxes: {k: 2}", r"axis k: is no list; write \[2\]"),
-        ("preset: tiny\naxes: {k: []}", r"axis k: is empty"),
-        ("preset: tiny\naxes: {k: [[2]]}", r"axis k: value 1 is no plain value"),
-        ("preset: tiny\naxes: {k: [2, 3, 2]}", r"axis k: 2 is there twice"),
-        ("preset: tiny\naxes: {k: [2]}\nparameters: {k: 3}", r"axis k: is fixed below parameters too"),
-        ("preset: tiny\naxes: {kay: [2]}", r"axis kay: no such parameter"),
-        ("preset: tiny\naxes: {n_privat: [2]}", r"axis n_privat: .* did you mean n_private\?"),
-        ("preset: tiny\naxes: {evaluate.name: [a]}", r"axis evaluate.name: no such parameter"),
-        ("preset: tiny\naxes: {out_dir: [a]}", r"axis out_dir: is set by the sweep"),
-        ("preset: tiny\naxes: {key: [a]}", r"axis key: is set by the sweep"),
-        ("preset: tiny\naxes: {seed: [entropy]}", r"axis seed: entropy would draw another"),
-        ("preset: tiny\naxes: {method: [umask]}", r"axis method: 'umask' is not known"),
-        ("preset: tiny\naxes: {method: [3]}", r"axis method: 3 is no text"),
-        ("preset: tiny\naxes: {scheme: [cross, mixup]}", r"run scheme=mixup"),
-        ("preset: tiny\naxes: {seed: [1]}\nrepeats: 2", r"axis seed: repeats chooses the seeds"),
-        ("preset: tiny\nparameters: {seed: entropy}\nrepeats: 2", r"repeats: the seed 'entropy'"),
-        ("preset: tiny\nrepeats: 0", r"repeats: 0 is not"),
-        ("preset: tiny\nrepeats: true", r"repeats: True is not"),
-        ("preset: tiny\nrepeats: 10001", r"10001 runs; at most"),
-        ("preset: tiny\nparameters: {k: [2]}", r"parameter k: takes one value"),
-        ("preset: tiny\nparameters: {n_private: 1}", r"n_private: 1 is too small"),
-        ("preset: tiny\nparameters: [k]", r"parameters: is list"),
+        ("axes: {k: [2, 1]}", r"axis k: .*run k=1"),
+        ("axes: {k: ['2']}", r"axis k: '2' is not a whole number"),
+        ("axes: {k: 2}", r"axis k: 2 is not a list"),
+        ("axes: {k: []}", r"axis k: \[\] is not a list"),
+        ("axes: {k: [[2]]}", r"axis k: \[2\] is neither number nor text"),
+        ("axes: {k: [2, 3, 2]}", r"axis k: 2 is there twice"),
+        ("axes: {k: [2]}\nparameters: {k: 3}", r"axis k: is also below parameters"),
+        ("axes: {kay: [2]}", r"axis kay: no such parameter"),
+        ("axes: {n_privat: [2]}", r"axis n_privat: .* did you mean n_private\?"),
+        ("axes: {evaluate.name: [a]}", r"axis evaluate.name: is set by the run"),
+        ("axes: {out_dir: [a]}", r"axis out_dir: is set by the run"),
+        ("axes: {key: [a]}", r"key: follows from the seed"),
+        ("axes: {seed: [entropy]}", r"axis seed: entropy would draw another"),
+        ("axes: {method: [umask]}", r"axis method: 'umask' is not known"),
+        ("axes: {method: [3]}", r"axis method: 3 is not text"),
+        ("axes: {scheme: [cross, mixup]}", r"run scheme=mixup"),
+        ("axes: {seed: [1]}\nrepeats: 2", r"axis seed: repeats chooses the seeds"),
+        ("parameters: {seed: entropy}\nrepeats: 2", r"repeats: the seed is 'entropy'"),
+        ("repeats: 0", r"repeats: 0 is too small"),
+        ("repeats: true", r"repeats: True is not"),
+        ("repeats: 10001", r"10001 runs; at most"),
+        ("parameters: {k: [2]}", r"parameters: "),
+        ("parameters: {n_private: 1}", r"n_private: 1 is too small"),
+        ("parameters: [k]", r"parameters: "),
         ("preset: small", r"preset: 'small' is not known; choose challenge, demo, tiny"),
-        ("preset: tiny\naxis: {k: [2]}", r"axis: no such entry; did you mean axes\?"),
-        ("preset: tiny\nk: [2]", r"k: no such entry"),
-        ("preset: tiny\naxes: {k: [2], k: [3]}", r"k: is given twice"),
-        ("preset: tiny\naxes: {k: [2]}\nfigure: {x: rng}", r"figure: x is 'rng'; choose an axis: k"),
-        ("preset: tiny\naxes: {k: [2]}\nfigure: {y: max_ssim}", r"figure: takes x, y and lines"),
-        ("preset: tiny\naxes: {k: [2]}\nfigure: {x: k, y: ssim}", r"figure: y is 'ssim'"),
+        ("axis: {k: [2]}", r"axis: .*did you mean axes\?"),
+        ("axes: {k: [2], k: [3]}", r"k: is given twice"),
+        ("axes: {k: [2]}\nfigure: {x: rng}", r"figure: x is 'rng'; choose an axis: k"),
+        ("axes: {k: [2]}\nfigure: {y: max_ssim}", r"x: is missing"),
+        ("axes: {k: [2]}\nfigure: {x: k, y: ssim}", r"figure: y is 'ssim'"),
         ("preset: [", r"is not YAML"),
-        ("- 1", r"holds no sweep"),
+        ("- 1", r"is not a sweep"),
     ],
 )
 def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
-    path = write_sweep(tmp_path / "s.yaml", text + "\n")
     with pytest.raises(InputError, match=message) as caught:
-        load_sweep(path)
-    assert str(caught.value).startswith(f"{path}: ")
+        runs_of(tmp_path, text + "\n")
+    assert str(caught.value).startswith(f"{tmp_path / 's.yaml'}: ")
     assert "\n" not in str(caught.value)
 
 
@@ -161,76 +153,75 @@ def test_a_missing_file_is_answered_with_those_there_are(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_the_sweeps_shipped_can_be_run(path: Path) -> None:
-    found = load_sweep(path)
-    assert 2 <= len(found.runs) <= 40
-    assert found.figure is not None
+    runs, figure = load_sweep(path)
+    assert 2 <= len(runs) <= 40
+    assert figure is not None
 
 
 # Tables
 
 
-def outcome(score: float, **more: Any) -> dict[str, Any]:
-    return {"metrics": {name: score for name in METRICS}, "sha256": {"encryption": "ab"}, **more}
-
-
-def two_runs(tmp_path: Path) -> Any:
-    return load_sweep(write_sweep(tmp_path / "s.yaml", "preset: tiny\naxes: {k: [2, 4]}\n")).runs
+def finish(folder: Path, run: sweep.SweepRun, score: float | None, worker: str, seconds: float) -> None:
+    """What a run leaves in its folder, as far as tables read it; without a score its generator was not found."""
+    place, stages = run.folder(folder), {"gen_data": {"release/encryption.npy": "ab"}}
+    for name in ("attack/unmask", "evaluate/unmask"):
+        (place / name).mkdir(parents=True, exist_ok=True)
+    recovered = {} if score else {"recovered": False}
+    write_json(place / "attack/unmask/attack.json", {"seconds": {"textures": seconds}} | recovered)
+    if score:
+        metrics = {name: score for name in METRICS} | {f"{name}_signed": score for name in METRICS}
+        write_json(place / "evaluate/unmask/metrics.json", metrics)
+    noted = {name: {"parameters": {}, "files": files} for name, files in stages.items()}
+    write_json(place / "manifest.json", {"preset": None, "stages": noted})
+    cost = {"seconds": seconds, "processor_seconds": 1.0, "peak_mib": 3, "machine": "a"}
+    write_json(place / "resources.json", {"stages": {"attack/unmask": cost}})
+    write_json(place / "sweep.json", {"identity": run.identity, "worker": worker})
 
 
 def test_times_and_workers_are_in_a_table_of_their_own(tmp_path: Path) -> None:
-    runs = two_runs(tmp_path)
-    one = [outcome(0.5, seconds={"attack": 1.0}, worker="tcp://a", peak_mib=3), {"error": "no luck"}]
-    two = [outcome(0.5, seconds={"attack": 2.0}, worker="tcp://b", peak_mib=4), {"error": "no luck"}]
-    tables = [sweep_table.result_rows(runs, outcomes) for outcomes in (one, two)]
-    assert sweep_table.to_csv(tables[0]) == sweep_table.to_csv(tables[1])
-    assert sweep_table.to_parquet(tables[0]) == sweep_table.to_parquet(tables[1])
-    times = [sweep_table.time_rows(runs, outcomes) for outcomes in (one, two)]
-    assert times[0] != times[1]
-    assert times[1][0]["attack_s"] == 2.0
+    runs = runs_of(tmp_path, "axes: {k: [2, 4]}")
+    found = []
+    for worker, seconds in (("tcp://a", 1.0), ("tcp://b", 2.0)):
+        finish(tmp_path, runs[0], 0.5, worker, seconds)
+        found.append(sweep.make_tables(runs, tmp_path, {runs[1].identity: "no luck"}))
+    (one, times), (two, others) = found
+    assert sweep.to_csv(one) == sweep.to_csv(two)
+    assert one.to_parquet(index=False) == two.to_parquet(index=False)
+    assert [times["attack_s"][0], others["attack_s"][0], others["attack_textures_s"][0]] == [1.0, 2.0, 2.0]
+    assert [times["worker"][0], others["worker"][0]] == ["tcp://a", "tcp://b"]
 
 
-def test_both_tables_hold_the_same_values(tmp_path: Path) -> None:
-    pandas = pytest.importorskip("pandas")
-    rows = sweep_table.result_rows(two_runs(tmp_path), [outcome(1 / 3), {"error": "one, two"}])
-    sweep_table.write_table(tmp_path, "table", rows)
-    parquet = pandas.read_parquet(tmp_path / "table.parquet")
-    with open(tmp_path / "table.csv", newline="") as stream:
+def test_both_forms_of_a_table_hold_the_same_values(tmp_path: Path) -> None:
+    runs = runs_of(tmp_path, "axes: {k: [2, 4, 6]}")
+    finish(tmp_path, runs[0], 1 / 3, "a", 1.0)
+    finish(tmp_path, runs[1], None, "a", 1.0)
+    table, _ = sweep.make_tables(runs, tmp_path, {runs[2].identity: "one, two"})
+    (tmp_path / "t.csv").write_bytes(sweep.to_csv(table))
+    table.to_parquet(tmp_path / "t.parquet", index=False)
+    parquet = pandas.read_parquet(tmp_path / "t.parquet")
+    with open(tmp_path / "t.csv", newline="") as stream:
         text = list(csv.DictReader(stream))
-    assert list(parquet.columns) == list(text[0]) == list(rows[0])
+    assert list(parquet.columns) == list(text[0])
+    assert list(text[0])[:4] == ["run", "id", "preset", "seed"]
     assert float(text[0]["max_ssim"]) == parquet["max_ssim"][0] == 1 / 3
-    assert text[1]["max_ssim"] == ""
-    assert parquet["max_ssim"].isna()[1]
-    assert [row["error"] for row in text] == ["", "one, two"]
-    assert list(parquet["k"]) == [2, 4]
+    assert [row["max_ssim"] for row in text[1:]] == ["", ""]
+    assert [row["recovered_generator"] for row in text] == ["", "false", ""]
+    assert [row["error"] for row in text] == ["", "", "one, two"]
+    assert list(parquet["k"]) == [2, 4, 6]
+    assert [row["min_keypoints"] for row in text] == ["40"] * 3
+    failed, _ = sweep.make_tables(runs, tmp_path, dict.fromkeys((run.identity for run in runs), "a"))
+    assert str(failed["max_ssim"].dtype) == "float64"
 
 
-def test_a_table_of_failures_keeps_its_types(tmp_path: Path) -> None:
-    pandas = pytest.importorskip("pandas")
-    rows = sweep_table.result_rows(two_runs(tmp_path), [{"error": "a"}, {"error": "b"}])
-    (tmp_path / "t.parquet").write_bytes(sweep_table.to_parquet(rows))
-    assert str(pandas.read_parquet(tmp_path / "t.parquet")["max_ssim"].dtype) == "float64"
-
-
-def test_figures_of_numbers_are_curves_and_of_names_are_bars(tmp_path: Path) -> None:
-    rows = [
-        {"k": k, "rng": rng, "method": "unmask", "max_ssim": score}
-        for k, rng, score in (
-            (2, "mt19937", 0.9),
-            (2, "chacha20", 0.8),
-            (4, "mt19937", 0.7),
-            (4, "chacha20", None),
-        )
-    ]
-    series = sweep_figure.score_series(rows, SweepFigure("k", lines="rng"))
-    assert series == {"mt19937": {2: [0.9], 4: [0.7]}, "chacha20": {2: [0.8]}}
-    bars = sweep_figure.score_bars(
-        sweep_figure.score_series(rows, SweepFigure("rng", lines="k")), xlabel="generator", ylabel="Max_SSIM"
-    )
-    heights = sorted(patch.get_height() for patch in bars.axes[0].patches)
+def test_figures_of_numbers_are_curves_and_of_names_are_bars() -> None:
+    scores = {(2, "mt19937"): 0.9, (2, "chacha20"): 0.8, (4, "mt19937"): 0.7, (4, "chacha20"): None}
+    rows = [{"k": k, "rng": rng, "method": "unmask", "max_ssim": score} for (k, rng), score in scores.items()]
+    table = pandas.DataFrame(rows)
+    curves = sweep.draw(table, SweepFigure(x="k", lines="rng")).axes[0]
+    assert [text.get_text() for text in curves.get_legend().get_texts()] == ["mt19937", "chacha20"]
+    bars = sweep.draw(table, SweepFigure(x="rng", lines="k")).axes[0]
+    heights = sorted(patch.get_height() for patch in bars.patches if patch.get_height() > 0)
     assert heights == [0.7, 0.8, 0.9]
-    for x in ("k", "rng"):
-        sweep_figure.save_sweep_figure(rows, SweepFigure(x, lines="method"), tmp_path / f"{x}.png")
-        assert (tmp_path / f"{x}.png").read_bytes().startswith(b"\x89PNG")
 
 
 # Runs

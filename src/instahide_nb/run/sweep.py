@@ -198,10 +198,10 @@ def _runs(file: SweepFile) -> Iterator[SweepRun]:
         try:
             yield _run(file.preset, fixed | shown, label, base)
         except InputError as error:
-            text = str(error).removeprefix("-p ")
-            at_fault = {name.rpartition(".")[2] for name in text.partition(":")[0].split(", ")}
-            axis = "".join(f"axis {name}: " for name in file.axes if name.rpartition(".")[2] in at_fault)
-            raise InputError(f"{axis}{text} (run {label})") from None
+            head, _, rest = str(error).removeprefix("-p ").partition(": ")
+            at_fault = {name.rpartition(".")[2] for name in head.split(", ")}
+            axes = ", ".join(name for name in file.axes if name.rpartition(".")[2] in at_fault)
+            raise InputError(f"{f'axis {axes}' if axes else head}: {rest} (run {label})") from None
 
 
 def _run(
