@@ -95,6 +95,14 @@ def check_method(method: str) -> None:
         find_attack(method)
 
 
+def why_not(method: str, scheme: str) -> str:
+    """Why an attack of this package cannot attack a scheme; empty if it can, or if it is someone else's."""
+    name = split_options(method)[0]
+    if scheme == "cross" or name not in ("unmask", "carlini-v2", "carlini-v1"):
+        return ""
+    return f"{name} attacks encryptions of the scheme cross, not {scheme}"
+
+
 def find_attack(method: str) -> Callable[..., AttackResult]:
     """The function that a method names; its options are checked, too.
 

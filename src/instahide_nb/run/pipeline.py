@@ -25,7 +25,6 @@ from instahide_nb.core.params import (
     EvaluateParams,
     GenDataParams,
     read_yaml,
-    source_kind,
 )
 from instahide_nb.core.runs import (
     Messages,
@@ -38,6 +37,7 @@ from instahide_nb.core.runs import (
     remove_leftovers,
     unwatched,
 )
+from instahide_nb.data.sources import parse_source, source_kind
 from instahide_nb.evaluate.leaderboard import Row
 from instahide_nb.run.manifest import begin_stage, begun, compare, read_manifest, record_stage
 from instahide_nb.run.notebooks import execute, home
@@ -145,8 +145,6 @@ def make_plan(
 
 def _source(name: str, value: str, start: Path | None) -> str:
     """A source that exists, with a path that holds where the notebook runs: absolute, or relative to `start`."""
-    from instahide_nb.data.sources import parse_source
-
     try:
         parse_source(value)
     except InputError as error:

@@ -39,9 +39,10 @@ from pydantic import Field
 from instahide_nb import __version__
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, read_json, write_bytes, write_json
-from instahide_nb.core.params import Record, read_yaml, source_kind
+from instahide_nb.core.params import Record, read_yaml
 from instahide_nb.core.runs import RESOURCES, locked, read_usage
 from instahide_nb.core.threads import thread_count
+from instahide_nb.data.sources import source_kind
 from instahide_nb.evaluate.leaderboard import duration
 from instahide_nb.evaluate.metrics import METRICS
 from instahide_nb.run.manifest import compare, files_of, read_manifest
@@ -89,6 +90,13 @@ class SweepRun:
         return sweep.resolve() / "runs" / self.identity[:12]
 
 
+class Sweep(NamedTuple):
+    """The runs of a sweep file, in the order of the table, and its figure."""
+
+    runs: list[SweepRun]
+    figure: SweepFigure | None
+
+
 class SweepResult(NamedTuple):
     """The result of a sweep."""
 
@@ -97,7 +105,7 @@ class SweepResult(NamedTuple):
     failed: list[str]  # one line for each run that failed
 
 
-def load_sweep(path: Path | str) -> tuple[list[SweepRun], SweepFigure | None]:
+def load_sweep(path: Path | str) -> Sweep:
     """Read a sweep file and check every run that it asks for.
 
     Raises
@@ -142,7 +150,7 @@ def _read(file: Path) -> dict[str, Any]:
     return {str(name): value for name, value in content.items() if value is not None}
 
 
-def _checked(file: SweepFile) -> tuple[list[SweepRun], SweepFigure | None]:
+def _checked(file: SweepFile) -> Sweep:
     axes, figure, count = file.axes, file.figure, file.repeats
     if file.preset not in presets():
         raise InputError(f"preset: {file.preset!r} is not known; choose {', '.join(presets())}")
@@ -177,7 +185,7 @@ def _checked(file: SweepFile) -> tuple[list[SweepRun], SweepFigure | None]:
     for run in _runs(file):
         if (same := runs.setdefault(run.identity, run)) is not run:
             raise InputError(f"axes: the runs {same.label} and {run.label} are the same")
-    return list(runs.values()), figure
+    return Sweep(list(runs.values()), figure)
 
 
 def _runs(file: SweepFile) -> Iterator[SweepRun]:
@@ -484,8 +492,9 @@ def make_tables(
             spent |= {f"attack_{stage}_s": seconds for stage, seconds in attack.get("seconds", {}).items()}
         results.append(key | run.parameters | values)
         times.append(key | spent)
-    table = pandas.DataFrame(results).convert_dtypes(convert_floating=False)
-    table = table.reindex(columns=["run", "id", *runs[0].parameters, *_TYPES]).astype(_TYPES)
+    table = (
+        pandas.DataFrame(results).reindex(columns=["run", "id", *runs[0].parameters, *_TYPES]).astype(_TYPES)
+    )
     return table, pandas.DataFrame(times)
 
 
