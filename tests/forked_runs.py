@@ -1,9 +1,9 @@
 """Runs to be killed: ``reproduce`` in processes that fork from one with everything loaded, without Jupyter.
 
-The pipeline, its lock and manifest, the notebooks' own code and every hashed file are as in a real run; papermill, the
-kernel and plots are left out, which would take most of the time. As a program it reads one JSON line a run from
-standard input: ``{"run": FOLDER, "limit": BYTES or null, "kill_after": SECONDS or null}``, and answers with the exit
-code when it has ended (negative: the signal).
+The pipeline, its lock and manifest, the notebooks' code and every hashed file are those of a real run; papermill, the
+kernel and plots are left out, since they take most of the time. As a program it reads one JSON line per run from
+standard input, ``{"run": FOLDER, "limit": BYTES or null, "kill_after": SECONDS or null}``, and answers with the exit
+code (negative: the signal).
 """
 
 from __future__ import annotations
@@ -30,20 +30,14 @@ from instahide_nb.run import pipeline
 
 
 def small(folder: Path) -> dict[str, Any]:
-    """Parameters of a challenge of 400 encryptions, of images of noise that are put into the folder."""
+    """Parameters of a challenge of 400 encryptions, of noise images that are put into the folder."""
     private, public = folder / "private.npz", folder / "public.npz"
     if not public.exists():
-        generator = np.random.default_rng(7)
-        images = generator.integers(0, 256, (24, 16, 16, 3), np.uint8)
+        images = np.random.default_rng(7).integers(0, 256, (24, 16, 16, 3), np.uint8)
         np.savez(private, images=images[:8], labels=np.arange(8) % 3)
         np.savez(public, images=images[8:])
-    return {
-        "seed": 3141592653,
-        "n_private": 8,
-        "n_public": 16,
-        "private_source": str(private),
-        "public_source": str(public),
-    }
+    sources = {"private_source": str(private), "public_source": str(public)}
+    return {"seed": 3141592653, "n_private": 8, "n_public": 16} | sources
 
 
 def attack(release: Any, public: Any) -> AttackResult:
@@ -54,6 +48,14 @@ def attack(release: Any, public: Any) -> AttackResult:
     return AttackResult("mean", recovered, np.full((n, 2), -1), np.repeat(image[None], n, axis=0), "O(1)")
 
 
+def lost(release: Any, public: Any) -> AttackResult:
+    """Does not find the generator, unless the environment says that it does."""
+    if "FOUND" in os.environ:
+        return attack(release, public)
+    shape = release.encryption.shape
+    return AttackResult.not_found("lost", "O(1)", "nothing there", shape=shape, seconds={}, details={})
+
+
 def run_cells(
     notebook: str, parameters: Mapping[str, Any], output: Path, *, cwd: Path, **others: object
 ) -> Usage:
@@ -61,19 +63,23 @@ def run_cells(
     book = nbformat.read(pipeline.home() / "notebooks" / f"{notebook}.ipynb", 4)
     names: dict[str, Any] = {}
     output = output.resolve()
+    here = Path.cwd()
     os.chdir(cwd)
-    for cell in book.cells:
-        if cell.cell_type == "code":
-            exec(cell.source, names)
-            if "parameters" in cell.metadata.get("tags", []):
-                names.update(parameters)
+    try:
+        for cell in book.cells:
+            if cell.cell_type == "code":
+                exec(cell.source, names)
+                if "parameters" in cell.metadata.get("tags", []):
+                    names.update(parameters)
+    finally:
+        os.chdir(here)
     write_bytes(output, nbformat.writes(book).encode(), secret=notebook == "gen_data")
     return Usage(seconds=0, processor_seconds=None, peak_mib=None, machine="this process")
 
 
-def small_plan(run: Path, **changes: object) -> pipeline.Plan:
-    """The run of :func:`small` and :func:`attack`."""
-    return pipeline.make_plan("tiny", ["forked_runs:attack"], run, small(run.parent) | changes)
+def small_plan(run: Path, *methods: str, **changes: object) -> pipeline.Plan:
+    """A run of :func:`small`, by default with :func:`attack`."""
+    return pipeline.make_plan("tiny", methods or ["forked_runs:attack"], run, small(run.parent) | changes)
 
 
 def _run(order: dict[str, Any]) -> int:
@@ -92,22 +98,15 @@ def _run(order: dict[str, Any]) -> int:
     return 0
 
 
-def _load() -> None:
-    """Import what runs import, and leave plots undrawn: no run's hashes hold one."""
-    from instahide_nb.attacks import registry, result
-    from instahide_nb.challenge import build as challenge
-    from instahide_nb.data import sources as patches
-    from instahide_nb.evaluate import report as evaluation
-    from instahide_nb.show import grids, notebook, plots
+def _serve() -> None:
+    """Import what the notebooks import, leave plots undrawn (none is hashed), and fork a child per line."""
+    from instahide_nb.evaluate import report
+    from instahide_nb.show import notebook, plots
 
-    assert all((challenge, evaluation, patches, registry, result, grids, notebook))
+    assert all((report, notebook))
     for name in vars(plots):
         if name.endswith(("_histogram", "_plot")):
             setattr(plots, name, lambda *values, **options: None)
-
-
-def _serve() -> None:
-    _load()
     pipeline.execute = run_cells
     for line in sys.stdin:
         order = json.loads(line)
@@ -124,7 +123,7 @@ def _serve() -> None:
                 os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT
             ):
                 time.sleep(0.005)
-            os.kill(child, signal.SIGKILL)  # nobody has waited for it yet, so the number is its own
+            os.kill(child, signal.SIGKILL)  # nobody has waited for it yet, so the number is still its own
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 

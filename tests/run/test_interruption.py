@@ -303,7 +303,7 @@ def test_control_c_ends_the_kernel_and_says_one_line(sleepy: list[str], tmp_path
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert err == "instahide-nb: interrupted; run again to go on\n"
+    assert err == "instahide-nb: interrupted; run again to continue\n"
     assert out.split()[0] == "gen_data"
     assert ended(kernel)
     run = tmp_path / "run"

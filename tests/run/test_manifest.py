@@ -120,7 +120,7 @@ def test_a_picture_that_was_damaged_is_one_of_the_lines(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no picture")
     (tmp_path / "b").write_text("x")
     (line,) = compare(tmp_path, {"a.png": "0", "b": hashlib.sha256(b"x").hexdigest()})
-    assert "a.png: is not a picture" in line
+    assert "a.png: is not a readable picture" in line
 
 
 def test_a_run_without_a_manifest_has_an_empty_one(tmp_path: Path) -> None:

@@ -1,262 +1,304 @@
-"""Runs of whole notebooks through papermill, into temporary folders."""
+"""Whole runs: through papermill, and (where only files matter) with the notebooks' cells in this process."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
+from forked_runs import run_cells, small, small_plan
 
+import instahide_nb
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.files import load_array
+from instahide_nb.core.files import load_array, read_json
 from instahide_nb.core.params import NOTEBOOKS, read_yaml
-from instahide_nb.run import manifest, pipeline
+from instahide_nb.evaluate.leaderboard import to_text
+from instahide_nb.run import pipeline
 
 ROOT = Path(__file__).parents[2]
 SEED = 3141592653  # its digits occur nowhere by chance
+ATTACK, EVALUATE = "attack/forked_runs-attack", "evaluate/forked_runs-attack"
+BROKEN = 'def attack(release, public):\n    raise RuntimeError("out of\\nluck")\n'
 
-GREY = """
-import numpy as np
-from instahide_nb.attacks.result import AttackResult, on_the_grid
 
-def attack(release, public):
-    image = on_the_grid(public.mean(axis=0) / 127.5 - 1)
-    n = len(release.encryption)
-    recovered = np.repeat(image[None], release.info.n_private, axis=0)
-    return AttackResult("grey", recovered, np.full((n, 2), -1), np.repeat(image[None], n, axis=0), "O(1)")
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "instahide_nb.run.cli", *words]
 
-def broken(release, public):
-    raise RuntimeError("out of\\nluck")
-"""
+
+def reproduce(folder: Path, method: str, out: str = "run") -> subprocess.CompletedProcess[str]:
+    """The command, in `folder` and with the modules beside the tests."""
+    given = [f"-p{name}={value}" for name, value in small(folder).items()]
+    words = command("reproduce", "--preset", "tiny", "--out", out, "--method", method, *given)
+    path = os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path}
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
-def grey_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run with an attack from outside the package, and a seed that can be searched for."""
-    folder = tmp_path_factory.mktemp("grey")
-    (folder / "grey.py").write_text(GREY)
-    before = Path.cwd()
-    os.chdir(folder)
-    sys.modules.pop("grey", None)
-    try:
-        plan = pipeline.make_plan("tiny", ["grey:attack"], folder / "run", SMALL)
-        pipeline.reproduce(plan, lambda line: None)
-    finally:
-        os.chdir(before)
+def real_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run through papermill, with an attack from outside the package."""
+    folder = tmp_path_factory.mktemp("real")
+    done = reproduce(folder, "forked_runs:attack")
+    assert (done.returncode, done.stderr) == (0, "")
     return folder / "run"
 
 
-SMALL = {"seed": SEED, "encryptions_per_image": 3}
-
-
-def again(run: Path, **changes: object) -> list[str]:
-    """Reproduce the grey run once more; the lines it says."""
-    said: list[str] = []
-    before = Path.cwd()
-    os.chdir(run.parent)
-    try:
-        pipeline.reproduce(pipeline.make_plan("tiny", ["grey:attack"], run, SMALL | changes), said.append)
-    finally:
-        os.chdir(before)
-    return said
-
-
-def test_a_file_that_an_option_names_is_found_from_the_run_s_folder(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "learned.py").write_text("def attack(release, public, *, depth, weights): ...\n")
-    with pytest.raises(InputError, match=r"^method: weights: no file weights\.npy"):
-        pipeline.make_plan("tiny", ["learned:attack:weights=weights.npy"], "runs/a")
-    (tmp_path / "weights.npy").touch()
-    plan = pipeline.make_plan("tiny", ["learned:attack:depth=3,weights=weights.npy"], "runs/a")
-    attack, evaluate = plan.attacks[0]
-    assert attack.method == "learned:attack:depth=3,weights=../../weights.npy"
-    assert attack.out_dir == "attack/learned-attack-depth-3-weights-weights.npy"
-    assert evaluate.decryption == f"{attack.out_dir}/decryption.npy"
+@pytest.fixture
+def copied(real_run: Path, tmp_path: Path) -> Path:
+    """A copy beside the run, so that the paths of its sources are the same."""
+    return Path(shutil.copytree(real_run, real_run.parent / tmp_path.name))
 
 
 @pytest.fixture
-def copied_run(grey_run: Path, tmp_path: Path) -> Path:
-    shutil.copytree(grey_run.parent, tmp_path / "copy")
-    return tmp_path / "copy" / "run"
+def in_process(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setattr(pipeline, "execute", run_cells)
+    return monkeypatch
 
 
-def test_files_of_a_run_are_those_of_the_contract(grey_run: Path) -> None:
-    files = {path.relative_to(grey_run).as_posix() for path in grey_run.rglob("*") if path.is_file()}
-    attack, evaluate = "attack/grey-attack", "evaluate/grey-attack"
+def again(run: Path, *methods: str, **changes: object) -> list[str]:
+    """What a run says of its stages when it is asked for once more."""
+    said: list[str] = []
+    pipeline.reproduce(small_plan(run, *methods, **changes), said.append)
+    return ["there" if "already there" in line else "made" for line in said]
+
+
+def test_files_of_a_run_are_those_of_the_contract(real_run: Path) -> None:
+    files = {path.relative_to(real_run).as_posix() for path in real_run.rglob("*") if path.is_file()}
     assert files >= {
         *(f"release/{name}" for name in ("encryption.npy", "label.npy", "release.json")),
         *(f"secret/{name}.npy" for name in ("private", "private_label", "pair", "coefficient")),
         *(f"secret/{name}" for name in ("public.npy", "public_index.npy", "mask.npy", "secret.json")),
         "secret/gen_data.ipynb",
-        *(f"{attack}/{name}.npy" for name in ("decryption", "recovered", "assignment")),
-        *(f"{attack}/{name}" for name in ("attack.json", "attack.ipynb")),
-        *(f"{evaluate}/{name}" for name in ("metrics.json", "per_encryption.npy", "comparison_grid.png")),
-        *(f"{evaluate}/{name}" for name in ("overview.png", "row.json", "evaluate.ipynb")),
+        *(f"{ATTACK}/{name}.npy" for name in ("decryption", "recovered", "assignment")),
+        *(f"{ATTACK}/{name}" for name in ("attack.json", "attack.ipynb")),
+        *(f"{EVALUATE}/{name}" for name in ("metrics.json", "per_encryption.npy", "comparison_grid.png")),
+        *(f"{EVALUATE}/{name}" for name in ("overview.png", "row.json", "evaluate.ipynb")),
         *("leaderboard.md", "leaderboard.json", "manifest.json", "resources.json"),
     }
     assert not [name for name in files if name.endswith(".part")]
-    metrics = json.loads((grey_run / evaluate / "metrics.json").read_text())
-    five = {"max_ssim", "mean_ssim", "min_l2", "max_l2", "mean_l2"}
-    assert set(metrics) == five | {f"{name}_signed" for name in five}
 
 
-def test_each_notebook_leaves_what_it_cost(grey_run: Path) -> None:
-    content = json.loads((grey_run / "resources.json").read_text())["stages"]
-    assert set(content) == {"gen_data", "attack/grey-attack", "evaluate/grey-attack"}
-    for stage in content.values():
+def test_each_notebook_leaves_its_cost(real_run: Path) -> None:
+    stages = read_json(real_run / "resources.json")["stages"]
+    assert set(stages) == {"gen_data", ATTACK, EVALUATE}
+    for stage in stages.values():
         assert 0 < stage["seconds"] < 600
         assert stage["peak_mib"] is None or 50 < stage["peak_mib"] < 4000
     if Path("/proc/self/status").exists():
-        assert all(stage["peak_mib"] and stage["processor_seconds"] for stage in content.values())
-    stages = json.loads((grey_run / "manifest.json").read_text())["stages"].values()
-    assert not [name for stage in stages for name in stage["files"] if "resources" in name]
+        assert all(stage["peak_mib"] and stage["processor_seconds"] for stage in stages.values())
+    assert "resources" not in (real_run / "manifest.json").read_text()
 
 
-def test_nothing_published_tells_a_secret(grey_run: Path) -> None:
-    private = load_array(grey_run / "secret/private.npy")
-    needles = [
-        str(SEED).encode(),
-        hex(SEED)[2:].encode(),
-        SEED.to_bytes(4, "little"),
-        str(grey_run.parent).encode(),
-    ]
-    needles += [str(Path.home()).encode() + b"/", str(ROOT).encode(), *(image.tobytes() for image in private)]
-    published = [p for part in ("release", "attack") for p in (grey_run / part).rglob("*") if p.is_file()]
+def test_nothing_published_tells_a_secret(real_run: Path) -> None:
+    private = load_array(real_run / "secret/private.npy")
+    needles = [str(SEED).encode(), hex(SEED)[2:].encode(), SEED.to_bytes(4, "little")]
+    needles += [str(real_run.parent).encode(), str(Path.home()).encode() + b"/", str(ROOT).encode()]
+    needles += [image.tobytes() for image in private]
+    published = [p for part in ("release", "attack") for p in (real_run / part).rglob("*") if p.is_file()]
     assert len(published) >= 8
     for path in published:
         data = path.read_bytes()
         assert not [needle for needle in needles if needle in data], path
-    assert str(SEED).encode() in (grey_run / "secret/gen_data.ipynb").read_bytes()
-    assert str(SEED) not in (grey_run / "manifest.json").read_text()
-    for path in (grey_run / "secret").rglob("*"):
+    assert str(SEED).encode() in (real_run / "secret/gen_data.ipynb").read_bytes()
+    assert str(SEED) not in (real_run / "manifest.json").read_text()
+    for path in (real_run / "secret").rglob("*"):
         assert path.is_dir() or not path.stat().st_mode & 0o077 or path.parent.name == "figures", path
-    assert not (grey_run / "secret").stat().st_mode & 0o077
+    assert not (real_run / "secret").stat().st_mode & 0o077
 
 
-def test_a_finished_run_is_not_run_again(copied_run: Path) -> None:
-    before = (copied_run / "manifest.json").read_bytes()
-    assert all("already there" in line for line in again(copied_run))
-    assert (copied_run / "manifest.json").read_bytes() == before
+def test_a_finished_run_is_not_run_again(copied: Path) -> None:
+    before = (copied / "manifest.json").read_bytes()
+    assert again(copied) == ["there"] * 3
+    assert (copied / "manifest.json").read_bytes() == before
 
 
-def test_a_damaged_stage_is_made_again(copied_run: Path) -> None:
-    before = (copied_run / "manifest.json").read_bytes()
-    decryption = copied_run / "attack/grey-attack/decryption.npy"
+def test_a_damaged_stage_is_made_again(copied: Path, in_process: object) -> None:
+    before = (copied / "manifest.json").read_bytes()
+    decryption = copied / ATTACK / "decryption.npy"
     decryption.write_bytes(decryption.read_bytes()[:-1])
-    (copied_run / "evaluate/grey-attack/metrics.json").unlink()
-    said = again(copied_run)
-    assert ["already there" in line for line in said] == [True, False, False]
-    assert (copied_run / "manifest.json").read_bytes() == before
+    (copied / EVALUATE / "metrics.json").unlink()
+    assert again(copied) == ["there", "made", "made"]
+    assert (copied / "manifest.json").read_bytes() == before
 
 
-def test_another_seed_makes_everything_again(copied_run: Path) -> None:
-    before = json.loads((copied_run / "manifest.json").read_text())["stages"]
-    said = again(copied_run, seed=SEED - 1)
-    assert not any("already there" in line for line in said)
-    after = json.loads((copied_run / "manifest.json").read_text())["stages"]
-    assert (
-        after["gen_data"]["files"]["release/encryption.npy"]
-        != before["gen_data"]["files"]["release/encryption.npy"]
-    )
+def test_another_seed_makes_everything_again(copied: Path, in_process: object) -> None:
+    name = "release/encryption.npy"
+    before = read_json(copied / "manifest.json")["stages"]["gen_data"]["files"][name]
+    assert again(copied, seed=SEED - 1) == ["made"] * 3
+    assert read_json(copied / "manifest.json")["stages"]["gen_data"]["files"][name] != before
 
 
-def test_verify_names_what_differs(copied_run: Path) -> None:
-    known = manifest.digests(copied_run, "gen_data")
-    assert manifest.compare(copied_run, known) == []
-    (copied_run / "secret/mask.npy").unlink()
-    label = load_array(copied_run / "release/label.npy")
-    label[3, 0] += 1
-    np.save(copied_run / "release/label.npy", label)
-    wrong = manifest.compare(copied_run, known)
-    assert len(wrong) == 2
-    assert "label.npy" in wrong[0]
-    assert wrong[1] == "secret/mask.npy: missing"
-
-
-def test_regenerate_names_the_first_row_that_differs(copied_run: Path) -> None:
-    command = [sys.executable, "-m", "instahide_nb.run.cli", "verify", "--regenerate", str(copied_run)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_regenerate_names_the_first_row_that_differs(copied: Path) -> None:
+    words = command("verify", "--regenerate", str(copied))
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, "every bit the same" in done.stdout) == (0, True), done.stderr
-    secret = copied_run / "secret"
-    private = load_array(secret / "private.npy")
-    pair = load_array(secret / "pair.npy")
+    private, pair = (load_array(copied / "secret" / f"{name}.npy") for name in ("private", "pair"))
     private[pair[0, 0], 0, 0, 0] ^= 1
-    np.save(secret / "private.npy", private)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    np.save(copied / "secret" / "private.npy", private)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "encryption.npy, row 0" in done.stderr
 
 
-def test_a_second_run_in_the_same_folder_stops(copied_run: Path) -> None:
-    with open(copied_run / ".lock", "w") as handle:
+def test_a_second_run_in_the_same_folder_stops(copied: Path) -> None:
+    with open(copied / ".lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="another run"):
-            again(copied_run)
+            again(copied)
 
 
-def test_a_failing_cell_is_one_line_and_a_partial_notebook(copied_run: Path) -> None:
-    folder = copied_run.parent
-    command = [sys.executable, "-m", "instahide_nb.run.cli", "reproduce", "--preset", "tiny", "--out", "run"]
-    command += ["--method", "grey:broken", "-p", f"seed={SEED}", "-p", "encryptions_per_image=3"]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_a_failing_cell_is_one_line_and_a_partial_notebook(copied: Path) -> None:
+    folder = copied.parent
+    (folder / "broken.py").write_text(BROKEN)
+    done = reproduce(folder, "broken:attack", copied.name)
     assert done.returncode == 1
-    line = done.stderr.strip()
-    assert len(line.splitlines()) == 1, done.stderr
+    (line,) = done.stderr.strip().splitlines()
     assert "attack: cell" in line
     assert "RuntimeError: out of luck" in line
     partial = line.rpartition("partial notebook: ")[2].rstrip(")")
     assert "RuntimeError" in (folder / partial).read_text()
-    assert not (folder / "run/attack/grey-broken/attack.json").exists()
+    assert not (copied / "attack/broken-attack/attack.json").exists()
+
+
+def test_an_attack_that_does_not_find_the_generator_is_unranked(
+    tmp_path: Path, in_process: pytest.MonkeyPatch
+) -> None:
+    run, methods = tmp_path / "run", ("forked_runs:lost", "forked_runs:attack")
+    assert again(run, *methods) == ["made"] * 5
+    assert not (run / "attack/forked_runs-lost/decryption.npy").exists()
+    assert {path.name for path in (run / "evaluate/forked_runs-lost").iterdir()} == {"row.json"}
+    rows = {row.attack: row for row in pipeline.leaderboard_rows(run)}
+    assert rows["forked_runs-lost"].max_ssim is None
+    assert rows["forked_runs-attack"].max_ssim is not None
+    assert "nothing there" in (run / "leaderboard.md").read_text()
+    (line,) = [line for line in to_text(list(rows.values())).splitlines() if "lost" in line]
+    assert not line[:3].strip(), "no rank"
+    words = command("verify", str(run))
+    assert subprocess.run(words, capture_output=True, check=False).returncode == 0
+    assert again(run, *methods) == ["there"] * 4
+    # Found after all, and lost again: nothing of the scored answer stays.
+    (run / "attack/forked_runs-lost/attack.json").unlink()
+    in_process.setenv("FOUND", "1")
+    assert again(run, *methods) == ["there", "made", "made", "there", "there"]
+    assert (run / "evaluate/forked_runs-lost/comparison_grid.png").exists()
+    (run / "attack/forked_runs-lost/attack.json").unlink()
+    in_process.delenv("FOUND")
+    assert again(run, *methods) == ["there", "made", "made", "there", "there"]
+    assert {path.name for path in (run / "evaluate/forked_runs-lost").iterdir()} == {"row.json", "figures"}
+
+
+def test_methods_that_cannot_attack_the_scheme_are_named_and_the_others_run(
+    tmp_path: Path, in_process: object
+) -> None:
+    plan = small_plan(
+        tmp_path / "run", "unmask", "carlini-v2:steps=published", "forked_runs:attack", scheme="inside"
+    )
+    assert list(plan.left_out()) == ["unmask", "carlini-v2-steps-published"]
+    said: list[str] = []
+    pipeline.reproduce(plan, said.append)
+    assert "left out: unmask attacks encryptions of the scheme cross, not inside" in said[1]
+    assert (tmp_path / "run" / EVALUATE / "metrics.json").exists()
+    with pytest.raises(InputError, match="unmask attacks encryptions of the scheme cross"):
+        pipeline.reproduce(small_plan(tmp_path / "none", "unmask", scheme="inside"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_file_that_an_option_names_is_found_from_the_run_s_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "optioned.py").write_text("def attack(release, public, *, weights): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    method = "optioned:attack:weights=weights.npy"
+    with pytest.raises(InputError, match=r"^method: weights: no file weights\.npy"):
+        pipeline.make_plan("tiny", [method], "runs/a")
+    (tmp_path / "weights.npy").touch()
+    attack, evaluate = pipeline.make_plan("tiny", [method], "runs/a").attacks[0]
+    assert attack.method == "optioned:attack:weights=../../weights.npy"
+    assert attack.out_dir == "attack/optioned-attack-weights-weights.npy"
+    assert evaluate.decryption == f"{attack.out_dir}/decryption.npy"
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
-def test_presets_hold_each_parameter_once(notebook: str) -> None:
+def test_presets_name_each_parameter_and_tiny_is_the_notebooks_default(notebook: str) -> None:
     for preset in pipeline.presets():
         content = read_yaml(ROOT / "params" / preset / f"{notebook}.yaml")
         assert tuple(content) == NOTEBOOKS[notebook].names()
         NOTEBOOKS[notebook].from_mapping(content)
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS)
-def test_tiny_is_the_notebooks_default(notebook: str) -> None:
-    import nbformat
-
     book = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", 4)
     (cell,) = [c for c in book.cells if "parameters" in c.metadata.get("tags", [])]
     values: dict[str, object] = {}
     exec(cell.source, values)
-    del values["__builtins__"]
+    own = {name: value for name, value in values.items() if not name.startswith("__")}
     tiny = read_yaml(ROOT / "params" / "tiny" / f"{notebook}.yaml")
-    assert values == tiny == NOTEBOOKS[notebook]().as_dict()
+    assert own == tiny == NOTEBOOKS[notebook].from_mapping({}).as_dict()
 
 
 def papermill(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "papermill", "--no-progress-bar", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    words = (sys.executable, "-m", "papermill", "--no-progress-bar", *words)
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def test_plain_papermill_from_another_folder(tmp_path: Path) -> None:
-    tiny = ROOT / "params" / "tiny" / "gen_data.yaml"
+    tiny = str(ROOT / "params" / "tiny" / "gen_data.yaml")
     notebook = str(ROOT / "notebooks" / "gen_data.ipynb")
-    done = papermill(tmp_path, notebook, "out.ipynb", "-f", str(tiny), "-p", "out_dir", "here")
+    done = papermill(tmp_path, notebook, "out.ipynb", "-f", tiny, "-p", "out_dir", "here", "--inject-paths")
     assert done.returncode == 0, done.stderr
     assert "unknown parameter" not in done.stderr.lower()
     assert (tmp_path / "here/release/release.json").exists()
-    done = papermill(
-        tmp_path, notebook, "bad.ipynb", "-f", str(tiny), "-p", "out_dir", "no", "-p", "sead", "1"
-    )
+    done = papermill(tmp_path, notebook, "bad.ipynb", "-f", tiny, "-p", "out_dir", "no", "-p", "sead", "1")
     assert done.returncode != 0
     assert "did you mean seed" in done.stderr
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_papermill_tells_the_type_of_each_parameter(notebook: str, tmp_path: Path) -> None:
+    done = papermill(tmp_path, "--help-notebook", str(ROOT / "notebooks" / f"{notebook}.ipynb"))
+    assert "Unknown type" not in done.stdout
+    for name in NOTEBOOKS[notebook].names():
+        assert f"  {name}: " in done.stdout
+
+
+def make(*words: str) -> str:
+    """What make would do."""
+    words = ("make", "-n", "-o", ".venv/ready", *words)
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_make_quotes_the_folder_and_lets_root_open_jupyterlab() -> None:
+    assert '--out "runs/with space"' in make("reproduce", "OUT=runs/with space")
+    assert 'figures "runs/with space"' in make("figures", "OUT=runs/with space")
+    assert ("--allow-root" in make("lab")) == (os.getuid() == 0)
+
+
+def test_numba_gets_a_cache_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    instahide_nb._provide_numba_cache()
+    assert "NUMBA_CACHE_DIR" not in os.environ
+    monkeypatch.setattr(instahide_nb, "_writable", lambda folder: False)
+    instahide_nb._provide_numba_cache()
+    assert Path(os.environ["NUMBA_CACHE_DIR"]).is_dir()
+    monkeypatch.undo()
+    assert not instahide_nb._writable(str(Path(__file__) / "below a file")) or os.getuid() == 0
+    assert not instahide_nb._writable("~/no home")
+
+
+def test_an_installed_package_has_its_notebooks_and_presets(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = "from instahide_nb.run import notebooks, pipeline; print(notebooks.home(), *pipeline.presets())"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(tmp_path / "site/instahide_nb"), "challenge", "demo", "tiny"]
+    assert (tmp_path / "site/instahide_nb/notebooks/attack.ipynb").is_file()

@@ -77,6 +77,9 @@ def _manager(kernel: _Kernel) -> type:
             if kernel.stopping:
                 kernel.stop()
 
+        async def _async_interrupt_kernel(self) -> None:
+            """Do nothing: a shutdown begins with it, and a kernel that is still answering would report an error."""
+
         async def shutdown_kernel(self, *arguments: Any, **options: Any) -> None:  # type: ignore[override]
             if kernel.process is not None:
                 kernel.used = usage_of(kernel.process)
