@@ -191,7 +191,7 @@ def test_an_attack_that_does_not_find_the_generator_is_unranked(
     (run / "attack/forked_runs-lost/attack.json").unlink()
     in_process.delenv("FOUND")
     assert again(run, *methods) == ["there", "made", "made", "there", "there"]
-    assert {path.name for path in (run / "evaluate/forked_runs-lost").iterdir()} == {"row.json", "figures"}
+    assert {path.name for path in (run / "evaluate/forked_runs-lost").iterdir()} == {"row.json"}
 
 
 def test_methods_that_cannot_attack_the_scheme_are_named_and_the_others_run(

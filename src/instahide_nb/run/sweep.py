@@ -40,10 +40,10 @@ from instahide_nb import __version__
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, read_json, write_bytes, write_json
 from instahide_nb.core.params import Record, read_yaml
+from instahide_nb.core.progress import duration
 from instahide_nb.core.runs import RESOURCES, locked, read_usage
 from instahide_nb.core.threads import thread_count
 from instahide_nb.data.sources import source_kind
-from instahide_nb.evaluate.leaderboard import duration
 from instahide_nb.evaluate.metrics import METRICS
 from instahide_nb.run.manifest import compare, files_of, read_manifest
 from instahide_nb.run.notebooks import NotebookError, home
