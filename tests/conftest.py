@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -100,10 +98,6 @@ def run(saved_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved_run, tmp_path / "run"))
 
 
-HOSTILE: Counter[str] = Counter()
-"""How many damaged inputs each reader was given, and how they ended; see test_hostile_files.py."""
-
-
 _LONG = (
     "test_same_bits.py",
     "test_sweep.py",
@@ -116,23 +110,3 @@ _LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take longest go first, so that with two workers neither is left alone with one at the end."""
     items.sort(key=lambda item: item.path.name not in _LONG)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker hands its count of damaged inputs to the process that prints the summary."""
-    output = getattr(session.config, "workeroutput", None)
-    if output is not None:
-        output["hostile"] = dict(HOSTILE)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Take a worker's count."""
-    HOSTILE.update(getattr(node, "workeroutput", {}).get("hostile", {}))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many damaged inputs were tried."""
-    if HOSTILE:
-        counts = ", ".join(f"{name} {count}" for name, count in sorted(HOSTILE.items()))
-        terminalreporter.write_line(f"hostile files: {HOSTILE.total()} inputs tried ({counts})")
