@@ -12,6 +12,7 @@ import numpy.typing as npt
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, make_folder, read_json, save_array, write_json
 from instahide_nb.core.runs import machine_line
+from instahide_nb.scheme.encryption import pixel_bytes, pixel_values
 
 __all__ = ["AttackResult", "load_result", "on_the_grid", "platform_line", "save_result"]
 
@@ -84,9 +85,7 @@ def on_the_grid(images: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32
     >>> on_the_grid(np.array([-1.2, -0.999, 0.0, 1.0]))
     array([-1.        , -1.        ,  0.00392157,  1.        ], dtype=float32)
     """
-    # In float64 throughout, and as (2u - 255)/255: float32 input would otherwise land beside the grid's values.
-    u = np.floor((np.clip(images.astype(np.float64), -1.0, 1.0) + 1.0) * 127.5 + 0.5)
-    return ((2.0 * u - 255.0) / 255.0).astype(np.float32)
+    return pixel_values(pixel_bytes(images))
 
 
 def platform_line() -> str:

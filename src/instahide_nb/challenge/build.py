@@ -39,12 +39,9 @@ def make_release(
 ) -> Release:
     """What is published of the mixtures: encryptions, labels and every parameter but the seed."""
     p = params
-    private_places = 2 if p.scheme == "cross" else p.k
+    private = slice(p.private_per_row)
     label = class_coefficients(
-        mixtures.weight[:, :private_places],
-        mixtures.index[:, :private_places],
-        private_label,
-        len(class_names),
+        mixtures.weight[:, private], mixtures.index[:, private], private_label, len(class_names)
     )
     info = ReleaseInfo(
         scheme=p.scheme,

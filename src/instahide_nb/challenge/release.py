@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, make_folder, read_json, save_array, sha256_file, write_json
-from instahide_nb.core.params import check_constraints
+from instahide_nb.core.params import check_constraints, private_per_row
 from instahide_nb.scheme.streams import STREAM_VERSION
 
 __all__ = ["FORMAT_VERSION", "Release", "ReleaseInfo", "load_release", "save_release"]
@@ -53,6 +53,11 @@ class ReleaseInfo:
     class_names: tuple[str, ...] = ()
     format: int = FORMAT_VERSION
     stream: int = STREAM_VERSION
+
+    @property
+    def private_per_row(self) -> int:
+        """p: how many of the k images of an encryption are private."""
+        return private_per_row(self.scheme, self.k)
 
 
 @dataclass(frozen=True)

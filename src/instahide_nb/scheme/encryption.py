@@ -47,14 +47,14 @@ def pixel_values(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 def pixel_bytes(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
-    """The uint8 pixels nearest to values in [-1, 1]: round((255 v + 255)/2), clipped to 0 .. 255.
+    """The uint8 pixels nearest to values in [-1, 1]: floor(127.5 (v + 1) + 1/2), clipped to 0 .. 255.
 
     Examples
     --------
-    >>> pixel_bytes(np.array([-1.5, -0.6, 0.999], np.float32))
-    array([  0,  51, 255], dtype=uint8)
+    >>> pixel_bytes(np.array([-1.5, -0.6, 0.0, 1.0], np.float32))
+    array([  0,  51, 128, 255], dtype=uint8)
     """
-    return np.clip(np.rint((values.astype(np.float64) * 255 + 255) / 2), 0, 255).astype(np.uint8)
+    return np.clip(np.floor((values.astype(np.float64) + 1) * 127.5 + 0.5), 0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
