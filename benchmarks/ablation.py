@@ -1,55 +1,47 @@
-"""What each part of `unmask` adds, and how it fares with other k and other numbers of encryptions.
+"""What each part of `unmask` adds, and how it fares on other challenges: the tables of docs/unmask.md.
 
-Run it on sources of your own, for example
-``python benchmarks/ablation.py --private cifar10 --public imagenette --attacker embedded:attacker``; every row makes
-a challenge, attacks it with some part switched off, and scores the images. A table in Markdown goes to standard output,
-the figures to ``--out`` as JSON when it is given.
+``python benchmarks/ablation.py --private FILE.npz --public FOLDER --attacker FOLDER --seeds 1 2 3 --k 2 3 4 8`` makes
+a challenge for each row, attacks it, scores it, and prints the row in Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import resource
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
+from bench import in_a_process
 
-from instahide_nb.attacks.unmask.attack import Settings, UnmaskResult, decrypt, solve
 from instahide_nb.challenge.build import Challenge, build_challenge
 from instahide_nb.core.params import GenDataParams
 from instahide_nb.data.sources import private_images, public_patches
-from instahide_nb.evaluate.metrics import ssim_pairs
-from instahide_nb.scheme.encryption import pixel_values
+from instahide_nb.evaluate.metrics import match_images, score
 
-PARTS: dict[str, Settings] = {
-    "first images, independent signs": Settings(rounds=0, companion_rounds=0, repair=False),
-    "+ sign repair": Settings(rounds=0, companion_rounds=0),
-    "+ 4 rounds, independent signs": Settings(rounds=4, companion_rounds=0, coupled=False),
-    "+ 4 rounds, coupled signs": Settings(rounds=4, companion_rounds=0),
-    "whole, without sign repair": Settings(repair=False),
-    "whole, independent signs": Settings(coupled=False),
-    "whole, energies not whitened": Settings(whitened=False),
-    "whole, images fitted to the encryption too": Settings(left_out=False),
-    "whole, without epochs": Settings(epochs=False),
+PARTS: dict[str, dict[str, Any]] = {
+    "first images, independent signs": {"rounds": 0, "companion_rounds": 0, "repair": False},
+    "+ sign repair": {"rounds": 0, "companion_rounds": 0},
+    "+ 4 rounds, independent signs": {"rounds": 4, "companion_rounds": 0, "coupled": False},
+    "+ 4 rounds, coupled signs": {"rounds": 4, "companion_rounds": 0},
+    "whole, without sign repair": {"repair": False},
+    "whole, independent signs": {"coupled": False},
+    "whole, energies not whitened": {"whitened": False},
+    "whole, images fitted to the encryption too": {"left_out": False},
+    "whole, without epochs": {"epochs": False},
 }
+"""Settings of unmask."""
 
-HARD: dict[str, Settings] = {
-    "energies not whitened": Settings(whitened=False),
-    "images fitted to the encryption too": Settings(left_out=False),
-    "neither": Settings(whitened=False, left_out=False),
+HARD: dict[str, dict[str, Any]] = {
+    "energies not whitened": {"whitened": False},
+    "images fitted to the encryption too": {"left_out": False},
+    "neither": {"whitened": False, "left_out": False},
 }
 """What matters where classes are large."""
 
-CLASSES: dict[str, list[int]] = {
+CLASSES = {
     "2 classes of 50": [50, 50],
     "100 classes of 1": [1] * 100,
     "classes of 35, 20, 15, 10, 8, 5, 3, 2, 1, 1": [35, 20, 15, 10, 8, 5, 3, 2, 1, 1],
@@ -57,88 +49,7 @@ CLASSES: dict[str, list[int]] = {
 """Other labels for the same private images, at random."""
 
 
-def relabelled(base: dict[str, Any], sizes: list[int], folder: Path) -> str:
-    """A source of the private images of `base` with classes of other sizes."""
-    generator = np.random.Generator(np.random.PCG64(base["seed"]))
-    chosen = private_images(base["private_source"], base["n_private"], generator=generator)
-    labels = generator.permutation(np.repeat(np.arange(len(sizes)), sizes))
-    path = folder / f"classes-{len(sizes)}.npz"
-    np.savez(path, images=chosen.images, labels=labels)
-    return str(path)
-
-
-def shuffled(challenge: Challenge) -> Challenge:
-    """The same challenge with its rows in another order, so that no epochs are left."""
-    order = np.random.Generator(np.random.PCG64(0)).permutation(len(challenge.release.label))
-    release, secret = challenge.release, challenge.secret
-    return replace(
-        challenge,
-        release=replace(release, encryption=release.encryption[order], label=release.label[order]),
-        secret=replace(secret, pair=secret.pair[order]),
-    )
-
-
-def rounded(challenge: Challenge) -> Challenge:
-    """The same challenge with labels of four decimals."""
-    label = np.round(challenge.release.label.astype(np.float64), 4).astype(np.float32)
-    return replace(challenge, release=replace(challenge.release, label=label))
-
-
-def score(challenge: Challenge, result: UnmaskResult) -> dict[str, float]:
-    """max_ssim over encryptions; SSIM over images; share of slots with the right image."""
-    secret = challenge.secret
-    private = pixel_values(secret.private)
-    n_images = len(private)
-    every = np.stack(np.meshgrid(np.arange(n_images), np.arange(n_images), indexing="ij"), axis=-1).reshape(
-        -1, 2
-    )
-    match = ssim_pairs(result.recovered, private, every).reshape(n_images, n_images)
-    found, true = linear_sum_assignment(match, maximize=True)
-    name = np.empty(n_images, np.int64)
-    name[found] = true
-    decryption = decrypt(result)
-    rows = np.arange(len(decryption))
-    both = [
-        ssim_pairs(decryption, private, np.stack([rows, secret.pair[:, side]], axis=1)) for side in range(2)
-    ]
-    guess, pair = name[result.assignment], secret.pair
-    right = np.maximum((guess == pair).mean(axis=1), (guess == pair[:, ::-1]).mean(axis=1))
-    image = match[found, true]
-    return {
-        "max_ssim": float(np.maximum(*both).mean()),
-        "mean_image_ssim": float(image.mean()),
-        "worst_image_ssim": float(image.min()),
-        "slots_right": float(right.mean()),
-    }
-
-
-def measure(
-    name: str,
-    parameters: dict[str, Any],
-    settings: Settings,
-    attacker: npt.NDArray[np.uint8],
-    change: Callable[[Challenge], Challenge] | None = None,
-) -> dict[str, Any]:
-    """Make one challenge, attack it, score it."""
-    challenge = build_challenge(GenDataParams.from_mapping(parameters))
-    challenge = change(challenge) if change else challenge
-    begin = time.perf_counter()
-    result = solve(challenge.release, attacker, settings=settings)
-    seconds = time.perf_counter() - begin
-    row = {"name": name, **score(challenge, result), "seconds": seconds}
-    row["estimated_slots_right"] = result.details["estimated_slot_accuracy"]
-    row["second_opinion"] = result.details["agreement_with_textures"]
-    row["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"| {name} | {row['max_ssim']:.3f} | {row['mean_image_ssim']:.3f} | {row['worst_image_ssim']:.3f} "
-        f"| {row['slots_right']:.3f} | {row['estimated_slots_right']:.3f} | {row['second_opinion']:.3f} "
-        f"| {seconds:.0f} |",
-        flush=True,
-    )
-    return row
-
-
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
     """Read the command line and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--private", default="embedded", help="source of private images")
@@ -149,44 +60,90 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--k", type=int, nargs="*", default=[4, 8])
     parser.add_argument("--encryptions", type=int, nargs="*", default=[10, 20, 100])
-    parser.add_argument("--no-parts", action="store_true", help="the whole attack only")
-    parser.add_argument("--out", type=Path, help="write the figures here as JSON")
-    options = parser.parse_args(arguments)
-    attacker = public_patches(options.attacker, options.n_attacker)
-    base: dict[str, Any] = {
-        "out_dir": "runs/ablation",
-        "n_private": 100,
-        "k": 6,
-        "n_public": options.n_public,
-        "private_source": options.private,
-        "public_source": options.public,
-    }
-    whole = Settings()
-    cases = [(f"whole, seed {seed}", {"seed": seed}, whole) for seed in options.seeds]
-    first = {"seed": options.seeds[0]}
-    if not options.no_parts:
-        cases += [(name, first, settings) for name, settings in PARTS.items()]
-    cases += [(f"k = {k}", first | {"k": k}, whole) for k in options.k]
-    cases += [
-        (f"{count} encryptions an image", first | {"encryptions_per_image": count}, whole)
-        for count in options.encryptions
+    options = parser.parse_args()
+    base = {"n_private": 100, "n_public": options.n_public, "k": 6, "seed": options.seeds[0]}
+    base |= {"private_source": options.private, "public_source": options.public}
+    columns = ("max_ssim", "image SSIM", "worst", "slots right", "its own estimate", "second opinion")
+    print("| | " + " | ".join([*columns, "seconds", "peak MiB"]) + " |\n" + "| --- " * 9 + "|", flush=True)
+    with TemporaryDirectory() as folder:
+        for name, parameters, settings, change in _cases(options, base, Path(folder)):
+            attacker = options.attacker, options.n_attacker
+            found = in_a_process(name, _part, base | parameters, settings, attacker, change)
+            cells = [f"{found.get(column, float('nan')):.3f}" for column in columns]
+            cells += [f"{found.get(column, float('nan')):.0f}" for column in ("seconds", "peak_mib")]
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def _cases(options: argparse.Namespace, base: dict[str, Any], folder: Path) -> list[Any]:
+    """Name, parameters, settings of unmask and change of the challenge for each row."""
+    cases = [
+        *((f"whole, seed {seed}", {"seed": seed}, {}, "") for seed in options.seeds),
+        *((name, {}, settings, "") for name, settings in PARTS.items()),
+        *((f"k = {k}", {"k": k}, {}, "") for k in options.k),
+        *((f"{n} encryptions per image", {"encryptions_per_image": n}, {}, "") for n in options.encryptions),
+        *((name, {}, {}, name) for name in CHANGES),
     ]
-    print("| | max_ssim | image SSIM | worst | slots right | its own estimate | second opinion | seconds |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
-    rows = [measure(name, base | change, settings, attacker) for name, change, settings in cases]
-    if not options.no_parts:
-        rows.append(measure("rows shuffled", base | first, whole, attacker, shuffled))
-        rows.append(measure("labels of four decimals", base | first, whole, attacker, rounded))
-        with TemporaryDirectory() as folder:
-            for name, sizes in CLASSES.items():
-                source = {"private_source": relabelled(base | first, sizes, Path(folder))}
-                rows.append(measure(name, base | first | source, whole, attacker))
-                if len(sizes) == 2:
-                    for part, settings in HARD.items():
-                        rows.append(measure(f"{name}, {part}", base | first | source, settings, attacker))
-    if options.out:
-        options.out.write_text(json.dumps(rows, indent=2) + "\n")
+    for name, sizes in CLASSES.items():
+        source = {"private_source": _relabelled(base, sizes, folder)}
+        cases.append((name, source, {}, ""))
+        if len(sizes) == 2:
+            cases += [(f"{name}, {part}", source, settings, "") for part, settings in HARD.items()]
+    return cases
+
+
+def _part(
+    parameters: dict[str, Any], settings: dict[str, Any], attacker: tuple[str, int], change: str
+) -> dict[str, float]:
+    from instahide_nb.attacks.unmask.attack import Settings, decrypt, solve
+
+    challenge = build_challenge(GenDataParams.from_mapping(parameters))
+    challenge = CHANGES[change](challenge) if change else challenge
+    public, secret = public_patches(*attacker), challenge.secret
+    begin = time.perf_counter()
+    result = solve(challenge.release, public, settings=Settings(**settings))
+    seconds = time.perf_counter() - begin
+    place, image = match_images(result.recovered, secret.private)
+    name = np.empty(len(place), np.int64)
+    name[place] = np.arange(len(place))
+    guess, pair = name[result.assignment], secret.pair
+    right = np.maximum((guess == pair).mean(axis=1), (guess == pair[:, ::-1]).mean(axis=1))
+    return {
+        "max_ssim": score(decrypt(result), secret.private, pair).metrics()["max_ssim"],
+        "image SSIM": float(image.mean()),
+        "worst": float(image.min()),
+        "slots right": float(right.mean()),
+        "its own estimate": result.details["estimated_slot_accuracy"],
+        "second opinion": result.details["agreement_with_textures"],
+        "seconds": seconds,
+    }
+
+
+def _shuffled(challenge: Challenge) -> Challenge:
+    """The same challenge with its rows in another order, so that no epochs are left."""
+    order = np.random.default_rng(0).permutation(len(challenge.release.label))
+    release, secret = challenge.release, challenge.secret
+    release = replace(release, encryption=release.encryption[order], label=release.label[order])
+    return replace(challenge, release=release, secret=replace(secret, pair=secret.pair[order]))
+
+
+def _rounded(challenge: Challenge) -> Challenge:
+    label = np.round(challenge.release.label.astype(np.float64), 4).astype(np.float32)
+    return replace(challenge, release=replace(challenge.release, label=label))
+
+
+CHANGES = {"rows shuffled": _shuffled, "labels of four decimals": _rounded}
+
+
+def _relabelled(base: dict[str, Any], sizes: list[int], folder: Path) -> str:
+    """A source of the private images of `base` in classes of other sizes, at random."""
+    generator = np.random.default_rng(base["seed"])
+    chosen = private_images(base["private_source"], base["n_private"], generator=generator)
+    path = folder / f"classes-{len(sizes)}.npz"
+    np.savez(
+        path, images=chosen.images, labels=generator.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    )
+    return str(path)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,111 +1,116 @@
-"""Time and memory of every stage, against what one would use instead: ``make bench``, or ``bench.py --quick``.
+"""Time and memory of the package, as ratios measured in one run: ``make bench``.
 
-Writes ``runs/bench/bench.json`` and ``runs/bench/bench.md``. Every case runs in a process of its own; within it each
-candidate runs once a round, five rounds, and medians and ratios of rounds are given. ``--docs`` also writes the tables
-into ``docs/benchmarks.md``, between its markers, and keeps the figures beside it. ``--only`` measures some cases
-anew and keeps the others' figures.
+``python benchmarks/bench.py --quick`` tries everything at small sizes, ``--only CASE`` measures some cases anew, and
+``--docs`` writes the tables into ``docs/benchmarks.md`` and ``docs/scaling.md``. Results go to ``runs/bench/``.
+
+Every case and every size runs in a process of its own, so that its peak memory is its own. The candidates of a case
+take turns: each runs once in every round, after a first call that is not counted. Ratios are taken within a round,
+because other work on the machine then meets all candidates alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import subprocess
+import multiprocessing
+import os
+import platform
+import resource
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cases
 import growth
-from cases import CASES
-from measuring import machine, peak_mib
-from report import markdown, over_bounds, replace_between_markers
+import tables
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES: dict[str, Callable[..., dict[str, Any]]] = {
-    "gen_data": growth.make_challenge,
-    "unmask": growth.unmask,
-    "evaluate": growth.score_attack,
-    "prng-state": growth.prng_state,
-}
+DOCS = ROOT / "docs"
 
 
 def main() -> int:
     """Measure what was asked for."""
-    options = _options()
-    out = options.out
-    out.mkdir(parents=True, exist_ok=True)
-    if options.in_process:
-        _measure_here(options)
-        return 0
-    result: dict[str, Any] = {"machine": machine(), "quick": options.quick, "cases": {}, "growth": {}}
-    known = out / "bench.json"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small sizes and two rounds")
+    parser.add_argument("--only", action="append", choices=[*cases.CASES, "growth"], help="may be repeated")
+    parser.add_argument("--sizes", type=int, nargs="+", help="numbers of encryptions, for growth")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "bench")
+    parser.add_argument("--docs", action="store_true", help="write the tables into docs/")
+    options = parser.parse_args()
+    known, runs = options.out / "bench.json", 2 if options.quick else 5
+    result: dict[str, Any] = {"cases": {}, "growth": {}}
     if options.only and known.exists():
-        earlier = json.loads(known.read_text())
-        if earlier["quick"] == options.quick:
-            result = earlier | {"machine": result["machine"]}
-    chosen = options.only or [*CASES, "growth"]
-    for name in (name for name in CASES if name in chosen):
-        result["cases"][name] = _in_a_process(options, name)
+        result = json.loads(known.read_text())
+    result |= {"machine": machine(), "quick": options.quick}
+    options.out.mkdir(parents=True, exist_ok=True)
+    chosen = options.only or [*cases.CASES, "growth"]
+    for name, case in cases.CASES.items():
+        if name in chosen:
+            result["cases"][name] = in_a_process(name, case, options.quick, runs)
     if "growth" in chosen:
-        sizes = options.sizes or ([1250] if options.quick else growth.SIZES)
-        for n in sizes:
-            wanted = [stage for stage in STAGES if stage != "prng-state" or n == growth.PUBLISHED]
-            found = {stage: _in_a_process(options, f"{stage}:{n}") for stage in wanted}
-            result["growth"][str(n)] = found
-        result["growth"] = dict(sorted(result["growth"].items(), key=lambda item: int(item[0])))
-    known.write_text(json.dumps(result, indent=2, sort_keys=False) + "\n")
-    text = markdown(result)
-    (out / "bench.md").write_text(text)
+        for n in options.sizes or (growth.SIZES[:1] if options.quick else growth.SIZES):
+            result["growth"][str(n)] = {
+                stage: in_a_process(f"{stage}, {n:,}", measure, options.out, n, runs)
+                for stage, measure in growth.STAGES.items()
+                if stage != "prng-state" or n == growth.PUBLISHED
+            }
+    known.write_text(json.dumps(result, indent=2) + "\n")
+    text = tables.markdown(result)
+    (options.out / "bench.md").write_text(text)
     print(text)
     if options.docs:
-        replace_between_markers(ROOT / "docs" / "benchmarks.md", text)
-        shutil.copyfile(known, ROOT / "docs" / "benchmarks.json")
-    failed = [name for name, case in result["cases"].items() if "failed" in case]
-    over = over_bounds(result["growth"])
-    print("".join(f"{name}: more memory than its bound\n" for name in over), end="", file=sys.stderr)
-    return 1 if failed or over else 0
+        (DOCS / "benchmarks.json").write_text(known.read_text())
+        fill_pages()
+    wrong = tables.failures(result)
+    print("".join(f"{line}\n" for line in wrong), end="", file=sys.stderr)
+    return 1 if wrong else 0
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small sizes, two rounds: a minute or two")
-    parser.add_argument("--only", action="append", choices=[*CASES, "growth"], help="may be repeated")
-    parser.add_argument("--sizes", type=int, nargs="+", help="encryptions, for growth")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "bench")
-    parser.add_argument("--docs", action="store_true", help="write the tables into docs/benchmarks.md")
-    parser.add_argument("--in-process", metavar="CASE", help=argparse.SUPPRESS)
-    return parser.parse_args()
+def fill_pages() -> None:
+    """Write the tables of ``docs/*.json`` into the pages beside them."""
+    bench, largest = (json.loads((DOCS / f"{name}.json").read_text()) for name in ("benchmarks", "scaling"))
+    for name, text in (
+        ("benchmarks", tables.markdown(bench)),
+        ("scaling", tables.scaling(bench, largest)),
+    ):
+        page = DOCS / f"{name}.md"
+        page.write_text(tables.between_markers(page.read_text(encoding="utf-8"), text), encoding="utf-8")
 
 
-def _in_a_process(options: argparse.Namespace, name: str) -> dict[str, Any]:
-    words = [sys.executable, __file__, "--in-process", name, "--out", str(options.out)]
-    start = time.perf_counter()
+def in_a_process(name: str, measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """Result of ``measure(*arguments)`` in a new process with its peak memory, or why it failed."""
     print(f"{name} ...", end=" ", file=sys.stderr, flush=True)
-    done = subprocess.run(
-        words + ["--quick"] * options.quick,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    print(f"{time.perf_counter() - start:.0f} s", file=sys.stderr)
-    if done.returncode:
-        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        print(f"{name} failed: {why}", file=sys.stderr)
-        return {"failed": why}
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    start = time.perf_counter()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            found = pool.submit(_with_memory, measure, *arguments).result()
+        except Exception as error:
+            found = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+    print(found.get("failed", f"{time.perf_counter() - start:.0f} s"), file=sys.stderr)
+    return found
 
 
-def _measure_here(options: argparse.Namespace) -> None:
-    runs = 2 if options.quick else 5
-    stage, _, size = options.in_process.partition(":")
-    if size:
-        found = STAGES[stage](options.out, int(size), runs)
-    else:
-        found = CASES[stage](options.quick, runs) | {"peak_mib": peak_mib()}
-    print(json.dumps(found))
+def _with_memory(measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    found = measure(*arguments)
+    unit = 2**20 if platform.system() == "Darwin" else 2**10  # bytes, or KiB
+    return found | {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+
+
+def machine() -> dict[str, Any]:
+    """The machine and the versions that the results belong to."""
+    from instahide_nb.core.files import machine_line
+
+    packages = ("numba", "scipy", "scikit-image", "opencv-contrib-python", "instahide-nb")
+    return {
+        "machine": machine_line(),
+        "threads": os.environ.get("NUMBA_NUM_THREADS", "not limited"),
+        **{name: version(name) for name in packages},
+        "load at start": round(os.getloadavg()[0], 2),
+    }
 
 
 if __name__ == "__main__":
