@@ -55,20 +55,17 @@ def main() -> None:
     parser.add_argument("--private", default="embedded", help="source of private images")
     parser.add_argument("--public", default="embedded", help="source of public images")
     parser.add_argument("--attacker", default="embedded:attacker", help="the attacker's own public images")
-    parser.add_argument("--n-public", type=int, default=4000)
-    parser.add_argument("--n-attacker", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--k", type=int, nargs="*", default=[4, 8])
     parser.add_argument("--encryptions", type=int, nargs="*", default=[10, 20, 100])
     options = parser.parse_args()
-    base = {"n_private": 100, "n_public": options.n_public, "k": 6, "seed": options.seeds[0]}
+    base = {"n_private": 100, "n_public": 4000, "k": 6, "seed": options.seeds[0]}
     base |= {"private_source": options.private, "public_source": options.public}
     columns = ("max_ssim", "image SSIM", "worst", "slots right", "its own estimate", "second opinion")
     print("| | " + " | ".join([*columns, "seconds", "peak MiB"]) + " |\n" + "| --- " * 9 + "|", flush=True)
     with TemporaryDirectory() as folder:
         for name, parameters, settings, change in _cases(options, base, Path(folder)):
-            attacker = options.attacker, options.n_attacker
-            found = in_a_process(name, _part, base | parameters, settings, attacker, change)
+            found = in_a_process(name, _part, base | parameters, settings, options.attacker, change)
             cells = [f"{found.get(column, float('nan')):.3f}" for column in columns]
             cells += [f"{found.get(column, float('nan')):.0f}" for column in ("seconds", "peak_mib")]
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
@@ -92,13 +89,13 @@ def _cases(options: argparse.Namespace, base: dict[str, Any], folder: Path) -> l
 
 
 def _part(
-    parameters: dict[str, Any], settings: dict[str, Any], attacker: tuple[str, int], change: str
+    parameters: dict[str, Any], settings: dict[str, Any], attacker: str, change: str
 ) -> dict[str, float]:
     from instahide_nb.attacks.unmask.attack import Settings, decrypt, solve
 
     challenge = build_challenge(GenDataParams.from_mapping(parameters))
     challenge = CHANGES[change](challenge) if change else challenge
-    public, secret = public_patches(*attacker), challenge.secret
+    public, secret = public_patches(attacker, 2000), challenge.secret
     begin = time.perf_counter()
     result = solve(challenge.release, public, settings=Settings(**settings))
     seconds = time.perf_counter() - begin
@@ -127,6 +124,7 @@ def _shuffled(challenge: Challenge) -> Challenge:
 
 
 def _rounded(challenge: Challenge) -> Challenge:
+    """The same challenge with labels of four decimals."""
     label = np.round(challenge.release.label.astype(np.float64), 4).astype(np.float32)
     return replace(challenge, release=replace(challenge.release, label=label))
 

@@ -32,8 +32,8 @@ def rounds(
     return seconds
 
 
-def _case(what: str, count: float, unit: str, seconds: dict[str, list[float]], note: str = "") -> Case:
-    return {"what": what, "count": count, "unit": unit, "seconds": seconds} | ({"note": note} if note else {})
+def _case(what: str, seconds: dict[str, list[float]], note: str = "") -> Case:
+    return {"what": what, "seconds": seconds} | ({"note": note} if note else {})
 
 
 def start_up(quick: bool, runs: int) -> Case:
@@ -47,7 +47,7 @@ def start_up(quick: bool, runs: int) -> Case:
         "import instahide_nb": call("-c", "import instahide_nb"),
         "python alone": call("-c", "pass"),
     }
-    return _case("start-up", 1, "starts/s", rounds(candidates, runs))
+    return _case("start-up", rounds(candidates, runs))
 
 
 def encryption(quick: bool, runs: int) -> Case:
@@ -69,8 +69,7 @@ def encryption(quick: bool, runs: int) -> Case:
         "plain numpy": lambda: floats_encrypt(private, public, np.random.RandomState(1), k, epochs),
         "copy of the result": result.copy,
     }
-    what = f"encrypt, {len(result):,} of 32x32, k = {k}"
-    return _case(what, len(result), "encryptions/s", rounds(candidates, runs))
+    return _case(f"encrypt, {len(result):,} of 32x32, k = {k}", rounds(candidates, runs))
 
 
 def floats_encrypt(private: Any, public: Any, random: Any, k: int, epochs: int) -> Any:
@@ -123,7 +122,7 @@ def evaluation(quick: bool, runs: int) -> Case:
     seconds = rounds(candidates, runs)
     seconds["scikit-image per pair"] = [s * n / sample for s in seconds["scikit-image per pair"]]
     note = f"scikit-image was timed on {sample} encryptions"
-    return _case(f"evaluate, {n:,} decryptions", n, "decryptions/s", seconds, note=note)
+    return _case(f"evaluate, {n:,} decryptions", seconds, note)
 
 
 def seed_scan(quick: bool, runs: int) -> Case:
@@ -148,7 +147,7 @@ def seed_scan(quick: bool, runs: int) -> Case:
     seconds = rounds(candidates, runs)
     seconds["RandomState per seed"] = [s * count / sample for s in seconds["RandomState per seed"]]
     note = f"RandomState was timed on {sample} seeds"
-    return _case(f"seed scan, 2^{count.bit_length() - 1} seeds", count, "seeds/s", seconds, note=note)
+    return _case(f"seed scan, 2^{count.bit_length() - 1} seeds", seconds, note)
 
 
 def busy(quick: bool, runs: int) -> Case:
@@ -173,8 +172,7 @@ def busy(quick: bool, runs: int) -> Case:
 
     candidates = {"ours, quiet": quiet, "ours, beside a busy loop": beside}
     seconds = rounds(candidates, 1 if quick else min(runs, 3), time.process_time)
-    n = len(release.encryption)
-    return _case(f"unmask, {n:,}, processor seconds", n, "encryptions/s", seconds)
+    return _case(f"unmask, {len(release.encryption):,}, processor seconds", seconds)
 
 
 def _release(**parameters: Any) -> Any:

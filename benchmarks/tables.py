@@ -70,26 +70,16 @@ def _cases(cases: dict[str, Any]) -> str:
     rows = []
     for name, case in cases.items():
         if "failed" in case:
-            rows.append([name, f"not measured: {case['failed']}", *[""] * 5])
+            rows.append([name, f"not measured: {case['failed']}", *[""] * 4])
             continue
         seconds = case["seconds"]
-        for place, (candidate, values) in enumerate(seconds.items()):
-            spread = f"{min(values):.3g} to {max(values):.3g}"
-            rate = f"{case['count'] / median(values):,.4g} {case['unit']}"
-            row = [
-                case["what"],
-                candidate,
-                f"{median(values):.3g}",
-                spread,
-                rate,
-                "1",
-                f"{case['peak_mib']:.0f}",
-            ]
-            if place:
-                row[0], row[5], row[6] = "", f"{ratio(seconds, candidate, next(iter(seconds))):.3g}", ""
-            rows.append(row)
+        for candidate, values in seconds.items():
+            own, times = candidate == next(iter(seconds)), ratio(seconds, candidate, next(iter(seconds)))
+            row = [case["what"] if own else "", candidate, f"{median(values):.3g}"]
+            row += [f"{min(values):.3g} to {max(values):.3g}", f"{times:.3g}"]
+            rows.append([*row, f"{case['peak_mib']:.0f}" if own else ""])
     notes = "; ".join(case["note"] for case in cases.values() if "note" in case)
-    head = ("case", "candidate", "seconds", "spread", "rate", "times ours", "peak MiB")
+    head = ("case", "candidate", "seconds", "spread", "times ours", "peak MiB")
     return _table(head, rows) + (f"\n{notes}.\n" if notes else "") if rows else ""
 
 
