@@ -30,14 +30,16 @@ def _grow(low: int, high: int, similarity: Float32, out: Int64) -> None:
     """Fill the rows low .. high-1 of `out` from their third member on."""
     n = similarity.shape[0]
     for k in range(low, high):
-        total = np.zeros(n)
+        total, best = np.zeros(n), 0
         for place in range(out.shape[1]):
-            if place > 1:
-                out[k, place] = np.argmax(total)
-            newest = out[k, place]
+            newest = out[k, place] if place < 2 else best
+            out[k, place] = newest
+            total[newest] = -np.inf
+            best = 0
             for j in range(n):
                 total[j] += similarity[newest, j]
-            total[newest] = -np.inf
+                if total[j] > total[best]:
+                    best = j
 
 
 def grow_groups(similarity: Float32, seed: Int64, size: int, generator: np.random.Generator) -> Int64:
