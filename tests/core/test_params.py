@@ -54,14 +54,6 @@ def test_presets_name_every_parameter_and_the_defaults_are_tiny(notebook: str) -
         assert preset != "tiny" or kind().as_dict() == values
 
 
-@pytest.mark.parametrize("preset", ["demo", "challenge"])
-def test_full_presets_are_the_challenge_of_2020(preset: str) -> None:
-    params = GenDataParams.from_mapping(read_yaml(PARAMS / preset / "gen_data.yaml"))
-    assert (params.n_private, params.encryptions_per_image, params.k) == (100, 50, 6)
-    assert (params.scheme, params.rng) == ("cross", "mt19937")
-    assert (params.max_coefficient, params.min_private_sum, params.min_keypoints) == (0.65, 0.30, 40)
-
-
 BAD: list[tuple[type[Any], str, dict[str, Any]]] = [
     *(
         (GenDataParams, "seed", {"seed": x})

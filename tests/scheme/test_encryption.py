@@ -158,74 +158,40 @@ def compare_with_slow(
         assert made.encryption[r].reshape(-1).view(np.uint32).tolist() == expected.view(np.uint32).tolist()
 
 
-@pytest.mark.parametrize(
-    ("scheme", "k", "shape", "n_private", "n_public"),
-    [
-        ("cross", 2, (3, 5), 3, 4),
-        ("cross", 3, (1, 1), 2, 2),
-        ("cross", 6, (5, 3), 4, 9),
-        ("cross", 16, (2, 3), 5, 5),
-        ("inside", 2, (3, 3), 2, 0),
-        ("inside", 4, (5, 1), 6, 0),
-        ("inside", 16, (2, 2), 3, 0),
-        ("mixup", 2, (3, 5), 4, 0),
-    ],
-)
-@pytest.mark.parametrize("rng", ["mt19937", "chacha20"])
-def test_encryption_is_bit_for_bit_the_slow_one(
-    scheme: str, k: int, shape: tuple[int, int], n_private: int, n_public: int, rng: str
-) -> None:
-    private, public = made_images(n_private, *shape, 3), made_images(max(n_public, 1), *shape, 4)
-    options: dict[str, Any] = {"scheme": scheme, "k": k, "max_coefficient": 0.65, "min_private_sum": 0.3}
-    if k == 16:
-        options["min_private_sum"] = 0.2  # a row in four passes, and the test stays quick
-    mt19937 = rng == "mt19937"
-    stream = Mt19937Stream(123 + k) if mt19937 else ChaChaStream(KEY)
-    ask = mt19937_questions(123 + k) if mt19937 else chacha20_questions(KEY)
-    made = encrypt(private, public, stream, encryptions_per_image=3, **options)
-    compare_with_slow(made, private, public, ask, epochs=3, **options)
-
-
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    scheme=st.sampled_from(["cross", "inside", "mixup"]),
-    k=st.integers(2, 16),
+    rng=st.sampled_from(["mt19937", "chacha20"]),
+    scheme_and_k=st.tuples(st.sampled_from(["cross", "inside"]), st.integers(2, 16)) | st.just(("mixup", 2)),
     n_private=st.integers(2, 6),
     more=st.integers(0, 4),
     shape=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     slack=st.floats(0.2, 1),
     share=st.floats(0, 0.5),
 )
-def test_encryption_is_the_slow_one_for_any_parameters(
+def test_encryption_is_bit_for_bit_the_slow_one(
     seed: int,
-    scheme: str,
-    k: int,
+    rng: str,
+    scheme_and_k: tuple[str, int],
     n_private: int,
     more: int,
     shape: tuple[int, int],
     slack: float,
     share: float,
 ) -> None:
-    k = 2 if scheme == "mixup" else k
-    limit = min(1.0, 1 / k + slack)
+    scheme, k = scheme_and_k
     options: dict[str, Any] = {
-        "scheme": scheme, "k": k, "max_coefficient": limit, "min_private_sum": share * min(1, 6 / k)
-    }  # fmt: skip
+        "scheme": scheme,
+        "k": k,
+        "max_coefficient": min(1.0, 1 / k + slack),
+        "min_private_sum": share * min(1, 6 / k),
+    }
+    mt19937 = rng == "mt19937"
+    stream = Mt19937Stream(seed) if mt19937 else ChaChaStream(KEY)
+    ask = mt19937_questions(seed) if mt19937 else chacha20_questions(KEY)
     private, public = made_images(n_private, *shape, seed), made_images(n_private + more, *shape, seed + 1)
-    made = encrypt(private, public, Mt19937Stream(seed), encryptions_per_image=2, **options)
-    compare_with_slow(made, private, public, mt19937_questions(seed), epochs=2, **options)
-
-
-def mixed_in_int64(
-    made: Mixtures, private: npt.NDArray[np.uint8], public: npt.NDArray[np.uint8], places: int
-) -> npt.NDArray[np.float32]:
-    """The mixtures before their mask, from indices and weights; `places` of them are private images."""
-    total = np.zeros(made.encryption.shape, np.int64)
-    for j in range(made.index.shape[1]):
-        images = (private if j < places else public)[made.index[:, j]].astype(np.int64)
-        total += made.weight[:, j].astype(np.int64)[:, None, None, None] * (2 * images - 255)
-    return (total / ONE).astype(np.float32)
+    made = encrypt(private, public, stream, encryptions_per_image=2, **options)
+    compare_with_slow(made, private, public, ask, epochs=2, **options)
 
 
 def signs(made: Mixtures) -> npt.NDArray[np.float32]:
@@ -233,13 +199,6 @@ def signs(made: Mixtures) -> npt.NDArray[np.float32]:
     n, *image = made.encryption.shape
     bits = np.unpackbits(made.mask, axis=1, count=int(np.prod(image)))
     return (2.0 * bits - 1).astype(np.float32).reshape(n, *image)
-
-
-def test_the_largest_images_and_the_fewest() -> None:
-    private, public = made_images(2, 256, 256, 0), made_images(2, 256, 256, 1)
-    made = encrypt(private, public, Mt19937Stream(2), k=3, encryptions_per_image=2)
-    assert made.encryption.shape == (4, 256, 256, 3)
-    assert (made.encryption == mixed_in_int64(made, private, public, 2) * signs(made)).all()
 
 
 @settings(max_examples=60)
@@ -283,18 +242,6 @@ def test_invariants(seed: int, scheme: str, k: int, n_private: int, more: int, e
         assert all(len(pool) == n_private and max(pool) < len(public) for pool in pools)
     if scheme == "mixup":
         assert (np.unpackbits(made.mask, axis=1, count=12) == 1).all()
-
-
-def test_mixup_is_inside_with_two_images_and_no_mask() -> None:
-    private, none = made_images(6, 4, 4, 0), np.empty((0, 4, 4, 3), np.uint8)
-    # One epoch: the masks of the first would move T for the second.
-    options: dict[str, Any] = {"k": 2, "encryptions_per_image": 1}
-    mixup = encrypt(private, none, Mt19937Stream(3), scheme="mixup", **options)
-    inside = encrypt(private, none, Mt19937Stream(3), scheme="inside", **options)
-    assert (mixup.index == inside.index).all()
-    assert (mixup.encryption == inside.encryption * signs(inside)).all()
-    assert (signs(mixup) == 1).all()
-    assert (signs(inside) < 0).any()
 
 
 def test_inputs_are_not_changed_and_need_not_be_contiguous() -> None:
@@ -373,17 +320,6 @@ def test_about_56_percent_of_rows_pass_with_the_limits_of_the_challenge() -> Non
     assert abs(passing.mean() - 0.56) < 0.021
 
 
-def test_all_weight_on_one_image_gives_that_image_exactly() -> None:
-    private = np.arange(256, dtype=np.uint8).repeat(3)[: 2 * 8 * 16 * 3].reshape(2, 8, 16, 3)
-    stream = Scripted([[1e9, 1e-9], [1e9, 1e-9]])
-    made = encrypt(
-        private, private, stream, k=2, encryptions_per_image=1, max_coefficient=1.0, min_private_sum=0.0
-    )
-    assert made.weight.tolist() == [[WEIGHT_ONE, 0]] * 2
-    assert (made.encryption * signs(made) == pixel_values(private)).all()
-    assert np.abs(made.encryption).max() == 1
-
-
 def test_zero_takes_the_sign_of_its_mask() -> None:
     # An image and its negative in equal parts cancel; minus zero is how a mask of -1 shows there.
     image = made_images(1, 3, 3, 0)
@@ -395,16 +331,6 @@ def test_zero_takes_the_sign_of_its_mask() -> None:
     assert (made.encryption == 0).all()
     assert (np.signbit(made.encryption) == (signs(made) < 0)).all()
     assert np.signbit(made.encryption).any()
-
-
-def test_the_mask_is_drawn_by_channel_and_stored_by_pixel() -> None:
-    private = made_images(2, 2, 2, 0)
-    made = encrypt(
-        private, private, Scripted([[1, 1], [1, 1]]), scheme="inside", k=2, encryptions_per_image=1
-    )
-    # Drawn 1 0 1 0 for each channel of four pixels: pixels 0 and 2 keep their signs, 1 and 3 lose them.
-    assert signs(made)[0, :, :, 0].tolist() == [[1, -1], [1, -1]]
-    assert made.mask[0].tolist() == [0b11100011, 0b10000000]
 
 
 def weight_rows() -> st.SearchStrategy[list[float]]:
