@@ -8,6 +8,7 @@ as text, so :class:`Record` refuses unknown names and wrong types with one line.
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -127,9 +128,6 @@ def check_constraints(scheme: str, k: int, max_coefficient: float, min_private_s
             )
 
 
-_MOST = 2**31 - 1
-
-
 class _Parameters(Record):
     """The parameters of one notebook."""
 
@@ -163,35 +161,31 @@ def _assigned(source: str) -> set[str]:
     return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
 
 
+def _p(default: Any, text: str, least: int | None = None) -> Any:
+    return Field(default, description=text, ge=least, le=None if least is None else 2**31 - 1)
+
+
 class GenDataParams(_Parameters):
     """Parameters of ``gen_data``."""
 
-    out_dir: str = Field("runs/tiny", description="folder of the run; release/ and secret/ are made in it")
-    seed: int | str = Field(2020, description='seed of the challenge, 0 .. 4294967295, or "entropy"; secret')
-    rng: Literal["mt19937", "chacha20"] = Field(
-        "mt19937", description="random generator: mt19937 (as in 2020) or chacha20 (mended)"
+    out_dir: str = _p("runs/tiny", "folder of the run; release/ and secret/ are made in it")
+    seed: int | str = _p(2020, 'seed of the challenge, 0 .. 4294967295, or "entropy"; secret')
+    rng: Literal["mt19937", "chacha20"] = _p(
+        "mt19937", "random generator: mt19937 (as in 2020) or chacha20 (mended)"
     )
-    key: str = Field("", description='chacha20 only: 64 hex digits; "" draws them; secret')
-    scheme: Literal["cross", "inside", "mixup"] = Field(
-        "cross", description="cross (2 private + k-2 public images), inside (k private) or mixup"
+    key: str = _p("", 'chacha20 only: 64 hex digits; "" draws them; secret')
+    scheme: Literal["cross", "inside", "mixup"] = _p(
+        "cross", "cross (2 private + k-2 public images), inside (k private) or mixup"
     )
-    n_private: int = Field(20, ge=2, le=_MOST, description="how many private images")
-    encryptions_per_image: int = Field(
-        50, ge=1, le=_MOST, description="epochs; the release holds n_private times as many encryptions"
-    )
-    k: int = Field(4, description="how many images are mixed into one encryption, 2 .. 16")
-    max_coefficient: float = Field(0.65, description="largest coefficient of a mixture, in (1/k, 1]")
-    min_private_sum: float = Field(0.30, description="cross: least sum of the two private coefficients")
-    private_source: str = Field(
-        "embedded", description="embedded, cifar10[:ROOT], imagenette[:ROOT], a folder or .npz"
-    )
-    public_source: str = Field("embedded", description="likewise; random crops are taken of its photographs")
-    n_public: int = Field(
-        200, ge=0, le=_MOST, description="how many public images (crops); cross needs n_private or more"
-    )
-    min_keypoints: int = Field(
-        40, ge=0, le=_MOST, description="a crop is kept when SIFT finds more key points than this"
-    )
+    n_private: int = _p(20, "how many private images", 2)
+    encryptions_per_image: int = _p(50, "epochs; the release holds n_private times as many encryptions", 1)
+    k: int = _p(4, "how many images are mixed into one encryption, 2 .. 16")
+    max_coefficient: float = _p(0.65, "largest coefficient of a mixture, in (1/k, 1]")
+    min_private_sum: float = _p(0.30, "cross: least sum of the two private coefficients")
+    private_source: str = _p("embedded", "embedded, cifar10[:ROOT], imagenette[:ROOT], a folder or .npz")
+    public_source: str = _p("embedded", "likewise; random crops are taken of its photographs")
+    n_public: int = _p(200, "how many public images (crops); cross needs n_private or more", 0)
+    min_keypoints: int = _p(40, "a crop is kept when SIFT finds more key points than this", 0)
 
     @field_validator("seed", mode="before")
     @classmethod
@@ -223,16 +217,16 @@ class GenDataParams(_Parameters):
 class AttackParams(_Parameters):
     """Parameters of ``attack``."""
 
-    release_dir: str = Field("runs/tiny/release", description="folder with encryption.npy and label.npy")
-    out_dir: str = Field("runs/tiny/attack/unmask", description="folder for what the attack finds")
-    method: str = Field(
+    release_dir: str = _p("runs/tiny/release", "folder with encryption.npy and label.npy")
+    out_dir: str = _p("runs/tiny/attack/unmask", "folder for what the attack finds")
+    method: str = _p(
         "unmask",
-        description="unmask, prng-state, prng-seed, carlini-v2, carlini-v1, an entry point's name or module:function",
+        "unmask, prng-state, prng-seed, carlini-v2, carlini-v1, an entry point's name or module:function",
     )
-    public_source: str = Field("embedded:attacker", description="the attacker's own public photographs")
-    n_public: int = Field(200, ge=1, le=_MOST, description="how many crops of them")
-    seed_start: int = Field(0, description="prng-seed: first seed of the scan")
-    seed_stop: int = Field(2**32, description="prng-seed: end of the scan (not scanned itself)")
+    public_source: str = _p("embedded:attacker", "the attacker's own public photographs")
+    n_public: int = _p(200, "how many crops of them", 1)
+    seed_start: int = _p(0, "prng-seed: first seed of the scan")
+    seed_stop: int = _p(2**32, "prng-seed: end of the scan (not scanned itself)")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -247,13 +241,11 @@ class AttackParams(_Parameters):
 class EvaluateParams(_Parameters):
     """Parameters of ``evaluate``."""
 
-    release_dir: str = Field("runs/tiny/release", description="folder with encryption.npy and label.npy")
-    secret_dir: str = Field("runs/tiny/secret", description="folder with the private images")
-    decryption: str = Field(
-        "runs/tiny/attack/unmask/decryption.npy", description="what is scored: .npy or submission .zip"
-    )
-    out_dir: str = Field("runs/tiny/evaluate/unmask", description="folder for metrics and figures")
-    name: str = Field("unmask", description="name of the attack on the leaderboard")
+    release_dir: str = _p("runs/tiny/release", "folder with encryption.npy and label.npy")
+    secret_dir: str = _p("runs/tiny/secret", "folder with the private images")
+    decryption: str = _p("runs/tiny/attack/unmask/decryption.npy", "what is scored: .npy or submission .zip")
+    out_dir: str = _p("runs/tiny/evaluate/unmask", "folder for metrics and figures")
+    name: str = _p("unmask", "name of the attack on the leaderboard")
 
     @field_validator("name")
     @classmethod
@@ -304,22 +296,15 @@ def read_assignments(pairs: Iterable[str]) -> dict[str, Any]:
     """
     import yaml
 
-    text_fields = {
-        name
-        for kind in NOTEBOOKS.values()
-        for name, field in kind.model_fields.items()
-        if isinstance(field.default, str)
-    }
+    fields = [item for kind in NOTEBOOKS.values() for item in kind.model_fields.items()]
+    text_names = {name for name, field in fields if isinstance(field.default, str)}
     values: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
             raise InputError(f"-p {pair}: is not name=value; write for example -p k=4")
-        value: object = text
-        if name.rpartition(".")[2] not in text_fields:
-            try:
-                value = yaml.safe_load(text)
-            except Exception:  # see read_yaml
-                value = text
-        values[name] = "" if value is None else value
+        values[name] = text
+        if text and name.rpartition(".")[2] not in text_names:
+            with contextlib.suppress(Exception):  # see read_yaml
+                values[name] = yaml.safe_load(text)
     return values
