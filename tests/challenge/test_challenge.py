@@ -21,7 +21,7 @@ from instahide_nb.challenge.build import (
     save_challenge,
 )
 from instahide_nb.challenge.release import load_release
-from instahide_nb.challenge.secret import Secret, load_secret
+from instahide_nb.challenge.secret import check_halves, load_secret
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import sha256_file
 from instahide_nb.core.params import GenDataParams
@@ -149,26 +149,19 @@ def test_the_same_parameters_give_the_same_files(
     assert len(all_files(tmp_path / "a")) == 3 + len(ARRAYS) + 1
 
 
-@pytest.mark.parametrize(
-    "values",
-    [{"seed": SEED - 1}, {"rng": "chacha20", "key": KEY}, {"seed": "entropy"}, {"scheme": "inside"}],
-    ids=str,
-)
-def test_other_parameters_give_another_release(
-    values: dict[str, Any], challenge: Challenge, gen_data_params: GenDataParams
-) -> None:
-    other = build_challenge(changed(gen_data_params, **values))
-    assert str(first_difference(challenge.release, other.release)).startswith("encryption.npy, row 0 ")
-
-
-def test_fewer_images_than_the_source_holds_are_drawn_with_the_seed(gen_data_params: GenDataParams) -> None:
-    drawn = {
-        tuple(
-            build_challenge(changed(gen_data_params, n_private=3, seed=seed)).secret.private.ravel().tolist()
-        )
-        for seed in range(8)
-    }
-    assert len(drawn) > 1
+def test_other_parameters_give_another_release(challenge: Challenge, gen_data_params: GenDataParams) -> None:
+    for values in (
+        {"seed": SEED - 1},
+        {"rng": "chacha20", "key": KEY},
+        {"seed": "entropy"},
+        {"scheme": "inside"},
+    ):
+        other = build_challenge(changed(gen_data_params, **values))
+        assert str(first_difference(challenge.release, other.release)).startswith("encryption.npy, row 0 ")
+    private = [
+        build_challenge(changed(gen_data_params, n_private=3, seed=s)).secret.private for s in range(8)
+    ]
+    assert len({images.tobytes() for images in private}) > 1, "which images are taken depends on the seed"
 
 
 def test_secrets_are_for_their_owner_only(saved_run: Path) -> None:
@@ -240,17 +233,12 @@ def test_the_first_differing_row_is_named(challenge: Challenge) -> None:
         first_difference(release, dataclasses.replace(release, label=label))
         == "label.npy, row 34 (and 0 others)"
     )
+    zero, minus = release.encryption.copy(), release.encryption.copy()
+    zero[2, 0, 0, 0], minus[2, 0, 0, 0] = 0.0, -0.0
+    left, right = (dataclasses.replace(release, encryption=e) for e in (zero, minus))
+    assert first_difference(left, right) == "encryption.npy, row 2 (and 0 others)"
     fewer = dataclasses.replace(release, label=label[:3])
     assert first_difference(release, fewer) == "label.npy has shape (35, 3), made again it has (3, 3)"
-
-
-def test_minus_zero_is_another_number(challenge: Challenge) -> None:
-    zero = challenge.release.encryption.copy()
-    zero[2, 0, 0, 0] = 0.0
-    minus = zero.copy()
-    minus[2, 0, 0, 0] = -0.0
-    left, right = (dataclasses.replace(challenge.release, encryption=e) for e in (zero, minus))
-    assert first_difference(left, right) == "encryption.npy, row 2 (and 0 others)"
 
 
 def test_a_tampered_secret_is_found_out(run: Path) -> None:
@@ -310,12 +298,12 @@ def test_a_run_that_cannot_be_written_is_refused(challenge: Challenge, tmp_path:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"n_private": 8}, "^private_source .* holds 7 images; 8 were asked for"),
-        ({"n_public": 13}, "^public_source .* holds 12 patches; 13 were asked for"),
-        ({"private_source": "nowhere"}, "^source 'nowhere': no such folder"),
+        ({"n_private": 8}, r"^n_private: 8 is not possible, private_source .* holds 7 images"),
+        ({"n_public": 13}, r"^public_source .*: holds 12 patches of .*; 13 of .* are needed"),
+        ({"private_source": "nowhere"}, "^private_source 'nowhere': no such folder"),
         ({"private_source": "nowhere.npz"}, "no such file"),
-        ({"public_source": "imagnet"}, "^source 'imagnet'"),
-        ({"public_source": ""}, "^source ''"),
+        ({"public_source": "imagnet"}, "^public_source 'imagnet'"),
+        ({"public_source": ""}, "^public_source ''"),
     ],
 )
 def test_sources_that_cannot_serve_are_refused(
@@ -327,21 +315,8 @@ def test_sources_that_cannot_serve_are_refused(
 
 def test_images_of_other_sizes_are_refused(gen_data_params: GenDataParams, tmp_path: Path) -> None:
     files = write_sources(tmp_path, 7, 12, height=8, width=9)
-    with pytest.raises(InputError, match=r"^public_source .*\(8, 9\) pixels; \(8, 8\)"):
+    with pytest.raises(InputError, match=r"^public_source .*\(8, 9\) pixels; 12 of \(8, 8\)"):
         build_challenge(changed(gen_data_params, public_source=str(files.public_path)))
-
-
-@pytest.mark.parametrize("name", [*(f"{name}.npy" for name in ARRAYS), "secret.json"])
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
-def test_missing_and_damaged_secrets_are_refused(name: str, damage: str, run: Path) -> None:
-    path = run / "secret" / name
-    content = path.read_bytes()
-    path.unlink()
-    if damage != "missing":
-        path.write_bytes(content[: len(content) // 2 if damage == "cut" else 0])
-    with pytest.raises(InputError) as caught:
-        load_secret(run / "secret")
-    assert str(caught.value).startswith(f"{path}: ")
 
 
 def refused(secret: Path, name: str) -> None:
@@ -351,23 +326,33 @@ def refused(secret: Path, name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", [*(f"{name}.npy" for name in ARRAYS), "secret.json"])
+def test_missing_and_damaged_secrets_are_refused(name: str, run: Path) -> None:
+    path = run / "secret" / name
+    content = path.read_bytes()
+    for damaged in (b"", content[: len(content) // 2]):
+        path.write_bytes(damaged)
+        refused(run / "secret", name)
+    path.unlink()
+    refused(run / "secret", name)
+    with pytest.raises(InputError, match="no such folder; name the secret/ folder of a run"):
+        load_secret(run / "nowhere")
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
         ("private", lambda a: a[:3]),
         ("private", lambda a: a[..., :2]),
-        ("private", lambda a: a[0]),
         ("private", lambda a: a.astype(np.float32)),
         ("pair", lambda a: a + 1),
         ("pair", lambda a: a - 1),
         ("pair", lambda a: a[:, :1]),
         ("pair", lambda a: a[:0]),
-        ("pair", lambda a: a.astype(np.int32)),
         ("private_label", lambda a: a[1:]),
         ("private_label", lambda a: a + 3),
         ("private_label", lambda a: a - 1),
         ("coefficient", lambda a: a[1:]),
-        ("coefficient", lambda a: a.astype(np.float64)),
         ("mask", lambda a: a[1:]),
         ("public_index", lambda a: a[1:]),
     ],
@@ -375,9 +360,7 @@ def refused(secret: Path, name: str) -> None:
 def test_secrets_that_do_not_fit_each_other_are_refused(name: str, change: Any, run: Path) -> None:
     path = run / "secret" / f"{name}.npy"
     np.save(path, change(np.load(path)))
-    # Fewer private images show in the pairs that name the others.
-    others = np.load(path).ndim == 4 and len(np.load(path)) < 7 and np.load(path).dtype == np.uint8
-    refused(run / "secret", "pair.npy" if others else path.name)
+    refused(run / "secret", path.name)
 
 
 @pytest.mark.parametrize(
@@ -386,6 +369,7 @@ def test_secrets_that_do_not_fit_each_other_are_refused(name: str, change: Any, 
         {"parameters": 5},
         {"parameters": {"rng": "chacha20"}},
         {"parameters": {"seed": "entropy"}},
+        {"parameters": {"sede": 1}},
         {"start": []},
         {"class_names": "abc"},
         {"class_names": [1, 2, 3]},
@@ -398,12 +382,15 @@ def test_a_secret_json_of_other_types_is_refused(values: dict[str, Any], run: Pa
     refused(run / "secret", "secret.json")
 
 
-def test_an_unknown_parameter_in_the_secret_ends_in_one_line(challenge: Challenge) -> None:
-    info = challenge.secret.info | {"parameters": {"sede": 1}}
-    with pytest.raises(InputError, match=r"^sede: no such parameter"):
-        regenerate(Secret(**vars(challenge.secret) | {"info": info}))
-
-
-def test_a_missing_secret_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such folder; name the secret/ folder of a run"):
-        load_secret(tmp_path / "secret")
+def test_halves_of_two_challenges_are_told_apart(
+    challenge: Challenge, gen_data_params: GenDataParams, tmp_path: Path
+) -> None:
+    check_halves(challenge.release, challenge.secret)
+    rounded = dataclasses.replace(challenge.release, label=challenge.release.label.round(2))
+    check_halves(rounded, challenge.secret)
+    other = build_challenge(changed(gen_data_params, seed=1))
+    with pytest.raises(InputError, match="name the two folders of one run"):
+        check_halves(challenge.release, other.secret)
+    fewer = build_challenge(changed(gen_data_params, encryptions_per_image=4))
+    with pytest.raises(InputError, match=r"^secret: has 28 encryptions .*, the release 35"):
+        check_halves(challenge.release, fewer.secret)

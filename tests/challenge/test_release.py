@@ -81,14 +81,9 @@ def test_two_arrays_of_2020_are_a_release(tmp_path: Path) -> None:
     assert (release.encryption == encryption).all()
     assert (release.label == label).all()
     info = release.info
-    assert (info.scheme, info.rng, info.k, info.n_private, info.class_names) == (
-        "cross",
-        "mt19937",
-        6,
-        100,
-        (),
-    )
-    assert info.encryptions_per_image == 2
+    assert (info.scheme, info.rng, info.k, info.class_names) == ("cross", "mt19937", 6, ())
+    assert (info.n_private, info.encryptions_per_image) == (100, 2)
+    assert (info.max_coefficient, info.min_private_sum) == (0.65, 0.30)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -162,25 +157,23 @@ def test_a_changed_array_is_noticed(name: str, run: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"k": ...}, ("k is missing",)),
-        ({"k": "4"}, ("k is '4'",)),
+        ({"k": "4"}, ("k:", "'4'")),
         ({"k": 1}, ("k:",)),
         ({"k": 17}, ("k:",)),
-        ({"k": True}, ("k is True",)),
+        ({"k": True}, ("k:", "True")),
         ({"scheme": "rot13"}, ("scheme:",)),
-        ({"scheme": None}, ("scheme is None",)),
+        ({"scheme": None}, ("scheme:", "None")),
         ({"max_coefficient": 2}, ("max_coefficient:",)),
         ({"max_coefficient": float("nan")}, ("max_coefficient:",)),
-        ({"min_private_sum": [0.3]}, ("min_private_sum is",)),
+        ({"min_private_sum": [0.3]}, ("min_private_sum:",)),
         ({"n_private": 0}, ("n_private",)),
         ({"n_private": 8}, ("8 x 5", "35 rows")),
         ({"n_private": 10**30}, ("n_private",)),
         ({"encryptions_per_image": -5, "n_private": -7}, ("n_private",)),
-        ({"encryptions_per_image": 5.0}, ("encryptions_per_image is 5.0",)),
-        ({"class_names": "cross"}, ("class_names is 'cross'",)),
+        ({"encryptions_per_image": 5.0}, ("encryptions_per_image:", "5.0")),
+        ({"class_names": "cross"}, ("class_names:", "'cross'")),
         ({"class_names": ["a", "b"]}, ("names 2 classes", "label.npy has 3")),
         ({"format": 2}, ("format 2", "reads 1")),
-        ({"sha256": ...}, ("sha256",)),
         ({"sha256": {"encryption.npy": "0", "label.npy": "0"}}, ("sha256",)),
         ({"sha256": []}, ("sha256",)),
     ],
@@ -191,6 +184,14 @@ def test_a_release_json_that_does_not_fit_is_refused(
 ) -> None:
     change(run / "release" / "release.json", **values)
     refused(run / "release", *words)
+
+
+def test_a_release_json_written_by_hand_says_only_what_is_known(run: Path) -> None:
+    (run / "release" / "release.json").write_text(
+        '{"n_private": 7, "k": 4, "min_private_sum": 0, "more": [1]}'
+    )
+    info = load_release(run / "release").info
+    assert info == ReleaseInfo(n_private=7, k=4, min_private_sum=0, encryptions_per_image=5)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null"])
@@ -212,14 +213,6 @@ def test_a_release_without_class_names_is_read(challenge: Challenge, tmp_path: P
     info = dataclasses.replace(challenge.release.info, class_names=())
     save_release(tmp_path / "r", dataclasses.replace(challenge.release, info=info))
     assert load_release(tmp_path / "r").info == info
-
-
-def test_defaults_are_the_challenge_of_2020() -> None:
-    info = ReleaseInfo()
-    assert (info.scheme, info.rng, info.k, info.n_private, info.encryptions_per_image) == (
-        "cross", "mt19937", 6, 100, 50
-    )  # fmt: skip
-    assert (info.max_coefficient, info.min_private_sum) == (0.65, 0.30)
 
 
 def test_the_same_release_gives_the_same_files(challenge: Challenge, tmp_path: Path) -> None:

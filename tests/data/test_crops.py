@@ -1,4 +1,4 @@
-"""Random crops: drawn by number, even in side and place; key points counted the same by any number of threads."""
+"""Random crops and public patches: the draw, the SIFT filter, the counts that are kept, and what is refused."""
 
 from __future__ import annotations
 
@@ -13,43 +13,86 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from instahide_nb.core.errors import InputError
+from instahide_nb.core.files import load_array, sha256_array
 from instahide_nb.data import crops
-from instahide_nb.data.crops import LARGEST, SMALLEST, KeyPointCounter, draw_crops, key_points
+from instahide_nb.data.crops import (
+    CARRIED,
+    LARGEST,
+    SMALLEST,
+    count_key_points,
+    draw_crops,
+    grey_reader,
+    key_points,
+)
 from instahide_nb.data.embedded import public_regions
-from instahide_nb.data.photographs import Photograph, open_photograph
+from instahide_nb.data.photographs import Photograph, open_photograph, reduce_area
+from instahide_nb.data.sources import public_crops, public_patches
 
-sizes = st.tuples(st.integers(64, 400), st.integers(64, 400))
+HOLDERS = {"challenge": "embedded", "attacker": "embedded:attacker"}
 
 
 def sized(*pairs: tuple[int, int]) -> list[Photograph]:
     return [Photograph(f"{i}.png", Path(f"{i}.png"), *pair) for i, pair in enumerate(pairs)]
 
 
-@given(st.lists(sizes, min_size=1, max_size=5), st.integers(0, 2**64 - 1), st.sampled_from([64, 50, 7]))
-def test_every_crop_lies_inside_its_photograph(
-    pairs: list[tuple[int, int]], draw: int, smallest: int
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with two busy photographs, one empty one and one that is too small."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    (folder / "busy").mkdir()
+    for name, height, width in (("busy/a.png", 150, 210), ("busy/b.png", 120, 100)):
+        blobs = random.integers(0, 256, (height // 5, width // 5, 3), dtype=np.uint8)
+        Image.fromarray(blobs).resize((width, height), Image.Resampling.NEAREST).save(folder / name)
+    Image.fromarray(np.full((100, 100, 3), 90, np.uint8)).save(folder / "empty.png")
+    Image.fromarray(random.integers(0, 256, (63, 300, 3), dtype=np.uint8)).save(folder / "small.png")
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("INSTAHIDE_NB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many crops each call of the counter has counted."""
+    calls: list[int] = []
+
+    def count(grey: object, photo: np.ndarray, *rest: object) -> np.ndarray:
+        calls.append(len(photo))
+        return count_key_points(grey, photo, *rest)
+
+    monkeypatch.setattr(crops, "count_key_points", count)
+    return calls
+
+
+# ------------------------------------------------------------------ the draw
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(64, 400)] * 2), min_size=1, max_size=5),
+    st.integers(0, 2**64 - 1),
+    st.sampled_from([64, 50, 7]),
+    st.integers(0, 150),
+)
+def test_crops_lie_inside_their_photographs_and_depend_on_their_number_alone(
+    pairs: list[tuple[int, int]], draw: int, smallest: int, start: int
 ) -> None:
-    photos = sized(*pairs)
-    photo, box = draw_crops(photos, 0, 200, draw=draw, smallest=smallest)
+    photo, box = draw_crops(sized(*pairs), 0, 200, draw=draw, smallest=smallest)
     size = np.array(pairs)[photo]
     x, y, side = box.T
     assert (side >= smallest).all()
     assert (side <= np.minimum(size.min(axis=1), LARGEST)).all()
     assert ((x >= 0) & (y >= 0) & (x + side <= size[:, 0]) & (y + side <= size[:, 1])).all()
-
-
-@given(st.integers(0, 300), st.integers(0, 100), st.integers(0, 2**64 - 1))
-def test_a_crop_depends_on_its_number_alone(start: int, length: int, draw: int) -> None:
-    photos = sized((200, 150), (90, 300))
-    photo, box = draw_crops(photos, start, start + length, draw=draw)
-    all_photo, all_box = draw_crops(photos, 0, 400, draw=draw)
-    assert np.array_equal(photo, all_photo[start : start + length])
-    assert np.array_equal(box, all_box[start : start + length])
+    some = draw_crops(sized(*pairs), start, start + 50, draw=draw, smallest=smallest)
+    assert np.array_equal(some[0], photo[start : start + 50])
+    assert np.array_equal(some[1], box[start : start + 50])
 
 
 def test_the_draw_is_even() -> None:
-    photos = sized((200, 200), (200, 200))
-    photo, box = draw_crops(photos, 0, 40_000)
+    photo, box = draw_crops(sized((200, 200), (200, 200)), 0, 40_000)
     x, y, side = box.T
     assert abs(photo.mean() - 0.5) < 0.01
     counts = np.bincount(side)[SMALLEST:]
@@ -58,72 +101,45 @@ def test_the_draw_is_even() -> None:
     # Chi-square of 96 degrees of freedom: beyond 160 with probability below 1e-4; the draw is fixed.
     assert ((counts - expected) ** 2 / expected).sum() < 160
     assert abs((x / (200 - side)).mean() - 0.5) < 0.01
-    assert abs((y / (200 - side)).mean() - 0.5) < 0.01
     assert abs(np.corrcoef(x / (200 - side), y / (200 - side))[0, 1]) < 0.02
 
 
-def test_the_stream_is_fixed() -> None:
-    photo, box = draw_crops(sized((200, 150), (90, 300)), 0, 3, draw=5)
+def test_the_stream_is_fixed_and_other_draws_and_names_give_others() -> None:
+    photos = sized((200, 150), (90, 300))
+    photo, box = draw_crops(photos, 0, 3, draw=5)
     assert np.column_stack([photo, box]).tolist() == [[1, 4, 95, 79], [1, 2, 143, 88], [1, 10, 123, 77]]
+    assert not np.array_equal(box, draw_crops(photos, 0, 3, draw=1)[1])
+    assert not np.array_equal(box, draw_crops([Photograph("z", Path("z"), 200, 150)] * 2, 0, 3, draw=5)[1])
 
 
-def test_other_draws_and_other_photographs_have_other_crops() -> None:
-    photos = sized((200, 150))
-    _, box = draw_crops(photos, 0, 50)
-    assert not np.array_equal(box, draw_crops(photos, 0, 50, draw=1)[1])
-    assert not np.array_equal(box, draw_crops([Photograph("z", Path("z"), 200, 150)], 0, 50)[1])
-
-
-def disc(radius: int) -> np.ndarray:
-    image = np.full((96, 96, 3), 40, np.uint8)
-    cv2.circle(image, (50, 44), radius, (220, 220, 220), -1, cv2.LINE_AA)
-    return image
+# ------------------------------------------------------------------ key points
 
 
 @pytest.mark.parametrize("radius", [4, 7, 10])
 def test_a_disc_has_its_key_point_in_its_middle(radius: int) -> None:
-    points = key_points(disc(radius))
+    image = np.full((96, 96, 3), 40, np.uint8)
+    cv2.circle(image, (50, 44), radius, (220, 220, 220), -1, cv2.LINE_AA)
+    points = key_points(image)
     largest = points[points[:, 2].argmax()]
     assert np.abs(largest[:2] - [50, 44]).max() < 1
     # The difference of Gaussians peaks at scale r / sqrt(2); a key point's diameter is twice its scale, in OpenCV.
     assert abs(largest[2] - 2 * radius / np.sqrt(2)) < 0.35 * radius
-
-
-def test_flat_and_evenly_shaded_crops_have_no_key_point() -> None:
     assert key_points(np.full((80, 80, 3), 127, np.uint8)).shape == (0, 3)
-    ramp = np.broadcast_to(np.arange(80, dtype=np.uint8)[:, None] * 2, (80, 80))
-    assert len(key_points(np.ascontiguousarray(ramp[..., None].repeat(3, axis=2)))) == 0
 
 
-def test_counts_are_those_of_the_crop_alone() -> None:
+def test_counts_are_of_the_crop_alone_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     photos = public_regions("challenge")[4:6]
-    photo, box = draw_crops(photos, 0, 40)
-    counts = KeyPointCounter(photos).count(photo, box)
-    for row in range(0, 40, 7):
+    photo, box = draw_crops(photos, 0, 70)
+    steps: list[int] = []
+    counts = count_key_points(grey_reader(photos), photo, box, steps.append)
+    assert sum(steps) == 70
+    for row in range(0, 70, 12):
         x, y, side = box[row]
-        crop = photos[photo[row]].read()[y : y + side, x : x + side].copy()
-        assert counts[row] == len(key_points(crop))
-
-
-def test_the_number_of_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = public_regions("challenge")[:4]
-    photo, box = draw_crops(photos, 0, 120)
-    results = []
-    for threads in (1, 2, 5):
-        monkeypatch.setattr(crops, "workers", lambda threads=threads: threads)
-        results.append(KeyPointCounter(photos).count(photo, box))
-    assert np.array_equal(results[0], results[1])
-    assert np.array_equal(results[0], results[2])
-
-
-def test_decoding_again_when_memory_is_short_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = public_regions("challenge")[:3]
-    photo, box = draw_crops(photos, 0, 40)
-    expected = KeyPointCounter(photos).count(photo, box)
-    monkeypatch.setattr(crops, "_DECODED_BYTES", 0)
-    counter = KeyPointCounter(photos)
-    assert np.array_equal(counter.count(photo, box), expected)
-    assert not counter._held
+        assert counts[row] == len(key_points(photos[photo[row]].read()[y : y + side, x : x + side]))
+    monkeypatch.setattr(crops, "_DECODED_BYTES", 0)  # decode again for each task
+    for threads in (1, 5):
+        monkeypatch.setattr(crops, "thread_count", lambda threads=threads: threads)
+        assert np.array_equal(count_key_points(grey_reader(photos), photo, box), counts)
 
 
 def test_opencvs_threads_are_given_back_and_errors_pass(tmp_path: Path) -> None:
@@ -131,17 +147,184 @@ def test_opencvs_threads_are_given_back_and_errors_pass(tmp_path: Path) -> None:
     photos = [open_photograph(tmp_path / "a.png")]
     (tmp_path / "a.png").write_bytes(b"gone")
     before, running = cv2.getNumThreads(), threading.active_count()
-    photo, box = draw_crops(photos, 0, 100)
     with pytest.raises(InputError, match=r"a\.png"):
-        KeyPointCounter(photos).count(photo, box)
+        count_key_points(grey_reader(photos), *draw_crops(photos, 0, 100))
     assert cv2.getNumThreads() == before
     assert threading.active_count() == running
 
 
-def test_progress_adds_up() -> None:
-    photos = public_regions("challenge")[:2]
-    photo, box = draw_crops(photos, 0, 70)
-    steps: list[int] = []
-    KeyPointCounter(photos).count(photo, box, steps.append)
-    assert sum(steps) == 70
-    assert KeyPointCounter(photos).count(photo[:0], box[:0]).shape == (0,)
+# ------------------------------------------------------------------ patches
+
+
+def test_patches_are_the_kept_crops_reduced(photos: str) -> None:
+    patches, table = public_patches(photos, 60, size=(24, 30)), public_crops(photos, 60, size=(24, 30))
+    assert [photo.name for photo in table.photographs] == ["busy/a.png", "busy/b.png", "empty.png"]
+    assert (table.photo == 2).any()
+    assert (table.keypoints[table.photo == 2] == 0).all()
+    assert np.array_equal(table.kept, table.keypoints > 40)
+    assert table.kept.sum() == 60
+    assert table.kept[-1]
+    for patch, row in zip(patches, np.flatnonzero(table.kept), strict=True):
+        x, y, side = table.box[row]
+        crop = table.photographs[table.photo[row]].read()[y : y + side, x : x + side]
+        assert np.array_equal(patch, reduce_area(crop, (24, 30)))
+    assert np.array_equal(public_patches(photos, 20, size=(24, 30)), patches[:20])
+    assert public_crops(photos, 5, size=100).box[:, 2].min() >= 100
+
+
+def test_one_file_of_counts_serves_fewer_more_and_another_cut(
+    photos: str, own_cache: Path, counted: list[int]
+) -> None:
+    first = public_patches(photos, 100)
+    assert sum(counted) >= 100
+    counted.clear()
+    assert np.array_equal(public_patches(photos, 100), first)
+    public_crops(photos, 20, min_keypoints=60)
+    assert not counted
+    many = public_crops(photos, 250)
+    assert sum(counted) > 0
+    (file,) = own_cache.glob("crops/*.npy")
+    assert np.array_equal(load_array(file, dtype=np.uint16)[: len(many.kept)], many.keypoints)
+    cut = int(np.sort(many.keypoints)[-9])
+    assert (public_crops(photos, 8, min_keypoints=cut).keypoints > cut).sum() == 8, "more than, not as many"
+    assert not np.array_equal(public_patches(photos, 20, draw=1), first[:20])
+    assert len(list(own_cache.glob("crops/*.npy"))) == 2
+
+
+def test_damaged_counts_and_those_of_changed_photographs_are_not_used(
+    photos: str, own_cache: Path, counted: list[int], tmp_path: Path
+) -> None:
+    (tmp_path / "a").mkdir()
+    picture = tmp_path / "a" / "a.png"
+    picture.write_bytes((Path(photos) / "busy" / "a.png").read_bytes())
+    first = public_patches(str(tmp_path / "a"), 30)
+    (file,) = own_cache.glob("crops/*.npy")
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:-1], whole[:-2] + b"\1\0"):
+        file.write_bytes(damaged)
+        counted.clear()
+        assert np.array_equal(public_patches(str(tmp_path / "a"), 30), first)
+        assert counted
+        assert file.read_bytes() == whole
+    pixels = np.array(Image.open(picture))
+    pixels[0, 0] ^= 1
+    Image.fromarray(pixels).save(picture)
+    counted.clear()
+    public_patches(str(tmp_path / "a"), 30)
+    assert counted
+
+
+def test_the_counts_of_another_machine_decide(photos: str, own_cache: Path, counted: list[int]) -> None:
+    table = public_crops(photos, 30)
+    (file,) = own_cache.glob("crops/*.npy")
+    theirs = load_array(file)
+    row = int(np.flatnonzero(table.kept)[0])
+    theirs[row] = 40
+    crops._write_counts(own_cache / "crops", file.stem.partition("-")[0], theirs.astype(np.int64))
+    counted.clear()
+    other = public_crops(photos, 30)
+    assert not other.kept[row]
+    assert other.kept.sum() == 30
+    assert not counted
+
+
+def test_a_cache_that_cannot_be_written_only_warns(photos: str, tmp_path: Path, monkeypatch) -> None:
+    expected = public_patches(photos, 10)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("INSTAHIDE_NB_CACHE", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="not kept for the next run"):
+        assert np.array_equal(public_patches(photos, 10), expected)
+
+
+def test_too_few_crops_that_pass(photos: str, counted: list[int]) -> None:
+    for low, high in ((1024, 1200), (0, 0)):
+        counted.clear()
+        with pytest.raises(InputError, match="only 0 of 1024 random crops have more than 5000 SIFT"):
+            public_patches(photos, 30, min_keypoints=5000)
+        assert low <= sum(counted) <= high
+    # 30 of the first 1,024 pass and none after them: the look at 1,024 allows it, the one at 2,048 does not.
+    counts = np.where(np.arange(4096) < 30, 50, 0)
+    assert crops._crops_needed(counts[:1500], 40, 40, "s") is None
+    for length in (2048, 3000, 4096):
+        with pytest.raises(InputError, match="only 30 of 2048"):
+            crops._crops_needed(counts[:length], 40, 40, "s")
+    assert crops._crops_needed(counts, 30, 40, "s") == 30
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [({"n": 0}, "n_public"), ({"min_keypoints": -1}, "min_keypoints"), ({"size": 257}, "size")],
+)
+def test_impossible_parameters(photos: str, change: dict, name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        public_patches(photos, **({"n": 3} | change))
+
+
+def test_ready_patches_are_taken_in_order(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    path = str(tmp_path / "ready.npz")
+    np.savez(path, images=images)
+    assert np.array_equal(public_patches(path, 3), images[:3])
+    for n, size in ((6, 32), (3, 16)):
+        with pytest.raises(InputError, match=r"holds 5 patches of \(32, 32\) pixels; .* are needed"):
+            public_patches(path, n, size=size)
+
+
+def test_photographs_that_cannot_serve_are_named(tmp_path: Path, photos: str) -> None:
+    Image.fromarray(np.zeros((63, 500, 3), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="no photograph is 64 px or more on each side"):
+        public_patches(str(tmp_path), 3)
+    data = (Path(photos) / "busy" / "a.png").read_bytes()
+    (tmp_path / "bad.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match=r"bad\.png: is not a readable image"):
+        public_patches(str(tmp_path), 10)
+
+
+# ------------------------------------------------------------------ embedded counts
+
+
+def carried(holder: str) -> np.ndarray:
+    return crops._read_counts(crops._COUNTED, crops._key(public_regions(holder)))
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(CARRIED, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_the_carried_counts_are_sifts(holder: str, count: int) -> None:
+    photographs = public_regions(holder)
+    assert carried(holder).shape == (CARRIED,)
+    assert (carried(holder) > 40).sum() >= 4000
+    difference = (
+        count_key_points(grey_reader(photographs), *draw_crops(photographs, 0, count))
+        - carried(holder)[:count]
+    )
+    assert np.abs(difference).max() <= 4, "the little by which processors differ"
+    assert (difference != 0).mean() <= 0.06
+
+
+@pytest.mark.parametrize(
+    ("source", "digest"),
+    [
+        ("embedded", "ec4a6d8cfd98bd7260c64d4ad06295fe72289374394856fa14cf9d7a60f08abb"),
+        ("embedded:attacker", "fae8a54d59cbc07458b6fb3d363e2a35ad70940e88593585e52ce842c8c7f5e5"),
+    ],
+)
+def test_embedded_patches_have_the_same_bits_everywhere_and_need_no_count(
+    source: str, digest: str, own_cache: Path, counted: list[int]
+) -> None:
+    assert sha256_array(public_patches(source, 40)) == digest
+    assert public_crops(source, 4000).kept.sum() == 4000
+    assert not counted
+    assert not own_cache.exists()
+
+
+def test_more_crops_than_are_carried_are_counted(own_cache: Path, counted: list[int]) -> None:
+    # A cut so high that the carried crops hold ten fewer than are asked for.
+    cut = int(np.sort(carried("challenge"))[-200])
+    n = int((carried("challenge") > cut).sum()) + 10
+    table = public_crops("embedded", n, min_keypoints=cut)
+    assert len(table.kept) > CARRIED
+    assert table.kept.sum() == n
+    assert np.array_equal(table.keypoints[:CARRIED], carried("challenge"))
+    counted.clear()
+    assert np.array_equal(public_crops("embedded", n, min_keypoints=cut).keypoints, table.keypoints)
+    assert not counted

@@ -133,17 +133,17 @@ def test_crop_picture_shows_the_first_kept_crop(tmp_path):
     write_png(tmp_path / "a.png", pixels)
     photographs = [Photograph("a.png", tmp_path / "a.png", 150, 120)]
     box = np.array([[0, 0, 64], [80, 10, 64], [75, 40, 70]])
-    crops = CropTable(("a.png",), np.zeros(3, np.int64), box, np.array([0, 99, 98]), 40)
-    picture = plots.crop_picture(photographs, crops)
+    crops = CropTable(tuple(photographs), np.zeros(3, np.int64), box, np.array([0, 99, 98]), 40)
+    picture = plots.crop_picture(crops)
     crop = enlarge(pixels[10:74, 80:144], 6)
     match = cv2.matchTemplate(picture[:, -crop.shape[1] - 60 :], crop, cv2.TM_CCOEFF_NORMED)
     assert match.max() > 0.5, "under its key points, the crop is there"
     blue = (picture == (0, 114, 178)).all(axis=2).sum()
     vermilion = (picture == (213, 94, 0)).all(axis=2).sum()
     assert blue > vermilion > 0
-    none = CropTable(("a.png",), crops.photo, box, np.zeros(3, np.int64), 40)
+    none = CropTable(tuple(photographs), crops.photo, box, np.zeros(3, np.int64), 40)
     with pytest.raises(InputError, match="none was kept"):
-        plots.crop_picture(photographs, none)
+        plots.crop_picture(none)
 
 
 def test_a_photograph_without_a_kept_crop_gives_way_to_the_next(tmp_path):
@@ -153,8 +153,8 @@ def test_a_photograph_without_a_kept_crop_gives_way_to_the_next(tmp_path):
         write_png(tmp_path / name, rng.integers(0, 256, (80, 80, 3), dtype=np.uint8))
         photographs.append(Photograph(name, Path(tmp_path / name), 80, 80))
     box = np.array([[0, 0, 64], [4, 4, 70]])
-    crops = CropTable(("a.png", "b.png"), np.array([0, 1]), box, np.array([3, 90]), 40)
+    crops = CropTable(tuple(photographs), np.array([0, 1]), box, np.array([3, 90]), 40)
     np.testing.assert_array_equal(
-        plots.crop_picture(photographs, crops, photograph=0),
-        plots.crop_picture(photographs, crops, photograph=1),
+        plots.crop_picture(crops, photograph=0),
+        plots.crop_picture(crops, photograph=1),
     )

@@ -6,7 +6,7 @@ this module; they are given :mod:`instahide_nb.challenge.release`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,33 +31,49 @@ class Challenge:
     secret: Secret
 
 
-def make_release(
-    params: GenDataParams,
-    mixtures: Mixtures,
-    private_label: npt.NDArray[np.int64],
-    class_names: tuple[str, ...],
-) -> Release:
-    """What is published of the mixtures: encryptions, labels and every parameter but the seed."""
+def build_challenge(params: GenDataParams) -> Challenge:
+    """Make a challenge from its parameters.
+
+    Which images of a larger private source are taken is drawn from a generator of its own (PCG64 seeded with the
+    seed or key; from the operating system with ``seed: entropy`` or a drawn key), so that the stream of the encryption
+    is the published one.
+
+    Raises
+    ------
+    InputError
+        When a source cannot serve the parameters.
+    """
     p = params
-    private = slice(p.private_per_row)
-    label = class_coefficients(
-        mixtures.weight[:, private], mixtures.index[:, private], private_label, len(class_names)
+    seed = int(p.key, 16) if p.key else p.seed if p.rng == "mt19937" and isinstance(p.seed, int) else None
+    images, labels, class_names = private_images(
+        p.private_source, p.n_private, generator=np.random.default_rng(seed)
     )
-    info = ReleaseInfo(
-        scheme=p.scheme,
-        rng=p.rng,
-        k=p.k,
-        n_private=p.n_private,
-        encryptions_per_image=p.encryptions_per_image,
-        max_coefficient=p.max_coefficient,
-        min_private_sum=p.min_private_sum,
-        n_public=p.n_public if p.scheme == "cross" else 0,
-        min_keypoints=p.min_keypoints,
-        private_source=source_kind(p.private_source),
-        public_source=source_kind(p.public_source),
-        class_names=class_names,
+    height, width = images.shape[1:3]
+    public = np.empty((0, height, width, 3), np.uint8)
+    if p.scheme == "cross":
+        public = public_patches(
+            p.public_source, p.n_public, min_keypoints=p.min_keypoints, size=(height, width)
+        )
+    mixtures, start = _encrypt(p, images, public, {})
+    parameters = {name: value for name, value in p.as_dict().items() if name not in ("out_dir", "key")}
+    secret = Secret(
+        private=images,
+        private_label=labels,
+        pair=mixtures.index[:, :2].astype(np.int64),
+        coefficient=mixtures.coefficient,
+        public=public,
+        public_index=mixtures.index[:, 2:].astype(np.int64),
+        mask=mixtures.mask,
+        info={"parameters": parameters, "start": start, "class_names": list(class_names)},
     )
-    return Release(mixtures.encryption, label, info)
+    return Challenge(_publish(p, mixtures, secret), secret)
+
+
+def regenerate(secret: Secret) -> Release:
+    """Make the release again, bit for bit, from the secret half: images, seed and parameters."""
+    params = GenDataParams.from_mapping(secret.info["parameters"])
+    mixtures, _ = _encrypt(params, secret.private, secret.public, secret.info["start"])
+    return _publish(params, mixtures, secret)
 
 
 def _encrypt(
@@ -66,6 +82,7 @@ def _encrypt(
     public: npt.NDArray[np.uint8],
     start: dict[str, Any],
 ) -> tuple[Mixtures, dict[str, Any]]:
+    """The mixtures, and the start of their stream: `start`, or what was drawn where it is empty."""
     p = params
     stream = open_stream(p.rng, seed=p.seed, key=start.get("key", p.key), states=start.get("states"))
     mixtures = encrypt(
@@ -81,61 +98,18 @@ def _encrypt(
     return mixtures, stream.secret()
 
 
-def build_challenge(params: GenDataParams) -> Challenge:
-    """Make a challenge from its parameters.
-
-    Which images of a larger private source are taken is drawn from a generator of its own (PCG64 seeded with the
-    seed or key; with ``seed: entropy``, from the operating system), so that the stream of the encryption
-    is the published one.
-
-    Raises
-    ------
-    InputError
-        When a source cannot serve the parameters.
-    """
-    p = params
-    choice = _choice_generator(p)
-    chosen = private_images(p.private_source, p.n_private, generator=choice)
-    height, width = chosen.images.shape[1:3]
-    if p.scheme == "cross":
-        public = public_patches(
-            p.public_source, p.n_public, min_keypoints=p.min_keypoints, size=(height, width)
-        )
-    else:
-        public = np.empty((0, *chosen.images.shape[1:]), np.uint8)
-    class_names = chosen.class_names or tuple(f"class {c}" for c in range(int(chosen.labels.max()) + 1))
-    mixtures, start = _encrypt(p, chosen.images, public, {})
-    parameters = {name: value for name, value in p.as_dict().items() if name not in ("out_dir", "key")}
-    secret = Secret(
-        private=chosen.images,
-        private_label=chosen.labels.astype(np.int64),
-        pair=mixtures.index[:, :2].astype(np.int64),
-        coefficient=mixtures.coefficient,
-        public=public,
-        public_index=mixtures.index[:, 2:].astype(np.int64),
-        mask=mixtures.mask,
-        info={"parameters": parameters, "start": start, "class_names": list(class_names)},
-    )
-    return Challenge(make_release(p, mixtures, secret.private_label, class_names), secret)
-
-
-def _choice_generator(params: GenDataParams) -> np.random.Generator:
-    if params.rng == "chacha20":
-        return np.random.default_rng(int(params.key, 16) if params.key else None)
-    return np.random.default_rng(params.seed if isinstance(params.seed, int) else None)
-
-
-def regenerate(secret: Secret) -> Release:
-    """Make the release again from the secret half: private images, public images, seed and parameters.
-
-    Returns
-    -------
-    Release
-        Bit for bit the one that was published.
-    """
-    params = GenDataParams.from_mapping(secret.info["parameters"])
-    mixtures, _ = _encrypt(params, secret.private, secret.public, secret.info["start"])
-    return make_release(params, mixtures, secret.private_label, tuple(secret.info["class_names"]))
+def _publish(params: GenDataParams, mixtures: Mixtures, secret: Secret) -> Release:
+    """The encryptions, their labels and every parameter but seed, key and paths."""
+    p, class_names = params.as_dict(), tuple(secret.info["class_names"])
+    places = slice(params.private_per_row)
+    weight, index = mixtures.weight[:, places], mixtures.index[:, places]
+    label = class_coefficients(weight, index, secret.private_label, len(class_names))
+    published = {f.name: p[f.name] for f in fields(ReleaseInfo) if f.name in p} | {
+        "n_public": params.n_public if params.scheme == "cross" else 0,
+        "private_source": source_kind(params.private_source),
+        "public_source": source_kind(params.public_source),
+    }
+    return Release(mixtures.encryption, label, ReleaseInfo(**published, class_names=class_names))
 
 
 def save_challenge(run_dir: Path | str, challenge: Challenge) -> None:

@@ -1,42 +1,34 @@
 """The public half of a challenge: what an attacker is given.
 
 ``release/`` holds ``encryption.npy``, ``label.npy`` and ``release.json``. A folder with only the two arrays, as the
-2020 challenge published them, is a release too. Nothing here can open the secret half.
+2020 challenge published them, is a release too; what ``release.json`` leaves out takes the 2020 challenge's value.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, make_folder, read_json, save_array, sha256_file, write_json
 from instahide_nb.core.params import check_constraints, private_per_row
 from instahide_nb.scheme.streams import STREAM_VERSION
 
-__all__ = ["FORMAT_VERSION", "Release", "ReleaseInfo", "load_release", "save_release"]
-
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class ReleaseInfo:
-    """Every parameter of a challenge that is public; the defaults are those of the 2020 challenge.
+    """Every public parameter of a challenge; the defaults are those of the 2020 challenge.
 
-    Attributes
-    ----------
-    scheme, rng, k, n_private, encryptions_per_image, max_coefficient, min_private_sum, n_public, min_keypoints
-        As in :class:`instahide_nb.core.params.GenDataParams`.
-    private_source, public_source : str
-        The kind of source: a keyword, "npz" or "folder"; never a path.
-    class_names : tuple of str
-        Names of the label's columns; empty when they have none.
-    format, stream : int
-        Versions of the files' format and of the random stream.
+    Parameters are those of :class:`instahide_nb.core.params.GenDataParams`, but of a source only its kind is named,
+    never a path. ``class_names`` names the columns of the labels and may be empty. ``format`` and ``stream`` are the
+    versions of the files and of the random stream.
     """
 
     scheme: str = "cross"
@@ -79,15 +71,14 @@ class Release:
 
 
 def save_release(folder: Path | str, release: Release) -> None:
-    """Write a release; ``release.json``, with the sha256 of both files, comes last."""
+    """Write a release; ``release.json``, with the shapes and sha256 of both arrays, comes last."""
     folder = make_folder(folder)
     arrays = {"encryption": release.encryption, "label": release.label}
     for name, array in arrays.items():
         save_array(folder / f"{name}.npy", array)
     shapes = {name: list(array.shape) for name, array in arrays.items()}
     digests = {f"{name}.npy": sha256_file(folder / f"{name}.npy") for name in arrays}
-    content = asdict(release.info) | {"class_names": list(release.info.class_names)}
-    write_json(folder / "release.json", content | {"shapes": shapes, "sha256": digests})
+    write_json(folder / "release.json", asdict(release.info) | {"shapes": shapes, "sha256": digests})
 
 
 def load_release(folder: Path | str) -> Release:
@@ -107,71 +98,62 @@ def load_release(folder: Path | str) -> Release:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name the release/ folder of a run")
-    encryption = load_array(folder / "encryption.npy", shape=(None, None, None, None))
-    label = load_array(folder / "label.npy", shape=(None, None))
+    files = folder / "encryption.npy", folder / "label.npy"
+    encryption, label = load_array(files[0], shape=(None,) * 4), load_array(files[1], shape=(None, None))
     described = (folder / "release.json").exists()
     if not described and encryption.shape[1] == 3 and encryption.shape[3] != 3:
         encryption = np.ascontiguousarray(encryption.transpose(0, 2, 3, 1))
-    _check_array(folder / "encryption.npy", encryption, -1.0)
-    _check_array(folder / "label.npy", label, 0.0)
+    for file, array, low in zip(files, (encryption, label), (-1, 0), strict=True):
+        if array.dtype not in (np.float32, np.float64):
+            raise InputError(f"{file}: holds {array.dtype}; float32 or float64 is expected")
+        if array.size == 0:
+            raise InputError(f"{file}: holds no values (shape {array.shape}); make or fetch it again")
+        # Rounding to a few decimals may lead a little out of the range.
+        if not (array.min() >= low - 1e-3 and array.max() <= 1 + 1e-3):
+            raise InputError(f"{file}: has values outside [{low}, 1] or that are not numbers")
     if encryption.shape[3] != 3:
-        raise InputError(
-            f"{folder / 'encryption.npy'}: has shape {encryption.shape}; (n, h, w, 3) is expected"
-        )
+        raise InputError(f"{files[0]}: has shape {encryption.shape}; (n, h, w, 3) is expected")
     if len(encryption) != len(label):
         raise InputError(
-            f"{folder / 'label.npy'}: {len(label)} labels for {len(encryption)} encryptions; they must match"
+            f"{files[1]}: {len(label)} labels for {len(encryption)} encryptions; they must match"
         )
-    if described:
-        info = _read_info(folder, len(encryption))
-    else:
-        info = ReleaseInfo(encryptions_per_image=max(1, len(encryption) // ReleaseInfo.n_private))
+    info = _read_info(folder, len(encryption)) if described else _with_epochs(ReleaseInfo(), len(encryption))
     if info.class_names and len(info.class_names) != label.shape[1]:
-        raise InputError(
-            f"{folder / 'release.json'}: names {len(info.class_names)} classes, label.npy has {label.shape[1]}"
-        )
+        names, columns = len(info.class_names), label.shape[1]
+        raise InputError(f"{folder / 'release.json'}: names {names} classes, label.npy has {columns}")
     return Release(encryption.astype(np.float32, copy=False), label.astype(np.float32, copy=False), info)
 
 
-def _check_array(path: Path, array: npt.NDArray[Any], low: float) -> None:
-    if array.dtype not in (np.float32, np.float64):
-        raise InputError(f"{path}: holds {array.dtype}; float32 or float64 is expected")
-    if array.size == 0:
-        raise InputError(f"{path}: holds no values (shape {array.shape}); make or fetch it again")
-    # A little beyond the range is what rounding to a few decimals leaves.
-    if not (array.min() >= low - 1e-3 and array.max() <= 1 + 1e-3):
-        raise InputError(f"{path}: has values outside [{low:g}, 1] or that are not numbers")
+def _with_epochs(info: ReleaseInfo, rows: int) -> ReleaseInfo:
+    """The epochs that fit the number of rows, where nobody says how many there are."""
+    return replace(info, encryptions_per_image=max(1, rows // max(1, info.n_private)))
 
 
 def _read_info(folder: Path, rows: int) -> ReleaseInfo:
     path = folder / "release.json"
     content = read_json(path)
-    known: dict[str, Any] = {}
-    for f in fields(ReleaseInfo):
-        if f.name not in content:
-            raise InputError(f"{path}: {f.name} is missing; make or fetch it again")
-        value = content[f.name]
-        kind = {"int": int, "float": (int, float), "str": str}.get(cast(str, f.type), list)
-        if not isinstance(value, cast(Any, kind)) or isinstance(value, bool):
-            raise InputError(
-                f"{path}: {f.name} is {value!r}, which is not of its type; make or fetch it again"
-            )
-        known[f.name] = tuple(map(str, value)) if isinstance(value, list) else value
-    if known["format"] != FORMAT_VERSION:
-        raise InputError(f"{path}: format {known['format']}; this version reads {FORMAT_VERSION}")
     try:
-        check_constraints(*(known[name] for name in ("scheme", "k", "max_coefficient", "min_private_sum")))
+        info = TypeAdapter(ReleaseInfo).validate_json(json.dumps(content), strict=True)
+        check_constraints(info.scheme, info.k, info.max_coefficient, info.min_private_sum)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: {place}: {first['msg']}, found {first['input']!r}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    if known["n_private"] < 2 or known["n_private"] * known["encryptions_per_image"] != rows:
+    if info.format != FORMAT_VERSION:
+        raise InputError(f"{path}: format {info.format}; this version reads {FORMAT_VERSION}")
+    if "encryptions_per_image" not in content:
+        info = _with_epochs(info, rows)
+    elif info.n_private * info.encryptions_per_image != rows:
+        product = f"{info.n_private} x {info.encryptions_per_image}"
         raise InputError(
-            f"{path}: n_private x encryptions_per_image is {known['n_private']} x "
-            f"{known['encryptions_per_image']}, but encryption.npy has {rows} rows; make or fetch it again"
+            f"{path}: n_private x encryptions_per_image is {product}, but encryption.npy has {rows} rows"
         )
-    digests = content.get("sha256")
-    for name in ("encryption.npy", "label.npy"):
+    if info.n_private < 2:
+        raise InputError(f"{path}: n_private: {info.n_private} is too small; give 2 or more")
+    digests = content.get("sha256", {})
+    for name in ("encryption.npy", "label.npy") if digests != {} else ():
         if not isinstance(digests, dict) or sha256_file(folder / name) != digests.get(name):
-            raise InputError(
-                f"{folder / name}: its sha256 is not the one in release.json; make or fetch it again"
-            )
-    return ReleaseInfo(**known)
+            raise InputError(f"{folder / name}: its sha256 is not the one in release.json; fetch it again")
+    return info

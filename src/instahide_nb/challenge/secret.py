@@ -52,15 +52,7 @@ class Secret:
     info: dict[str, Any]
 
 
-SECRET_ARRAYS = {
-    "private": (np.uint8, 4),
-    "private_label": (np.int64, 1),
-    "pair": (np.int64, 2),
-    "coefficient": (np.float32, 2),
-    "public": (np.uint8, 4),
-    "public_index": (np.int64, 2),
-    "mask": (np.uint8, 2),
-}
+SECRET_ARRAYS = ("private", "private_label", "pair", "coefficient", "public", "public_index", "mask")
 
 
 def load_secret(folder: Path | str) -> Secret:
@@ -74,67 +66,60 @@ def load_secret(folder: Path | str) -> Secret:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name the secret/ folder of a run")
-    arrays = {
-        name: load_array(folder / f"{name}.npy", dtype=dtype, shape=(None,) * ndim)
-        for name, (dtype, ndim) in SECRET_ARRAYS.items()
-    }
-    private, pair, label = arrays["private"], arrays["pair"], arrays["private_label"]
-    info = _read_secret_json(folder / "secret.json")
-    if private.shape[3] != 3 or len(private) == 0:
-        raise InputError(f"{folder / 'private.npy'}: has shape {private.shape}; (n, h, w, 3) is expected")
-    if pair.shape[1] != 2 or pair.size == 0 or pair.min() < 0 or pair.max() >= len(private):
-        raise InputError(f"{folder / 'pair.npy'}: does not hold pairs of indices into private.npy")
-    if len(label) != len(private):
-        raise InputError(f"{folder / 'private_label.npy'}: {len(label)} labels for {len(private)} images")
-    if label.min() < 0 or label.max() >= len(info["class_names"]):
-        raise InputError(f"{folder / 'private_label.npy'}: holds classes that secret.json does not name")
-    params = GenDataParams.from_mapping(info["parameters"])
-    n = params.n_private * params.encryptions_per_image
-    for name, shape in (
-        ("pair", (n, 2)),
-        ("coefficient", (n, params.k)),
-        ("public_index", (n, params.k - 2)),
-        ("mask", (n, -(-private[0].size // 8))),
-    ):
-        if arrays[name].shape != shape:
-            raise InputError(f"{folder / name}.npy: has shape {arrays[name].shape}; {shape} is expected")
-    return Secret(**arrays, info=info)
+    info, params = _read_secret_json(folder / "secret.json")
+
+    def load(name: str, dtype: type[np.generic], *shape: int | None) -> npt.NDArray[Any]:
+        return load_array(folder / f"{name}.npy", dtype=dtype, shape=shape)
+
+    rows = params.n_private * params.encryptions_per_image
+    private = load("private", np.uint8, params.n_private, None, None, 3)
+    secret = Secret(
+        private=private,
+        private_label=load("private_label", np.int64, params.n_private),
+        pair=load("pair", np.int64, rows, 2),
+        coefficient=load("coefficient", np.float32, rows, params.k),
+        public=load("public", np.uint8, None, None, None, 3),
+        public_index=load("public_index", np.int64, rows, params.k - 2),
+        mask=load("mask", np.uint8, rows, -(-private[0].size // 8)),
+        info=info,
+    )
+    for name, count in (("pair", len(private)), ("private_label", len(info["class_names"]))):
+        index = getattr(secret, name)
+        if index.min() < 0 or index.max() >= count:
+            raise InputError(
+                f"{folder / name}.npy: has values outside 0 .. {count - 1}; make the challenge again"
+            )
+    return secret
 
 
-def _read_secret_json(path: Path) -> dict[str, Any]:
+def _read_secret_json(path: Path) -> tuple[dict[str, Any], GenDataParams]:
     info = read_json(path)
     for name, kind in (("parameters", dict), ("start", dict), ("class_names", list)):
         if not isinstance(info.get(name), kind):
             raise InputError(f"{path}: {name} is missing or not of its type; make the challenge again")
-    parameters = info["parameters"]
-    try:
-        GenDataParams.from_mapping(parameters)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    drawn = "key" if parameters.get("rng") == "chacha20" else "states"
-    if (drawn == "key" or parameters.get("seed") == "entropy") and not info["start"].get(drawn):
-        # A new one would be drawn, and the release made again would differ for no visible reason.
-        raise InputError(f"{path}: start has no {drawn}; the release cannot be made again without it")
     if not all(isinstance(name, str) for name in info["class_names"]):
         raise InputError(f"{path}: class_names must be text; make the challenge again")
-    return info
+    try:
+        params = GenDataParams.from_mapping(info["parameters"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    drawn = "key" if params.rng == "chacha20" else "states" if params.seed == "entropy" else "seed"
+    if drawn != "seed" and not info["start"].get(drawn):
+        # A new one would be drawn, and the release made again would differ for no visible reason.
+        raise InputError(f"{path}: start has no {drawn}; the release cannot be made again without it")
+    return info, params
 
 
 def check_halves(release: Release, secret: Secret) -> None:
-    """Refuse a release and a secret that are not the two halves of one challenge.
+    """Refuse, with an InputError, a release and a secret that are not the two halves of one challenge.
 
-    Compared are their sizes and, in each row, whether the label names the class of the first private image. Labels may
-    have been rounded before they were published, so that small coefficients vanish: one row in ten may differ.
-
-    Raises
-    ------
-    InputError
-        Says what does not fit.
+    Their sizes must agree, and labels must name the class of the first private image. Rounded labels lose small
+    coefficients, so one row in ten may differ.
     """
     n, image = len(release.encryption), release.encryption.shape[1:]
     if (len(secret.pair), secret.private.shape[1:]) != (n, image):
         raise InputError(
-            f"secret: is of {len(secret.pair)} encryptions of shape {secret.private.shape[1:]}, the release of {n} of "
+            f"secret: has {len(secret.pair)} encryptions of shape {secret.private.shape[1:]}, the release {n} of "
             f"shape {image}; name the two folders of one run"
         )
     first = secret.private_label[secret.pair[:, 0]]

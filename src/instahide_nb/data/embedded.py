@@ -1,12 +1,11 @@
 """The embedded source: photographs that scikit-image ships inside its wheel, so that nothing is downloaded.
 
-Every photograph is on one side only. The private side: 100 squares, ten in each of ten classes, none of which
-overlaps another. The public side: regions that random crops may be drawn from, half of each photograph for the
-challenge and the other half for an attacker who does not hold the challenge's own crops. The two photographs of
-the motorcycle, a stereo pair, are both public, and cut so that no object is seen on both halves.
+Each photograph serves one side only. Private: 100 squares, ten in each of ten classes, none of which overlaps
+another. Public: regions for random crops, one half of each photograph for the challenge and the other half for an
+attacker, who does not have the challenge's own crops. Both photographs of the motorcycle, a stereo pair, are public;
+they are cut so that no object is seen in both halves.
 
-Files are read by their path in the installed package and checked by their sha256; scikit-image's own loader, which
-may download, is never called.
+Files are read by path and checked by sha256. scikit-image's own loader, which may download, is never called.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from __future__ import annotations
 import importlib.util
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,18 +20,6 @@ import numpy.typing as npt
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import sha256_file
 from instahide_nb.data.photographs import Photograph, open_photograph, reduce_area
-
-__all__ = [
-    "CLASS_NAMES",
-    "PHOTOGRAPHS",
-    "PRIVATE",
-    "PUBLIC",
-    "Region",
-    "Square",
-    "photograph_path",
-    "private_crops",
-    "public_regions",
-]
 
 PHOTOGRAPHS = {
     "astronaut.png": "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",
@@ -54,98 +40,60 @@ PHOTOGRAPHS = {
     "rocket.jpg": "c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c",
     "text.png": "bd84aa3a6e3c9887850d45d606c96b2e59433fbef50338570b63c319e668e6d1",
 }
-"""Each file in ``skimage/data`` that is used, and its sha256."""
-
-
-class Square(NamedTuple):
-    """A private crop: x and y of its upper left corner, and its side, in pixels."""
-
-    x: int
-    y: int
-    side: int
-
-
-class Region(NamedTuple):
-    """A rectangle of a photograph that public crops stay inside of, in pixels."""
-
-    photo: str
-    x: int
-    y: int
-    width: int
-    height: int
-
-
-def _squares(*numbers: tuple[int, int, int]) -> tuple[Square, ...]:
-    return tuple(Square(*three) for three in numbers)
-
+"""Files in ``skimage/data`` and their sha256."""
 
 # fmt: off
-PRIVATE: dict[str, tuple[str, tuple[Square, ...]]] = {
+PRIVATE: dict[str, tuple[str, tuple[tuple[int, int, int], ...]]] = {
     # face, collar, patch, badge, straps, glove, sleeves
-    "astronaut": ("astronaut.png", _squares(
+    "astronaut": ("astronaut.png", (
         (150, 22, 150), (110, 173, 95), (206, 173, 95), (113, 328, 106), (262, 324, 70),
         (0, 314, 96), (125, 269, 58), (195, 269, 55), (97, 437, 75), (0, 411, 96))),
     # flag, shuttle, helmet
-    "spaceflight": ("astronaut.png", _squares(
+    "spaceflight": ("astronaut.png", (
         (0, 0, 100), (0, 101, 105), (0, 207, 106), (352, 0, 140), (352, 144, 140),
         (225, 395, 99), (340, 340, 86), (426, 340, 86), (326, 426, 86), (426, 426, 86))),
-    "cat": ("chelsea.png", _squares(
+    "cat": ("chelsea.png", (
         (120, 70, 100), (285, 90, 95), (205, 186, 114), (310, 0, 90), (222, 0, 86),
         (20, 0, 95), (20, 96, 99), (98, 195, 105), (0, 203, 97), (322, 187, 113))),
-    "coffee": ("coffee.png", _squares(
+    "coffee": ("coffee.png", (
         (185, 10, 200), (320, 211, 120), (195, 211, 120), (75, 130, 109), (75, 240, 119),
         (387, 95, 114), (195, 332, 68), (30, 0, 125), (390, 0, 94), (441, 290, 110))),
-    "rocket": ("rocket.jpg", _squares(
+    "rocket": ("rocket.jpg", (
         (284, 112, 68), (256, 181, 128), (264, 312, 110), (66, 330, 96), (162, 342, 80),
         (396, 330, 96), (6, 246, 80), (558, 342, 80), (18, 150, 95), (30, 52, 96))),
-    "retina": ("retina.jpg", _squares(
+    "retina": ("retina.jpg", (
         (0, 500, 320), (100, 1020, 320), (20, 180, 310), (1040, 100, 320), (920, 1080, 320),
         (400, 0, 290), (760, 0, 280), (560, 560, 280), (1080, 760, 320), (420, 1120, 280))),
-    "galaxies": ("hubble_deep_field.jpg", _squares(
+    "galaxies": ("hubble_deep_field.jpg", (
         (60, 335, 130), (660, 410, 130), (868, 430, 130), (310, 10, 135), (446, 30, 130),
         (195, 70, 114), (270, 255, 130), (690, 545, 130), (360, 640, 130), (400, 386, 130))),
-    "snake": ("logo.png", _squares(
+    "snake": ("logo.png", (
         (165, 95, 130), (296, 120, 110), (10, 10, 145), (60, 200, 99), (20, 306, 110),
         (131, 300, 125), (257, 265, 130), (388, 290, 110), (285, 396, 100), (407, 130, 93))),
-    "cameraman": ("camera.png", _squares(
+    "cameraman": ("camera.png", (
         (160, 55, 130), (291, 120, 130), (422, 150, 90), (30, 90, 129), (160, 186, 105),
         (240, 292, 110), (130, 292, 100), (40, 393, 119), (197, 403, 109), (310, 403, 109))),
-    "coins": ("coins.png", _squares(
+    "coins": ("coins.png", (
         (6, 10, 94), (101, 10, 94), (196, 10, 94), (291, 3, 90), (6, 105, 94),
         (101, 105, 94), (196, 105, 94), (291, 150, 92), (6, 205, 94), (101, 205, 94))),
 }
-"""For each class its photograph and its squares."""
+"""Per class: its photograph, and its squares as (x, y, side)."""
 
-PUBLIC: dict[str, tuple[Region, ...]] = {
-    # Photographs in colour have two regions that overlap, so that half of the crops are in colour.
-    "challenge": (
-        Region("motorcycle_left.png", 0, 0, 400, 330),
-        Region("motorcycle_left.png", 0, 170, 400, 330),
-        Region("motorcycle_right.png", 0, 0, 340, 330),
-        Region("motorcycle_right.png", 0, 170, 340, 330),
-        Region("ihc.png", 0, 0, 256, 336),
-        Region("ihc.png", 0, 176, 256, 336),
-        Region("grass.png", 0, 0, 256, 512),
-        Region("gravel.png", 0, 0, 256, 512),
-        Region("brick.png", 0, 0, 256, 512),
-        Region("page.png", 0, 0, 192, 191),
-        Region("text.png", 0, 0, 224, 172),
-    ),
-    "attacker": (
-        Region("motorcycle_left.png", 400, 0, 341, 330),
-        Region("motorcycle_left.png", 400, 170, 341, 330),
-        Region("motorcycle_right.png", 393, 0, 348, 330),
-        Region("motorcycle_right.png", 393, 170, 348, 330),
-        Region("ihc.png", 256, 0, 256, 336),
-        Region("ihc.png", 256, 176, 256, 336),
-        Region("grass.png", 256, 0, 256, 512),
-        Region("gravel.png", 256, 0, 256, 512),
-        Region("brick.png", 256, 0, 256, 512),
-        Region("page.png", 192, 0, 192, 191),
-        Region("text.png", 224, 0, 224, 172),
-    ),
-}
-"""For the challenge's public patches and for the attacker's: the regions, each equally likely."""
+# Photographs in colour have two regions that overlap, so that half of the crops are in colour.
+PUBLIC = (
+    ("motorcycle_left.png", 0, 330, (0, 400), (400, 341)),
+    ("motorcycle_left.png", 170, 330, (0, 400), (400, 341)),
+    ("motorcycle_right.png", 0, 330, (0, 340), (393, 348)),
+    ("motorcycle_right.png", 170, 330, (0, 340), (393, 348)),
+    ("ihc.png", 0, 336, (0, 256), (256, 256)),
+    ("ihc.png", 176, 336, (0, 256), (256, 256)),
+    ("grass.png", 0, 512, (0, 256), (256, 256)),
+    ("gravel.png", 0, 512, (0, 256), (256, 256)),
+    ("brick.png", 0, 512, (0, 256), (256, 256)),
+    ("page.png", 0, 191, (0, 192), (192, 192)),
+    ("text.png", 0, 172, (0, 224), (224, 224)),
+)
+"""Photograph, y and height, then x and width for the challenge and for the attacker; all equally likely."""
 # fmt: on
 
 CLASS_NAMES = tuple(PRIVATE)
@@ -153,46 +101,19 @@ CLASS_NAMES = tuple(PRIVATE)
 
 @cache
 def photograph_path(name: str) -> Path:
-    """Where scikit-image keeps a photograph, its bytes checked.
-
-    Raises
-    ------
-    InputError
-        When the installed scikit-image lacks it, or its bytes are others than those the regions were drawn on.
-
-    Examples
-    --------
-    >>> photograph_path("coffee.png").name
-    'coffee.png'
-    """
+    """The path of a photograph in the installed scikit-image; an InputError if it is not there or has other bytes."""
     spec = importlib.util.find_spec("skimage")
-    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
-    for folder in folders:
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
         path = Path(folder) / "data" / name
         if path.is_file():
             if sha256_file(path) != PHOTOGRAPHS[name]:
-                raise InputError(
-                    f"{path}: is not the photograph that scikit-image ships; reinstall scikit-image"
-                )
+                raise InputError(f"{path}: has other bytes than in scikit-image; reinstall scikit-image")
             return path
-    raise InputError(f"embedded: scikit-image does not hold data/{name}; install it with pip")
+    raise InputError(f"embedded: scikit-image does not hold data/{name}; reinstall scikit-image with pip")
 
 
 def private_crops() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """The private pool: every square of `PRIVATE`, reduced to 32 x 32 by area.
-
-    Returns
-    -------
-    images : ndarray of uint8, shape (100, 32, 32, 3)
-    labels : ndarray of int64, shape (100,)
-        Indices into `CLASS_NAMES`.
-
-    Examples
-    --------
-    >>> images, labels = private_crops()
-    >>> images.shape, np.bincount(labels).tolist()
-    ((100, 32, 32, 3), [10, 10, 10, 10, 10, 10, 10, 10, 10, 10])
-    """
+    """Every square of `PRIVATE`, reduced to 32 x 32 by area, and its class, an index into `CLASS_NAMES`."""
     images, labels = [], []
     for label, (name, squares) in enumerate(PRIVATE.values()):
         pixels = open_photograph(photograph_path(name)).read()
@@ -203,9 +124,7 @@ def private_crops() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
 
 
 def public_regions(holder: str) -> list[Photograph]:
-    """The regions that public crops are drawn from, for ``"challenge"`` or for ``"attacker"``.
-
-    The two lists are disjoint, as are both from the private squares.
+    """The regions for public crops of the ``"challenge"`` or of the ``"attacker"``.
 
     Examples
     --------
@@ -213,7 +132,8 @@ def public_regions(holder: str) -> list[Photograph]:
     'motorcycle_left.png[400:741,0:330]'
     """
     regions = []
-    for name, x, y, width, height in PUBLIC[holder]:
+    for name, y, height, *spans in PUBLIC:
+        x, width = spans[holder == "attacker"]
         label = f"{name}[{x}:{x + width},{y}:{y + height}]"
         regions.append(Photograph(label, photograph_path(name), width, height, (x, y)))
     return regions

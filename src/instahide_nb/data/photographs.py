@@ -1,58 +1,43 @@
-"""Photographs on disk: found, measured before they are decoded, decoded, cropped and reduced."""
+"""Photographs on disk: listed, measured from their headers, decoded, and reduced by exact area means.
+
+Image arrays are uint8 RGB of shape (height, width, 3).
+"""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
+import numba as nb
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.files import sha256_file
-
-__all__ = [
-    "MAX_MEGAPIXELS",
-    "Photograph",
-    "centre_square",
-    "digest",
-    "image_files",
-    "open_photograph",
-    "reduce_area",
-]
 
 MAX_MEGAPIXELS = 64
-"""A larger image is refused by its header, before a pixel is decoded (64 megapixels are 192 MB in memory)."""
+"""Larger images are refused from their header (64 megapixels take 192 MB once decoded)."""
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # above that limit only
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # only for sizes above that limit
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 _EIGHT_BIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+_NO_IMAGE = f"is not a readable image of at most {MAX_MEGAPIXELS} megapixels, or is truncated"
 _ORIENTATION = 0x0112
 _TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph, or a rectangle of one, that has been measured but not yet decoded.
+    """A photograph, or a rectangle of one, that is measured but not yet decoded.
 
-    Attributes
-    ----------
-    name : str
-        What the crop table calls it: the path inside its folder, and the rectangle where there is one.
-    path : Path
-        The file.
-    width, height : int
-        Its size in pixels, after the camera's orientation mark is obeyed.
-    corner : tuple of int
-        x and y of the rectangle's upper left corner in the file's image; (0, 0) for a whole photograph.
+    `name` is its path inside its folder, with the rectangle if there is one. `width` and `height` count pixels after
+    the EXIF orientation is applied; `corner` is x and y of the rectangle's upper left corner.
     """
 
     name: str
@@ -67,8 +52,14 @@ class Photograph:
         return min(self.width, self.height)
 
     def read(self) -> npt.NDArray[np.uint8]:
-        """Decode it: uint8 RGB of shape (height, width, 3)."""
-        pixels = _decode(self.path)
+        """Decode it: uint8 (height, width, 3)."""
+        # From memory: a file that shrinks while it is decoded gives an exception, not a bus error.
+        with (
+            reading(self.path, _NO_IMAGE),
+            Image.open(io.BytesIO(self.path.read_bytes()), formats=_FORMATS) as image,
+        ):
+            _check(self.path, image)
+            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
         x, y = self.corner
         if pixels.shape[0] < y + self.height or pixels.shape[1] < x + self.width:
             raise InputError(f"{self.path}: changed while it was being read; run again")
@@ -76,12 +67,7 @@ class Photograph:
 
 
 def open_photograph(path: Path, name: str | None = None) -> Photograph:
-    """Measure an image file from its header alone.
-
-    Raises
-    ------
-    InputError
-        When it is no image of 8 bits a channel, or larger than `MAX_MEGAPIXELS`.
+    """Measure an image file from its header; an InputError if it is too large or has not 8 bits per channel.
 
     Examples
     --------
@@ -90,16 +76,11 @@ def open_photograph(path: Path, name: str | None = None) -> Photograph:
     >>> cat.width, cat.height, cat.read().shape
     (451, 300, (300, 451, 3))
     """
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            width, height = image.size
-            _check(path, image)
-            if image.getexif().get(_ORIENTATION) in _TURNED:
-                width, height = height, width
-    except InputError:
-        raise
-    except Exception as error:
-        raise _unreadable(path, error) from None
+    with reading(path, _NO_IMAGE), Image.open(path, formats=_FORMATS) as image:
+        _check(path, image)
+        width, height = image.size
+        if image.getexif().get(_ORIENTATION) in _TURNED:
+            width, height = height, width
     return Photograph(name if name is not None else path.name, path, width, height)
 
 
@@ -107,91 +88,50 @@ def _check(path: Path, image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_MEGAPIXELS * 1_000_000:
         raise InputError(
-            f"{path}: is {width} x {height} pixels; images of up to {MAX_MEGAPIXELS} megapixels are read: "
-            "reduce it or take it out"
+            f"{path}: is {width} x {height} pixels, more than {MAX_MEGAPIXELS} megapixels; reduce or remove it"
         )
     if image.mode not in _EIGHT_BIT:
-        raise InputError(f"{path}: has pixels of kind {image.mode}; save it with 8 bits a channel")
+        raise InputError(f"{path}: has pixels of mode {image.mode}; save it with 8 bits per channel")
 
 
-def _unreadable(path: Path, error: Exception) -> InputError:
-    # Decoders raise nearly anything on a damaged file: OSError, SyntaxError, ValueError, struct.error ...
-    if isinstance(error, OSError) and error.strerror:
-        return InputError(f"{path}: cannot be read ({error.strerror}); check the path")
-    if isinstance(error, Image.DecompressionBombError):
-        return InputError(
-            f"{path}: is too large; images of up to {MAX_MEGAPIXELS} megapixels are read: "
-            "reduce it or take it out"
-        )
-    return InputError(f"{path}: is not a readable image, or is cut short; fetch it again or take it out")
+@contextmanager
+def reading(file: Path, damaged: str) -> Iterator[None]:
+    """Turn whatever the reading of a damaged file raises into one line.
 
-
-def _decode(path: Path) -> npt.NDArray[np.uint8]:
+    Decoders raise nearly anything: OSError, SyntaxError, ValueError, struct.error, KeyError, MemoryError ...
+    """
     try:
-        # From memory: a file that shrinks while it is decoded gives an error, not a fault.
-        with Image.open(io.BytesIO(path.read_bytes()), formats=_FORMATS) as image:
-            _check(path, image)
-            upright = ImageOps.exif_transpose(image)
-            return np.array(upright.convert("RGB"), dtype=np.uint8)
+        yield
     except InputError:
         raise
     except Exception as error:
-        raise _unreadable(path, error) from None
+        if isinstance(error, OSError) and error.errno:  # the system's own; those of decoders have no number
+            raise InputError(f"{file}: cannot be read ({error.strerror}); check the path") from None
+        raise InputError(f"{file}: {damaged}; download it again or remove it") from None
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files in a folder and below, hidden ones left out, sorted by their path inside it."""
-    found = (
-        file
+    """The image files in a folder and below, without hidden ones, sorted by path."""
+    found = {
+        file.relative_to(folder): file
         for file in folder.rglob("*")
-        if file.suffix.lower() in _SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
-    )
-    return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
-
-
-def digest(photographs: Iterable[Photograph]) -> str:
-    """The sha256 of photographs: of their names, rectangles and files' bytes, in the order given."""
-    files: dict[Path, str] = {}
-    total = hashlib.sha256()
-    for photo in photographs:
-        if photo.path not in files:
-            files[photo.path] = sha256_file(photo.path)
-        total.update(
-            f"{files[photo.path]} {photo.corner} {photo.width} {photo.height} {photo.name}\n".encode()
-        )
-    return total.hexdigest()
-
-
-def centre_square(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The largest square in the middle of an image (h, w, 3).
-
-    Examples
-    --------
-    >>> centre_square(np.zeros((30, 45, 3), np.uint8)).shape
-    (30, 30, 3)
-    """
-    height, width = image.shape[:2]
-    side = min(height, width)
-    y, x = (height - side) // 2, (width - side) // 2
-    return image[y : y + side, x : x + side]
+        if file.suffix.lower() in _SUFFIXES and file.is_file()
+    }
+    shown = [name for name in found if not any(part.startswith(".") for part in name.parts)]
+    return [found[name] for name in sorted(shown, key=Path.as_posix)]
 
 
 def reduce_area(image: npt.NDArray[np.uint8], size: int | Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Reduce an image by area interpolation, each new pixel the mean of those that it covers.
+    """Reduce an image; each new pixel is the mean over the area that it covers.
+
+    The means are exact ratios of integers, so the result is the same on every machine. Halves are rounded up where
+    both sides are halved, and to even elsewhere: for squares this is what OpenCV's ``INTER_AREA`` gives on x86-64.
 
     Parameters
     ----------
     image : ndarray of uint8, shape (h, w, 3)
-        At least as large as `size`.
     size : int or (int, int)
-        The new side, or height and width.
-
-    Returns
-    -------
-    ndarray of uint8, shape (height, width, 3)
-        The same on every machine and OpenCV version tried, unlike cubic or linear interpolation.
+        The new side, or height and width; no larger than the image.
 
     Examples
     --------
@@ -202,5 +142,39 @@ def reduce_area(image: npt.NDArray[np.uint8], size: int | Sequence[int]) -> npt.
     height, width = (size, size) if isinstance(size, int) else size
     if image.shape[0] < height or image.shape[1] < width:
         raise ValueError(f"an image of {image.shape[:2]} cannot be reduced to {(height, width)}")
-    reduced = cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(reduced, dtype=np.uint8)
+    reduced = np.empty((height, width, 3), np.uint8)
+    _area_means(np.ascontiguousarray(image), reduced)
+    return reduced
+
+
+@nb.njit(cache=True, nogil=True)  # pragma: no cover - compiled
+def _area_means(image: npt.NDArray[np.uint8], reduced: npt.NDArray[np.uint8]) -> None:
+    """reduced[i, j] = round(sum of a_iy b_jx image[y, x] / (H W)), with weights a, b in 1/h, 1/w of a pixel.
+
+    Row y covers [y h, (y+1) h) and row i of the result [i H, (i+1) H), so y overlaps i = y h // H and perhaps i + 1.
+    """
+    H, W = image.shape[:2]
+    h, w = reduced.shape[:2]
+    rows = np.zeros((h + 1, W, 3), np.int64)
+    for y in range(H):
+        i = y * h // H
+        first = min(h, (i + 1) * H - y * h)
+        for x in range(W):
+            for c in range(3):
+                rows[i, x, c] += first * image[y, x, c]
+                rows[i + 1, x, c] += (h - first) * image[y, x, c]
+    half_up = (2 * h, 2 * w) == (H, W)
+    sums = np.zeros((w + 1, 3), np.int64)
+    for i in range(h):
+        sums[:] = 0
+        for x in range(W):
+            j = x * w // W
+            first = min(w, (j + 1) * W - x * w)
+            for c in range(3):
+                sums[j, c] += first * rows[i, x, c]
+                sums[j + 1, c] += (w - first) * rows[i, x, c]
+        for j in range(w):
+            for c in range(3):
+                mean, rest = sums[j, c] // (H * W), sums[j, c] % (H * W)
+                up = 2 * rest > H * W or (2 * rest == H * W and (half_up or mean % 2 == 1))
+                reduced[i, j, c] = mean + up

@@ -1,133 +1,54 @@
-"""Where images come from: embedded photographs, CIFAR-10, Imagenette, a folder, an `.npz` file.
+"""Where images come from: embedded photographs, CIFAR-10, Imagenette, a folder, an ``.npz`` file.
 
-A source is one string: ``embedded``, ``cifar10[:ROOT]``, ``imagenette[:ROOT]``, the path of a folder of images
-or the path of an ``.npz`` file. ROOT is a folder that holds the archive or what was extracted from it; without
-one the archive is fetched once and kept in the cache. A folder whose name is one of the words is written
-``./cifar10``. Public images may also be ``embedded:attacker``, other regions of the same photographs.
+A source is one string: ``embedded``, ``cifar10[:ROOT]``, ``imagenette[:ROOT]``, the path of a folder of images or
+the path of an ``.npz`` file. ROOT is a folder that holds the archive or its extracted folder; without it the archive
+is fetched once and kept in the cache. For a folder whose name is one of these words write ``./cifar10``. Public
+images may also come from ``embedded:attacker``, other regions of the same photographs.
 
-Public patches: random square crops with many SIFT key points, reduced by area interpolation.
-
-InstaHide mixes public images into every encryption, and its challenge filtered ImageNet by SIFT so that the mix is
-busy (Huang et al. 2020, section 5.1; the count is of the crop before it is reduced).
+Private images are drawn evenly from the classes. Public images (patches) are random square crops of photographs with
+many SIFT key points, reduced by area: the challenge filtered ImageNet in this way, so that mixtures are busy (Huang
+et al. 2020, section 5.1; key points are counted before the crop is reduced).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.threads import thread_count
-from instahide_nb.data.crops import SMALLEST, CropTable, KeyPointCounter, kept_crops
-from instahide_nb.data.datasets import cache_folder, read_npz
-from instahide_nb.data.photographs import reduce_area
-
-if TYPE_CHECKING:
-    from instahide_nb.data.photographs import Photograph
-
+from instahide_nb.core.progress import progress
+from instahide_nb.data import embedded
+from instahide_nb.data.crops import SMALLEST, CropTable, for_each_photograph, kept_crops
+from instahide_nb.data.datasets import cache_folder, data_set_folder, read_cifar10, read_npz
+from instahide_nb.data.photographs import Photograph, image_files, open_photograph, reduce_area
 
 SIDE = 32
-"""Side in pixels to which photographs are reduced for the private set, as CIFAR-10's images have."""
+"""Side in pixels to which photographs are reduced for the private set, as in CIFAR-10."""
 
+_WORDS = ("embedded", "cifar10", "imagenette")
 _GRAMMAR = "embedded, cifar10[:ROOT], imagenette[:ROOT], a folder of images or an .npz file"
 
 
-@dataclass(frozen=True)
-class PrivateSet:
-    """Private images and their classes.
+class Source(NamedTuple):
+    """A source string, parsed: its kind (see `source_kind`), and the path or the word behind it."""
 
-    Attributes
-    ----------
-    images : ndarray of uint8, shape (n, h, w, 3)
-        RGB.
-    labels : ndarray of int64, shape (n,)
-        Indices into `class_names`.
-    class_names : tuple of str
-        Every class of the source, those without an image here included.
-    """
+    kind: str
+    path: Path | None = None
+    attacker: bool = False
+
+
+class PrivateSet(NamedTuple):
+    """Images (n, h, w, 3), their labels (n,), and the names of all classes of the source."""
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     class_names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A source, read from its string: its kind, and the folder or file that it names.
-
-    Attributes
-    ----------
-    text : str
-        What the person wrote.
-    kind : str
-        One of ``embedded``, ``attacker``, ``cifar10``, ``imagenette``, ``folder``, ``npz``.
-    path : Path or None
-        ROOT, the folder or the file; None for the embedded photographs and for what is fetched.
-    """
-
-    text: str
-    kind: str
-    path: Path | None = None
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """All that a source holds: labels at once, images when asked for by index."""
-
-    labels: npt.NDArray[np.int64]
-    class_names: tuple[str, ...]
-    read: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.uint8]]
-
-
-def parse_source(source: str) -> Source:
-    """Read a source's string and check that the folder or file that it names is there.
-
-    Raises
-    ------
-    InputError
-        When the string is of no known form, or names what does not exist.
-
-    Examples
-    --------
-    >>> parse_source("embedded:attacker").kind
-    'attacker'
-    >>> parse_source("cifar100")
-    Traceback (most recent call last):
-    instahide_nb.core.errors.InputError: source 'cifar100': no such folder; a source is embedded, ...
-    """
-    if not isinstance(source, str) or not source or "\0" in source:
-        raise InputError(f"source {source!r}: a source is {_GRAMMAR}")
-    word, colon, rest = source.partition(":")
-    if word == "embedded":
-        if rest not in ("", "attacker") or (colon and not rest):
-            raise InputError(f"source {source!r}: write embedded or embedded:attacker")
-        return Source(source, rest or word)
-    if word in ("cifar10", "imagenette"):
-        if not colon:
-            return Source(source, word)
-        root = Path(rest).expanduser()
-        if not rest or not root.exists():
-            raise InputError(
-                f"source {source!r}: no such folder; write {word}:ROOT with the folder that holds it"
-            )
-        return Source(source, word, root)
-    path = Path(source).expanduser()
-    if path.suffix.lower() == ".npz":
-        if not path.is_file():
-            raise InputError(f"source {source!r}: no such file; check the path")
-        return Source(source, "npz", path)
-    if not path.is_dir():
-        raise InputError(f"source {source!r}: no such folder; a source is {_GRAMMAR}")
-    return Source(source, "folder", path)
-
-
-_WORDS = ("embedded", "cifar10", "imagenette")
 
 
 def source_kind(source: str) -> str:
@@ -144,34 +65,81 @@ def source_kind(source: str) -> str:
     return "npz" if source.lower().endswith(".npz") else "folder"
 
 
-def private_images(source: str, n_private: int, *, generator: np.random.Generator) -> PrivateSet:
-    """Take private images from a source, the same number of each class as far as it goes.
-
-    A source that holds exactly `n_private` images is used whole and in its own order. Otherwise each of its C
-    classes gives n_private // C images and the first n_private % C classes one more; what a class is too small
-    to give, the others give in the same way. Within a class the images are the first of a random
-    permutation. The result is ordered by class, then by draw.
-
-    Parameters
-    ----------
-    source : str
-        See the module's description. Photographs in a folder are cut to the square in their middle and reduced
-        to 32 x 32 by area; a plain folder is one class, otherwise each of its folders is a class. Imagenette
-        gives its validation half, so that its training half can serve as public images.
-    n_private : int
-        How many, at least 2.
-    generator : numpy.random.Generator
-        The draw: PCG64 and Philox give the same permutations on every platform and numpy since 1.17.
-
-    Returns
-    -------
-    PrivateSet
-        `n_private` images of one size: 32 x 32, or what an ``.npz`` file holds.
+def parse_source(source: str, name: str = "source") -> Source:
+    """Parse a source string and check that the folder or file that it names exists.
 
     Raises
     ------
     InputError
-        When the source is unknown, damaged, offline, or holds too few images.
+        When the string has none of the known forms, or names something that does not exist; it begins with `name`.
+
+    Examples
+    --------
+    >>> parse_source("embedded:attacker").attacker
+    True
+    >>> parse_source("cifar100", "public_source")
+    Traceback (most recent call last):
+    instahide_nb.core.errors.InputError: public_source 'cifar100': no such folder; a source is embedded, ...
+    """
+    if not isinstance(source, str) or not source or "\0" in source:
+        raise InputError(f"{name} {source!r}: a source is {_GRAMMAR}")
+    kind = source_kind(source)
+    colon, rest = source.partition(":")[1:] if kind in _WORDS else ("", source)
+    if kind == "embedded":
+        if source not in ("embedded", "embedded:attacker"):
+            raise InputError(f"{name} {source!r}: write embedded or embedded:attacker")
+        return Source(kind, attacker=bool(colon))
+    if kind in _WORDS and not colon:
+        return Source(kind)
+    path = Path(rest).expanduser()
+    if kind in _WORDS and (not rest or not path.exists()):
+        raise InputError(
+            f"{name} {source!r}: no such folder; write {kind}:ROOT with the folder that holds it"
+        )
+    if kind == "npz" and not path.is_file():
+        raise InputError(f"{name} {source!r}: no such file; check the path")
+    if kind == "folder" and not path.is_dir():
+        raise InputError(f"{name} {source!r}: no such folder; a source is {_GRAMMAR}")
+    return Source(kind, path)
+
+
+def relocate_source(source: str, name: str = "source", start: Path | None = None) -> str:
+    """The same source with its path absolute, or relative to the folder `start`; checked as by `parse_source`."""
+    kind, path, _ = parse_source(source, name)
+    if path is None:
+        return source
+    path = path.resolve()
+    moved = os.path.relpath(path, start.resolve()) if start else str(path)
+    return f"{kind}:{moved}" if kind in _WORDS else moved
+
+
+def private_images(source: str, n_private: int, *, generator: np.random.Generator) -> PrivateSet:
+    """Take private images from a source, as evenly from its classes as they allow.
+
+    A source with exactly `n_private` images is used whole and in its own order. Otherwise each of its C classes
+    gives n_private // C images and the first n_private % C classes give one more; what a small class cannot give,
+    the others give in the same way. Within a class the images are the first of a random permutation.
+
+    Parameters
+    ----------
+    source : str
+        See the module. Photographs in a folder are cut to their central square and reduced to 32 x 32 by area. A
+        plain folder is one class; otherwise each of its folders is one. Of Imagenette the validation half is taken,
+        so that its training half can serve as public images.
+    n_private : int
+        At least 2.
+    generator : numpy.random.Generator
+        The draw.
+
+    Returns
+    -------
+    PrivateSet
+        Ordered by class, then by draw.
+
+    Raises
+    ------
+    InputError
+        When the source is unknown, damaged, offline, or has too few images.
 
     Examples
     --------
@@ -179,187 +147,144 @@ def private_images(source: str, n_private: int, *, generator: np.random.Generato
     >>> few.images.shape, np.bincount(few.labels).tolist()
     ((20, 32, 32, 3), [2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
     """
-    if not isinstance(n_private, (int, np.integer)) or isinstance(n_private, bool) or n_private < 2:
-        raise InputError(f"n_private: {n_private!r} is not possible; two private images or more are needed")
-    pool = _pool(parse_source(source))
-    if len(pool.labels) < n_private:
-        raise InputError(
-            f"private_source {source!r}: holds {len(pool.labels)} images; {n_private} were asked for "
-            "(n_private): lower it or name a larger source"
-        )
-    chosen = select_balanced(pool.labels, len(pool.class_names), int(n_private), generator)
-    images = np.ascontiguousarray(pool.read(chosen))
-    return PrivateSet(images, pool.labels[chosen], pool.class_names)
+    read, labels, class_names = _private_pool(source)
+    if not 2 <= n_private <= len(labels):
+        held = f"private_source {source!r} holds {len(labels)} images"
+        raise InputError(f"n_private: {n_private} is not possible, {held}; give 2 .. {len(labels)}")
+    chosen = select_balanced(labels, len(class_names), n_private, generator)
+    return PrivateSet(np.ascontiguousarray(read(chosen)), labels[chosen], class_names)
 
 
 def select_balanced(
     labels: npt.NDArray[np.int64], classes: int, n: int, generator: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Choose `n` indices, as many of each class as the classes can give; see `private_images`.
-
-    Examples
-    --------
-    >>> labels = np.array([0] * 2 + [1] * 9 + [2] * 9)
-    >>> chosen = select_balanced(labels, 3, 11, np.random.Generator(np.random.PCG64(0)))
-    >>> np.bincount(labels[chosen]).tolist()
-    [2, 5, 4]
-    """
+    """Choose `n` indices as `private_images` does."""
     if len(labels) == n:
         return np.arange(n, dtype=np.int64)
     held = np.bincount(labels, minlength=classes)
-    # The most that every class can be asked for, those that hold fewer giving all they have ...
-    level = max(level for level in range(min(n, int(held.max())) + 1) if np.minimum(held, level).sum() <= n)
-    quota = np.minimum(held, level)
-    # ... and one more of the first classes that still have one.
-    quota[np.flatnonzero(held > level)[: n - quota.sum()]] += 1
-    chosen = [
-        generator.permutation(np.flatnonzero(labels == label))[: quota[label]] for label in range(classes)
-    ]
+    # The largest equal share that does not exceed n, and one more from the first classes that have one left.
+    share = max(share for share in range(min(n, int(held.max())) + 1) if np.minimum(held, share).sum() <= n)
+    quota = np.minimum(held, share)
+    quota[np.flatnonzero(held > share)[: n - quota.sum()]] += 1
+    chosen = [generator.permutation(np.flatnonzero(labels == c))[: quota[c]] for c in range(classes)]
     return np.concatenate(chosen).astype(np.int64)
 
 
-def _pool(source: Source) -> _Pool:
-    if source.kind == "embedded":
-        from instahide_nb.data.embedded import CLASS_NAMES, private_crops
-
-        images, labels = private_crops()
-        return _Pool(labels, CLASS_NAMES, lambda rows: images[rows])
-    if source.kind == "attacker":
-        raise InputError("private_source 'embedded:attacker': holds public images only; write embedded")
-    if source.kind == "cifar10":
-        from instahide_nb.data.datasets import read_cifar10
-
-        images, labels, names = read_cifar10(source.path)
-        return _Pool(labels, names, lambda rows: images[rows])
-    if source.kind == "imagenette":
-        from instahide_nb.data.datasets import imagenette_folder
-
-        return _folder_pool(imagenette_folder(source.path) / "val", source.text)
-    assert source.path is not None
-    if source.kind == "npz":
-        from instahide_nb.data.datasets import read_npz
-
-        content = read_npz(source.path, labelled=True)
-        stored = content["images"]
-        return _Pool(content["labels"], content["class_names"], lambda rows: stored[rows])
-    return _folder_pool(source.path, source.text)
+_Read = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.uint8]]
 
 
-def _folder_pool(folder: Path, text: str) -> _Pool:
-    from instahide_nb.data.photographs import centre_square, image_files, open_photograph, reduce_area
-
-    files = image_files(folder)
+def _private_pool(source: str) -> tuple[_Read, npt.NDArray[np.int64], tuple[str, ...]]:
+    """All that a source holds: a function that reads images by index, labels, class names."""
+    kind, path, attacker = parse_source(source, "private_source")
+    if attacker:
+        raise InputError(f"private_source {source!r}: holds public images only; write embedded")
+    if kind == "embedded":
+        images, labels = embedded.private_crops()
+        return images.__getitem__, labels, embedded.CLASS_NAMES
+    if kind == "cifar10":
+        images, labels, class_names = read_cifar10(data_set_folder(kind, path))
+        return images.__getitem__, labels, class_names
+    if kind == "npz" and path is not None:
+        images, labels, class_names = read_npz(path, labelled=True)
+        return images.__getitem__, labels, class_names
+    folder = data_set_folder(kind, path) / "val" if kind == "imagenette" or path is None else path
+    files = _images_in(folder, f"private_source {source!r}")
     parts = [file.relative_to(folder).parts for file in files]
-    loose = [file for file, part in zip(files, parts, strict=True) if len(part) == 1]
-    if loose and len(loose) < len(files):
-        raise InputError(
-            f"private_source {text!r}: has images beside its class folders ({loose[0].name} and "
-            f"{len(loose) - 1} more); move them into a class folder"
-        )
-    if not files:
-        raise InputError(f"private_source {text!r}: holds no image (JPEG, PNG, BMP, WebP, TIFF or PPM)")
-    names = [folder.resolve().name] if loose else sorted({part[0] for part in parts})
-    place = {name: index for index, name in enumerate(names)}
-    labels = np.array([0 if loose else place[part[0]] for part in parts], dtype=np.int64)
+    depths = sorted({len(part) for part in parts})
+    if depths not in ([1], [2]):
+        examples = ["/".join(next(part for part in parts if len(part) == depth)) for depth in depths]
+        wanted = "name a folder of images, or of class folders with images in them"
+        raise InputError(f"private_source {source!r}: holds {' and '.join(examples)}; {wanted}")
+    names = [folder.resolve().name if depths == [1] else part[0] for part in parts]
+    class_names = tuple(sorted(set(names)))
 
     def read(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         images = np.empty((len(rows), SIDE, SIDE, 3), np.uint8)
         for image, row in zip(images, rows, strict=True):
             photo = open_photograph(files[row])
             if photo.side < SIDE:
-                raise InputError(
-                    f"{files[row]}: is {photo.width} x {photo.height} pixels; private images need "
-                    f"{SIDE} or more on each side"
-                )
-            image[:] = reduce_area(centre_square(photo.read()), SIDE)
+                size = f"{photo.width} x {photo.height} pixels"
+                raise InputError(f"{photo.path}: has {size}; private images need {SIDE} or more per side")
+            corner = (photo.width - photo.side) // 2, (photo.height - photo.side) // 2
+            square = replace(photo, width=photo.side, height=photo.side, corner=corner)
+            image[:] = reduce_area(square.read(), SIDE)
         return images
 
-    return _Pool(labels, tuple(names), read)
+    return read, np.array([class_names.index(name) for name in names], np.int64), class_names
 
 
-def source_photographs(source: str, *, cache_dir: Path | str | None = None) -> list[Photograph]:
-    """The photographs from which a public source's patches are cropped, measured but not decoded.
-
-    Parameters
-    ----------
-    source : str
-        ``embedded``, ``embedded:attacker``, ``imagenette[:ROOT]`` (its training half) or a folder, searched with
-        all folders below it.
-    cache_dir : Path or str, optional
-        Where archives are kept; see `instahide_nb.data.datasets.cache_folder`.
-
-    Raises
-    ------
-    InputError
-        When the source has no photographs, or one cannot be read.
-    """
-    from instahide_nb.core.progress import progress
-    from instahide_nb.data.photographs import image_files, open_photograph
-
-    spec = parse_source(source)
-    if spec.kind in ("embedded", "attacker"):
-        from instahide_nb.data.embedded import public_regions
-
-        return public_regions("challenge" if spec.kind == "embedded" else "attacker")
-    if spec.kind == "cifar10":
-        raise InputError(
-            f"public_source {source!r}: CIFAR-10 images are 32 px, too small for crops of 64 px with SIFT key "
-            "points; name photographs, such as embedded or imagenette"
-        )
-    if spec.kind == "npz":
-        raise InputError(
-            f"public_source {source!r}: holds ready patches, so there are no photographs to show"
-        )
-    if spec.kind == "imagenette":
-        from instahide_nb.data.datasets import imagenette_folder
-
-        folder = imagenette_folder(spec.path, cache_dir=cache_dir) / "train"
-    else:
-        assert spec.path is not None
-        folder = spec.path
+def _images_in(folder: Path, source: str) -> list[Path]:
     files = image_files(folder)
     if not files:
-        raise InputError(f"public_source {source!r}: holds no image (JPEG, PNG, BMP, WebP, TIFF or PPM)")
+        raise InputError(f"{source}: {folder} holds no image (JPEG, PNG, BMP, WebP, TIFF or PPM)")
+    return files
+
+
+def source_photographs(source: str) -> list[Photograph]:
+    """The photographs from which a public source's patches are cropped, measured but not decoded.
+
+    `source` is ``embedded``, ``embedded:attacker``, ``imagenette[:ROOT]`` (its training half) or a folder, searched
+    with all folders below it. An InputError says that it has no photographs or that one cannot be read.
+    """
+    kind, path, attacker = parse_source(source, "public_source")
+    if kind == "embedded":
+        return embedded.public_regions("attacker" if attacker else "challenge")
+    if kind in ("cifar10", "npz"):
+        raise InputError(
+            f"public_source {source!r}: has no photographs; name some, such as embedded or imagenette"
+        )
+    if kind == "imagenette" or path is None:
+        path = data_set_folder(kind, path) / "train"
+    files = _images_in(path, f"public_source {source!r}")
     return [
-        open_photograph(file, file.relative_to(folder).as_posix())
+        open_photograph(file, file.relative_to(path).as_posix())
         for file in progress(files, desc="measuring photographs", unit="photo")
     ]
 
 
-_MAX_SIZE = 256
+def public_crops(
+    source: str, n: int, *, min_keypoints: int = 40, size: int | tuple[int, int] = 32, draw: int = 0
+) -> CropTable:
+    """The crops behind `public_patches`, which has the same parameters; row i of ``box[kept]`` is patch i."""
+    height, width = _height_width(size)
+    if (
+        n < 1
+        or min_keypoints < 0
+        or not 0 <= draw < 2**64
+        or not 1 <= min(height, width) <= max(height, width) <= 256
+    ):
+        raise InputError(
+            f"n_public {n}, min_keypoints {min_keypoints}, draw {draw}, size {size}: give 1 or more, 0 or more, "
+            "0 .. 2^64-1 and 1 .. 256"
+        )
+    smallest, folder = max(SMALLEST, height, width), cache_folder() / "crops"
+    photographs = source_photographs(source)
+    return kept_crops(
+        photographs, n, min_keypoints, smallest=smallest, draw=draw, folder=folder, source=source
+    )
 
 
 def public_patches(
-    source: str,
-    n: int,
-    *,
-    min_keypoints: int = 40,
-    size: int | tuple[int, int] = 32,
-    draw: int = 0,
-    cache_dir: Path | str | None = None,
+    source: str, n: int, *, min_keypoints: int = 40, size: int | tuple[int, int] = 32, draw: int = 0
 ) -> npt.NDArray[np.uint8]:
     """Make `n` public patches; the same arguments and photographs give the same bits.
 
     Parameters
     ----------
     source : str
-        Photographs (``embedded``, ``embedded:attacker``, ``imagenette[:ROOT]`` or a folder), or an ``.npz`` with
-        ready patches, ``images`` uint8 (m, size, size, 3), of which the first `n` are taken as they are.
+        Photographs (see `source_photographs`), or an ``.npz`` with ready patches, of which the first `n` are taken.
     n : int
-        How many.
     min_keypoints : int
-        A crop is kept when SIFT finds more than this in it.
+        A crop is kept if SIFT finds more key points than this in it.
     size : int or (int, int)
-        Side of a patch in pixels, or its height and width, 256 at most. Crops are squares of at least 64 px and at
-        least this.
+        Side of a patch in pixels, or height and width, at most 256. Crops are squares of at least 64 px and at
+        least this size.
     draw : int
         0 .. 2^64-1: other draws are other crops of the same photographs.
-    cache_dir : Path or str, optional
-        Where the table of crops is kept between runs; see `instahide_nb.data.datasets.cache_folder`.
 
     Returns
     -------
-    ndarray of uint8, shape (n, size, size, 3)
+    ndarray of uint8, shape (n, height, width, 3)
 
     Raises
     ------
@@ -369,123 +294,30 @@ def public_patches(
 
     Examples
     --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     patches = public_patches("embedded", 5, cache_dir=folder)
-    >>> patches.shape, patches.dtype
-    ((5, 32, 32, 3), dtype('uint8'))
+    >>> public_patches("embedded", 5).shape
+    (5, 32, 32, 3)
     """
-    _check(n, min_keypoints, draw)
     height, width = _height_width(size)
-    spec = parse_source(source)
-    if spec.kind == "npz":
-        assert spec.path is not None
-        ready: npt.NDArray[np.uint8] = read_npz(spec.path, labelled=False)["images"]
-        if ready.shape[1:3] != (height, width):
-            raise InputError(
-                f"public_source {source!r}: patches are {ready.shape[1:3]} pixels; {(height, width)} are needed"
-            )
-        if len(ready) < n:
-            raise InputError(
-                f"public_source {source!r}: holds {len(ready)} patches; {n} were asked for (n_public): "
-                "lower it or name a larger source"
-            )
+    kind, path, _ = parse_source(source, "public_source")
+    if kind == "npz" and path is not None:
+        ready = read_npz(path, labelled=False)[0]
+        if ready.shape[1:3] != (height, width) or len(ready) < n:
+            held, wanted = f"{len(ready)} patches of {ready.shape[1:3]} pixels", f"{n} of {(height, width)}"
+            raise InputError(f"public_source {source!r}: holds {held}; {wanted} are needed (n_public)")
         return np.ascontiguousarray(ready[:n])
-    photographs = source_photographs(source, cache_dir=cache_dir)
-    table = kept_crops(
-        photographs,
-        n,
-        min_keypoints=min_keypoints,
-        smallest=max(SMALLEST, height, width),
-        draw=draw,
-        folder=cache_folder(cache_dir),
-        source=source,
-    )
-    place = {photo.name: photo for photo in photographs}
-    rows = np.flatnonzero(table.kept)
+    crops = public_crops(source, n, min_keypoints=min_keypoints, size=size, draw=draw)
+    kept = np.flatnonzero(crops.kept)
     patches = np.empty((n, height, width, 3), np.uint8)
 
-    def work(index: int) -> None:
-        mine = np.flatnonzero(table.photo[rows] == index)
-        if not len(mine):
-            return
-        pixels = place[table.names[index]].read()
-        for row in mine.tolist():
-            x, y, side = table.box[rows[row]].tolist()
+    def cut(index: int, rows: npt.NDArray[np.int64]) -> None:
+        pixels = crops.photographs[index].read()
+        for row in rows.tolist():
+            x, y, side = crops.box[kept[row]].tolist()
             patches[row] = reduce_area(pixels[y : y + side, x : x + side], (height, width))
 
-    with ThreadPoolExecutor(thread_count()) as pool:
-        list(pool.map(work, range(len(table.names))))
+    for_each_photograph(cut, crops.photo[kept])
     return patches
 
 
-def public_crops(
-    source: str,
-    n: int,
-    *,
-    min_keypoints: int = 40,
-    size: int | tuple[int, int] = 32,
-    draw: int = 0,
-    cache_dir: Path | str | None = None,
-) -> CropTable:
-    """The crops behind `public_patches`: photograph, box and key points, rejected ones too.
-
-    Parameters and errors are those of `public_patches`; a source of ready patches has no crops and is an error.
-
-    Returns
-    -------
-    CropTable
-        In the order drawn; row i of ``table.box[table.kept]`` is patch i.
-    """
-    _check(n, min_keypoints, draw)
-    photographs = source_photographs(source, cache_dir=cache_dir)
-    return kept_crops(
-        photographs,
-        n,
-        min_keypoints=min_keypoints,
-        smallest=max(SMALLEST, *_height_width(size)),
-        draw=draw,
-        folder=cache_folder(cache_dir),
-        source=source,
-    )
-
-
-def recount(source: str, table: CropTable, *, cache_dir: Path | str | None = None) -> npt.NDArray[np.int64]:
-    """Count a table's key points again on this machine, to compare with ``table.keypoints``.
-
-    Between processors the counts differ by up to three in 1 to 3 % of crops; larger or more differences mean
-    that the table is of other photographs.
-
-    Returns
-    -------
-    ndarray of int64, shape (m,)
-
-    Raises
-    ------
-    InputError
-        When the table names photographs that the source does not hold.
-    """
-    place = {photo.name: photo for photo in source_photographs(source, cache_dir=cache_dir)}
-    absent = [name for name in table.names if name not in place]
-    if absent:
-        raise InputError(f"source {source!r}: has no photograph {absent[0]}; name the one the table is of")
-    counter = KeyPointCounter([place[name] for name in table.names])
-    return counter.count(table.photo, table.box)
-
-
-def _check(n: int, min_keypoints: int, draw: int) -> None:
-    for name, value, most in (
-        ("n_public", n, 2**32),
-        ("min_keypoints", min_keypoints, 2**31),
-        ("draw", draw, 2**64),
-    ):
-        low = 1 if name == "n_public" else 0
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value < most:
-            raise InputError(f"{name}: {value!r} is not a whole number of {low} or more")
-
-
 def _height_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, (int, np.integer)) else size
-    if not (1 <= height <= _MAX_SIZE and 1 <= width <= _MAX_SIZE):
-        raise InputError(f"size: {size!r} is not possible; patches are 1 to {_MAX_SIZE} px a side")
-    return int(height), int(width)
+    return (size, size) if isinstance(size, int) else size

@@ -37,7 +37,7 @@ from instahide_nb.core.runs import (
     remove_leftovers,
     unwatched,
 )
-from instahide_nb.data.sources import parse_source, source_kind
+from instahide_nb.data.sources import relocate_source
 from instahide_nb.evaluate.leaderboard import Row
 from instahide_nb.run.manifest import begin_stage, begun, compare, read_manifest, record_stage
 from instahide_nb.run.notebooks import execute, home
@@ -118,7 +118,9 @@ def make_plan(
             values[notebook][tail] = value
     run = Path(out) if out is not None else Path("runs") / preset
     data = GenDataParams.from_mapping(values["gen_data"] | {"out_dir": "."})
-    sources = {name: _source(name, getattr(data, name), None) for name in ("private_source", "public_source")}
+    sources = {
+        name: relocate_source(getattr(data, name), name) for name in ("private_source", "public_source")
+    }
     data = GenDataParams.from_mapping(data.as_dict() | sources)
     pairs = []
     for method in methods or [values["attack"]["method"]]:
@@ -126,7 +128,7 @@ def make_plan(
         slug = method_slug(method)
         where = {"release_dir": "release", "out_dir": f"attack/{slug}", "method": _method(method, run)}
         attack = AttackParams.from_mapping(values["attack"] | where)
-        source = _source("public_source", attack.public_source, run)
+        source = relocate_source(attack.public_source, "public_source", run)
         where = {
             "release_dir": "release",
             "secret_dir": "secret",
@@ -141,21 +143,6 @@ def make_plan(
             )
         )
     return Plan(run, None if overrides else preset, data, tuple(pairs))
-
-
-def _source(name: str, value: str, start: Path | None) -> str:
-    """A source that exists, with a path that holds where the notebook runs: absolute, or relative to `start`."""
-    try:
-        parse_source(value)
-    except InputError as error:
-        raise InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
-    keyword, colon, root = value.partition(":")
-    if source_kind(value) in ("npz", "folder"):
-        keyword, colon, root = "", "", value
-    if not root or value.startswith("embedded"):
-        return value
-    path = Path(root).expanduser().resolve()
-    return keyword + colon + (os.path.relpath(path, start.resolve()) if start else str(path))
 
 
 def _method(method: str, start: Path) -> str:

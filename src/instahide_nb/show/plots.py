@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.data.crops import CropTable, key_points
-from instahide_nb.data.photographs import Photograph
 from instahide_nb.evaluate.leaderboard import Row, sort_rows
 from instahide_nb.show.grids import INK, MUTED, draw_text, enlarge, line_height, text_width
 
@@ -308,9 +307,7 @@ _CROP = 400  # a crop is enlarged by the largest whole factor that keeps it with
 _GAP = 20
 
 
-def crop_picture(
-    photographs: Sequence[Photograph], crops: CropTable, *, photograph: int = 0, most: int = 10
-) -> UInt8:
+def crop_picture(crops: CropTable, *, photograph: int = 0, most: int = 10) -> UInt8:
     """A photograph with outlines of crops, and beside it the first kept crop with its key points.
 
     Kept crops are outlined in blue, refused ones in vermilion, at most `most` of them. When the photograph of number
@@ -320,12 +317,12 @@ def crop_picture(
     kept = np.flatnonzero(crops.kept)
     if not kept.size:
         raise InputError("crops: none was kept; lower min_keypoints or choose other photographs")
-    away = (crops.photo[kept] - photograph) % len(photographs)
+    away = (crops.photo[kept] - photograph) % len(crops.photographs)
     shown = int(crops.photo[kept[np.argmin(away)]])
     mine = np.flatnonzero(crops.photo == shown)
     first = int(mine[crops.kept[mine]][0])
     chosen = np.unique(np.append(mine[:most], first))
-    pixels = photographs[shown].read()
+    pixels = crops.photographs[shown].read()
     x, y, side = (int(value) for value in crops.box[first])
     kept_here = int(crops.kept[chosen].sum())
     left = _captioned(
