@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numba
 import numpy as np
@@ -30,6 +31,7 @@ from instahide_nb.core.threads import in_blocks
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Float = Float32 | Float64
+FloatT = TypeVar("FloatT", Float32, Float64)
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
@@ -125,7 +127,7 @@ def _add(matrix: csr_array, table: Float, out: Float, threads: bool = True) -> F
     return out
 
 
-def predictions(mixtures: Mixtures, image: Float32, mean: Float32) -> Float32:
+def predictions(mixtures: Mixtures, image: FloatT, mean: FloatT) -> FloatT:
     """``sum_j a_ij P_j + rest_i m`` of each row.
 
     Parameters

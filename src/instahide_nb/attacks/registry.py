@@ -33,8 +33,8 @@ _GROUP = "instahide_nb.attacks"
 _GIVEN = ("seed_start", "seed_stop", "workdir")  # what run_attack passes by itself
 _OWN = {
     "unmask": "instahide_nb.attacks.unmask.attack:run",
-    "prng-state": "instahide_nb.attacks.generator.prng_state:run",
-    "prng-seed": "instahide_nb.attacks.generator.prng_seed:run",
+    "prng-state": "instahide_nb.attacks.generator.attack:prng_state",
+    "prng-seed": "instahide_nb.attacks.generator.attack:prng_seed",
     "carlini-v2": "instahide_nb.attacks.carlini.attack:run_v2",
     "carlini-v1": "instahide_nb.attacks.carlini.attack:run_v1",
 }

@@ -1,4 +1,4 @@
-"""What is drawn again, against what was drawn; and masks that do not lie where they should."""
+"""What is drawn again, against what was drawn; and masks that are not where they should be."""
 
 from dataclasses import replace
 
@@ -10,13 +10,20 @@ from instahide_nb.attacks.generator.replay import (
     SAME_SIGN,
     Layout,
     align,
+    find_replay,
     image_classes,
-    replay_coefficients,
+    large_neighbours,
+    makes_labels,
     replay_epochs,
-    signs_agree,
+    rows_agree,
+)
+from instahide_nb.scheme.encryption import (
+    class_coefficients,
+    draw_coefficients,
+    integer_weights,
 )
 from instahide_nb.scheme.mersenne import low_bits, seeded_window
-from instahide_nb.scheme.streams import Mt19937Stream
+from instahide_nb.scheme.streams import Mt19937Stream, open_stream
 
 
 @pytest.mark.parametrize(
@@ -24,16 +31,17 @@ from instahide_nb.scheme.streams import Mt19937Stream
 )
 def test_replay_is_what_was_drawn(scheme, k):
     made = make(seed=123, scheme=scheme, k=k, epochs=4)
-    layout = Layout.of(made.release)
-    replay = replay_epochs(made.release, seeded_window(123), layout.starts(), 123, made.release.info.n_public)
+    replay, pairs_fit, _ = find_replay(made.release, seeded_window(123), 123)
+    assert pairs_fit
     np.testing.assert_array_equal(replay.index, made.mixtures.index)
     np.testing.assert_array_equal(replay.weight, made.mixtures.weight)
     np.testing.assert_array_equal(replay.positive, positive(made))
-    np.testing.assert_array_equal(replay_coefficients(made.release.info, 123, 4), made.mixtures.weight)
+    assert makes_labels(made.release, 123, 1e-6)
+    assert not makes_labels(made.release, 124, 1e-6)
 
 
 def test_replay_of_a_state_without_seed():
-    """T does not depend on how often rows of coefficients were redrawn, so C need not be known."""
+    """Permutations and masks do not depend on how often rows of coefficients were redrawn."""
     window, other = np.random.default_rng(4).integers(0, 2**32, (2, 624), dtype=np.uint32)
     states = {"T": window.astype("<u4").tobytes().hex(), "C": other.astype("<u4").tobytes().hex()}
     made = make(stream=Mt19937Stream("entropy", states), epochs=3)
@@ -49,21 +57,30 @@ def test_mask_words_are_where_the_masks_are():
     bits = low_bits(seeded_window(9), 0, layout.epochs * layout.epoch)
     rng = np.random.default_rng(0)
     row, value = rng.integers(0, len(made.release.encryption), 2000), rng.integers(0, size, 2000)
-    np.testing.assert_array_equal(bits[layout.mask_word(row, value, 20)], positive(made)[row, value])
+    np.testing.assert_array_equal(bits[layout.mask_word(row, value)], positive(made)[row, value])
 
 
 def test_right_masks_make_neighbours_agree_and_others_do_not():
-    made = make(seed=2, epochs=4)
-    assert signs_agree(made.release, positive(made)).min() > 0.85
-    other = signs_agree(made.release, positive(make(seed=3, epochs=4)))
-    assert abs(other - 0.5).max() < 0.1
+    made, other = make(seed=2, epochs=1), make(seed=3, epochs=1)
+    shape = made.release.encryption.shape
+    same = []
+    for mask in (positive(made), positive(other)):
+        removed = np.where(mask.reshape(shape), made.release.encryption, -made.release.encryption)
+        same.append(1 - large_neighbours(removed)[2].mean())
+    assert same[0] > 0.85
+    assert abs(same[1] - 0.5) < 0.1
     assert 0.6 < SAME_SIGN < 0.85
 
 
+@pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("extra", [(0,), (4,), (1, 0, 2, 700), (100_000, 3)])
-def test_epochs_are_found_behind_extra_words(extra):
+def test_epochs_are_found_behind_extra_words(extra, named):
+    """The size of the pool follows from the places of the masks where it is not named and nothing comes between."""
+    if not named and extra != (0,):
+        return
     made = make(seed=31, epochs=6, extra_words=extra)
-    found = align(made.release, seeded_window(31))
+    info = replace(made.release.info, n_public=60 if named else 0)
+    found = align(replace(made.release, info=info), seeded_window(31))
     assert found is not None
     starts, n_public = found
     before = np.add.accumulate([extra[e % len(extra)] for e in range(6)])
@@ -72,16 +89,6 @@ def test_epochs_are_found_behind_extra_words(extra):
     replay = replay_epochs(made.release, seeded_window(31), starts, 31, n_public)
     np.testing.assert_array_equal(replay.index, made.mixtures.index)
     np.testing.assert_array_equal(replay.positive, positive(made))
-
-
-def test_number_of_public_images_follows_from_the_places_of_the_masks():
-    """A folder of two arrays, as in 2020, does not name it."""
-    made = make(seed=31, epochs=6, n_public=60)
-    bare = replace(made.release, info=replace(made.release.info, n_public=0))
-    found = align(bare, seeded_window(31))
-    assert found is not None
-    assert found[0].tolist() == Layout.of(made.release).starts().tolist()
-    assert found[1] == 60
 
 
 def test_masks_of_another_generator_are_not_found():
@@ -95,3 +102,13 @@ def test_classes_follow_from_pairs_and_labels():
     assert agreeing == 1.0
     shuffled = np.random.default_rng(0).permutation(made.mixtures.index[:, :2])
     assert image_classes(made.release.label, shuffled)[1] < 0.5
+
+
+@pytest.mark.parametrize("places", [2, 4])
+def test_labels_agree_with_their_own_coefficients_only(places):
+    rows = draw_coefficients(open_stream("mt19937", seed=3, key="", states=None), 300, 6)
+    weight = integer_weights(rows)[:, :places]
+    index = np.random.default_rng(0).integers(0, 50, (300, places)).astype(np.int32)
+    label = class_coefficients(weight, index, np.arange(50) % 10, 10)
+    assert rows_agree(label, weight / 2**24, 7 / 2**24).all()
+    assert rows_agree(label, weight[::-1] / 2**24, 7 / 2**24).mean() < 0.05

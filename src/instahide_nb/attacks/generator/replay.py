@@ -1,52 +1,63 @@
-"""What a known generator drew: pairs, coefficients and masks of every encryption, and where in its stream they are.
+"""Draw again what a known generator drew: images, coefficients and masks of every encryption.
 
-The generator T is known by its window (see `mersenne`), C by its seed or not at all. Each epoch's
-draws are made again in the order of `encrypt`. That the masks are the right ones shows
-without any knowledge of the images: neighbouring pixels of a natural image mostly have the same sign, so with the mask
-lifted nine in ten large neighbours agree, with any other mask one in two. The same test finds the masks where they do
-not lie where they should, because whoever made the encryptions drew something else in between.
+A challenge has two generators. The *coefficient generator*, numpy's, draws coefficients and nothing else; the *mask
+generator*, PyTorch's, draws permutations and masks. Both are Mersenne Twisters, started from the same seed if there
+was one. The mask generator is known by its window (:mod:`instahide_nb.scheme.mersenne`: 624 words, before the first
+is drawn), the coefficient generator by its seed or not at all. Each epoch is drawn in the order of
+:func:`instahide_nb.scheme.encryption.encrypt`.
+
+Whether masks are the right ones shows without any knowledge of the images: with the right mask removed, more than 0.85
+of large neighbouring values of a natural image agree in sign, with any other mask one half. The same test finds the
+masks where other words were drawn between epochs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-import numba as nb
+import numba
 import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.challenge.release import Release, ReleaseInfo
+from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import progress
-from instahide_nb.scheme.encryption import draw_coefficients, integer_weights
+from instahide_nb.scheme.encryption import WEIGHT_ONE, draw_coefficients, integer_weights
 from instahide_nb.scheme.mersenne import low_bits, seeded_window
 from instahide_nb.scheme.streams import Mt19937Stream
 
-__all__ = ["Layout", "Replay", "align", "image_classes", "replay_epochs", "signs_agree"]
-
 SAME_SIGN = 0.7
-"""Share of large neighbours that must agree; a wrong mask gives one half, the right one more than 0.85."""
+"""Share of large neighbours that must agree in sign."""
 
-_PAIRS = 2048  # neighbours looked at in each epoch: a wrong mask is 18 standard deviations off
+_LABELS_AGREE = 0.99  # share of rows; labels may be rounded to zero
+_PAIRS = 2048  # neighbours per epoch: a wrong mask is 18 standard deviations off
 _FIRST_PAIRS = 64
-_PIECE = 1 << 20  # places tried between two steps of a search
+_PIECE = 1 << 20  # places tried at a time
 _MOST_EXTRA = 1 << 22  # words beyond the expected place that are searched
 
+Bits = npt.NDArray[np.uint8]
+Float = npt.NDArray[np.floating]
 Int64 = npt.NDArray[np.int64]
+Truth = npt.NDArray[np.bool_]
+Window = npt.NDArray[np.uint32]
+
+
+def private_per_row(scheme: str, k: int) -> int:
+    """p: how many of the k images of an encryption are private."""
+    return 2 if scheme == "cross" else k
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How many words of T each step of an epoch takes.
+    """How many words of the mask generator each step of an epoch takes.
 
     Attributes
     ----------
     pool, order, partners, mask : int
-        The public pool; the order of the first images; the orders of all other places; the signs.
-    epochs : int
-    size : int
-        Values of an encryption.
+        The public pool; the order of the first images; the orders of all other places; the masks.
+    epochs, rows, size : int
+        Epochs; encryptions per epoch; values per encryption.
     """
 
     pool: int
@@ -54,26 +65,26 @@ class Layout:
     partners: int
     mask: int
     epochs: int
+    rows: int
     size: int
 
     @classmethod
     def of(cls, release: Release) -> Layout:
         """The layout that the release's parameters give."""
-        info = release.info
-        size = int(np.prod(release.encryption.shape[1:]))
-        turn = info.n_private - 1
+        info, size = release.info, release.encryption[0].size
         return cls(
             pool=max(info.n_public - 1, 0) if info.scheme == "cross" else 0,
-            order=turn,
-            partners=(info.k - 1) * turn,
+            order=info.n_private - 1,
+            partners=(info.k - 1) * (info.n_private - 1),
             mask=0 if info.scheme == "mixup" else info.n_private * size,
             epochs=info.encryptions_per_image,
+            rows=info.n_private,
             size=size,
         )
 
     @property
     def before_mask(self) -> int:
-        """Words of an epoch that come before its mask."""
+        """Words of an epoch before its masks."""
         return self.pool + self.order + self.partners
 
     @property
@@ -82,44 +93,48 @@ class Layout:
         return self.before_mask + self.mask
 
     def starts(self) -> Int64:
-        """The first word of each epoch, when nothing else is drawn."""
+        """The first word of each epoch if nothing else is drawn."""
         return np.arange(self.epochs) * self.epoch
 
-    def mask_word(self, encryption: Int64, value: Int64, n_private: int) -> Int64:
-        """The word whose lowest bit is the sign of a value (its place in the (h, w, 3) order) of an encryption."""
-        epoch, row = encryption // n_private, encryption % n_private
-        plane = self.size // 3
-        within = (value % 3) * plane + value // 3
-        return epoch * self.epoch + self.before_mask + row * self.size + within
+    def mask_word(self, encryption: Int64, value: Int64) -> Int64:
+        """The word whose lowest bit is the sign of a value, given its place in the (h, w, 3) order."""
+        epoch, row = np.divmod(encryption, self.rows)
+        pixel, colour = np.divmod(value, 3)
+        return epoch * self.epoch + self.before_mask + row * self.size + colour * (self.size // 3) + pixel
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Everything that was drawn.
+    """What was drawn.
 
     Attributes
     ----------
     index : (n, k) int32 array
         Images of each encryption, as in :class:`instahide_nb.scheme.encryption.Mixtures`.
     weight : (n, k) uint32 array or None
-        Coefficients times 2**24, where C is known.
+        Coefficients times 2^24; None if the coefficient generator is not known.
     positive : (n, h*w*3) bool array
         Where the mask is +1.
     """
 
     index: npt.NDArray[np.int32]
     weight: npt.NDArray[np.uint32] | None
-    positive: npt.NDArray[np.bool_]
+    positive: Truth
+
+    def with_pairs(self, pair: Int64) -> Replay:
+        """The same masks, but private images (n, 2) from elsewhere and no coefficients."""
+        others = np.zeros((len(pair), self.index.shape[1] - 2), np.int64)
+        return replace(self, index=np.hstack([pair, others]).astype(np.int32), weight=None)
 
 
-def _open(window: npt.NDArray[np.uint32], seed: int | None) -> Mt19937Stream:
-    """The two generators; where C is not known another takes its place and its coefficients are not used."""
-    states = {"T": window, "C": seeded_window(0 if seed is None else seed)}
+def _open(window: Window, seed: int = 0) -> Mt19937Stream:
+    """Both generators, the mask generator with this window and the coefficient generator with this seed."""
+    states = {"T": window, "C": seeded_window(seed)}
     return Mt19937Stream("entropy", {name: key.astype("<u4").tobytes().hex() for name, key in states.items()})
 
 
-def _epoch_index(stream: Mt19937Stream, info: ReleaseInfo, n_public: int) -> Iterator[npt.NDArray[np.int64]]:
-    """The images of each place, one place after the other; coefficients are drawn from C elsewhere."""
+def _epoch_index(stream: Mt19937Stream, info: ReleaseInfo, n_public: int) -> Iterator[Int64]:
+    """The images of an epoch, one place after the other."""
     cross = info.scheme == "cross"
     pool = stream.permutation(n_public) if cross else np.empty(0, np.int64)
     order = stream.permutation(info.n_private)
@@ -129,55 +144,37 @@ def _epoch_index(stream: Mt19937Stream, info: ReleaseInfo, n_public: int) -> Ite
         yield pool[place] if cross and j >= 2 else order[place]
 
 
-def replay_coefficients(info: ReleaseInfo, seed: int, epochs: int) -> npt.NDArray[np.uint32]:
-    """The coefficients, times 2**24, that C draws when `seed` starts it: (epochs * N, k) uint32.
-
-    Raises
-    ------
-    InputError
-        When no coefficients can meet the release's constraints.
-    """
+def replay_coefficients(info: ReleaseInfo, seed: int) -> Iterator[npt.NDArray[np.uint32]]:
+    """The coefficients of each epoch times 2^24, uint32 (N, k); InputError if none can meet the constraints."""
     stream = _open(seeded_window(0), seed)
     least = info.min_private_sum if info.scheme == "cross" else 0.0
-    return np.concatenate(
-        [
-            integer_weights(
-                draw_coefficients(
-                    stream,
-                    info.n_private,
-                    info.k,
-                    max_coefficient=info.max_coefficient,
-                    min_private_sum=least,
-                )
-            )
-            for _ in range(epochs)
-        ]
-    )
+    bounds = {"max_coefficient": info.max_coefficient, "min_private_sum": least}
+    for _ in range(info.encryptions_per_image):
+        yield integer_weights(draw_coefficients(stream, info.n_private, info.k, **bounds))
 
 
-def replay_epochs(
-    release: Release, window: npt.NDArray[np.uint32], starts: Int64, seed: int | None, n_public: int
-) -> Replay:
-    """Draw again what T, and C where its seed is known, drew.
+def replay_epochs(release: Release, window: Window, starts: Int64, seed: int | None, n_public: int) -> Replay:
+    """Draw all epochs again.
 
     Parameters
     ----------
     release : Release
         Its parameters and shape are used.
     window : (624,) uint32 array
-        T before its first word.
+        Of the mask generator.
     starts : (epochs,) int64 array
-        The word that each epoch starts at: :meth:`Layout.starts` or :func:`align`.
+        The first word of each epoch: :meth:`Layout.starts` or from :func:`align`.
     seed : int or None
-        C's.
+        Of the coefficient generator.
     n_public : int
-        How many public images the pool was drawn from.
+        Size of the pool of public images.
     """
     info, layout = release.info, Layout.of(release)
-    count, size = info.n_private, layout.size
-    stream, at = _open(window, None), 0
+    count, size = layout.rows, layout.size
+    stream, at = _open(window), 0
     index = np.empty((len(starts) * count, info.k), np.int32)
     positive = np.ones((len(starts) * count, size), np.bool_)
+    pool = max(n_public - 1, 0) if info.scheme == "cross" else 0
     for e, start in enumerate(progress(starts.tolist(), desc="replaying", unit="epoch")):
         rows = slice(e * count, (e + 1) * count)
         stream.words(start - at)
@@ -186,138 +183,123 @@ def replay_epochs(
         if layout.mask:
             bit = stream.bits(layout.mask).reshape(count, 3, size // 3)
             positive[rows] = bit.transpose(0, 2, 1).reshape(count, size)
-        pool = max(n_public - 1, 0) if info.scheme == "cross" else 0
         at = start + pool + layout.order + layout.partners + layout.mask
-    weight = None if seed is None else replay_coefficients(info, seed, len(starts))
+    weight = None if seed is None else np.concatenate(list(replay_coefficients(info, seed)))
     return Replay(index, weight, positive)
 
 
-def _large_neighbours(encryption: npt.NDArray[np.float32]) -> tuple[Int64, Int64, npt.NDArray[np.bool_]]:
+def large_neighbours(encryption: npt.NDArray[np.float32]) -> tuple[Int64, Int64, Bits]:
     """Pairs of large values side by side in one epoch: their places in the mask, and whether their signs differ.
 
-    Pairs are spread over the rows of the epoch, so that one flat image does not decide.
+    Every row has some, so that one flat image does not decide; the first few are from different rows.
     """
     n, height, width, channels = encryption.shape
     planar = np.ascontiguousarray(encryption.transpose(0, 3, 1, 2))
-    left, right = planar[..., :-1], planar[..., 1:]
-    least = np.minimum(np.abs(left), np.abs(right)).reshape(n, -1)
+    least = np.minimum(np.abs(planar[..., :-1]), np.abs(planar[..., 1:])).reshape(n, -1)
     each = min(-(-_PAIRS // n), least.shape[1])
     largest = np.argsort(-least, axis=1, kind="stable")[:, :each]
-    # Column-wise, so that the first few pairs come from different rows.
     row = np.broadcast_to(np.arange(n)[:, None], largest.shape).T.ravel()
-    place = largest.T.ravel()
-    line, x = place // (width - 1), place % (width - 1)
+    line, x = np.divmod(largest.T.ravel(), width - 1)
     first = row * (channels * height * width) + line * width + x
     flat = planar.ravel()
-    return first, first + 1, (flat[first] > 0) != (flat[first + 1] > 0)
+    return first, first + 1, ((flat[first] > 0) != (flat[first + 1] > 0)).astype(np.uint8)
 
 
-@nb.njit(cache=True, nogil=True)  # pragma: no cover - compiled
-def _count_same(bits: Any, at: Any, first: Any, second: Any, differ: Any, low: Any, high: Any) -> Any:
-    """How many neighbours have the same sign once the mask that starts at `at` is lifted."""
-    same: Any = 0
-    for i in range(low, high):
-        lifted = (bits[at + first[i]] ^ bits[at + second[i]]) ^ np.uint8(differ[i])
-        same += 1 - np.int64(lifted)
-    return same
-
-
-@nb.njit(cache=True, nogil=True)  # pragma: no cover - compiled
-def _search(bits: Any, places: Any, first: Any, second: Any, differ: Any, early: Any, share: Any) -> Any:
-    """The first place whose mask makes neighbours agree, or -1."""
-    pairs = len(first)
-    for at in range(places):
-        same = _count_same(bits, at, first, second, differ, 0, early)
-        if same > 0.65 * early:
-            same += _count_same(bits, at, first, second, differ, early, pairs)
-            if same > share * pairs:
-                return at
+@numba.njit(cache=True, nogil=True)
+def _search(bits: Bits, low: int, high: int, first: Int64, second: Int64, differ: Bits, share: float) -> int:
+    """The first place low .. high-1 whose mask makes neighbours agree, or -1; most fail the first few pairs."""
+    for at in range(low, high):
+        same = 0
+        for i in range(len(first)):
+            if bits[at + first[i]] ^ bits[at + second[i]] == differ[i]:
+                same += 1
+            if i + 1 == _FIRST_PAIRS and same <= 0.65 * _FIRST_PAIRS:
+                break
+        if same > share * len(first):
+            return at
     return -1
 
 
-def signs_agree(release: Release, positive: npt.NDArray[np.bool_], epochs: int | None = None) -> np.ndarray:
-    """For each epoch the share of large neighbours with the same sign once the masks are lifted; float64."""
-    count = release.info.n_private
-    epochs = epochs or len(release.encryption) // count
-    shares = np.empty(epochs)
-    for e in range(epochs):
-        rows = slice(e * count, (e + 1) * count)
-        shape = release.encryption[rows].shape
-        lifted = np.where(positive[rows].reshape(shape), release.encryption[rows], -release.encryption[rows])
-        shares[e] = 1 - _large_neighbours(lifted)[2].mean()
-    return shares
-
-
-def align(
-    release: Release, window: npt.NDArray[np.uint32], *, first_limit: int = _MOST_EXTRA
-) -> tuple[Int64, int] | None:
-    """Find each epoch's place in T's stream by the signs of neighbouring pixels.
+def align(release: Release, window: Window, *, first_limit: int = _MOST_EXTRA) -> tuple[Int64, int] | None:
+    """Find each epoch's place in the stream by the signs of neighbouring pixels; the expected place comes first.
 
     Parameters
     ----------
     release : Release
     window : (624,) uint32 array
-        T before its first word.
+        Of the mask generator.
     first_limit : int
         How many words may come before the first mask, beyond those expected.
 
     Returns
     -------
     (starts, n_public) or None
-        The first word of each epoch, and how many public images the pool was drawn from: the release's figure, or
-        where the release names none, the one that leaves no word over before the first mask. None when the masks of
-        an epoch are nowhere.
+        The first word of each epoch, and the size of the pool of public images: the release's, or, if it names none,
+        the size that leaves no word over before the first mask. None if the masks of an epoch are not found.
     """
     info, layout = release.info, Layout.of(release)
     if layout.mask == 0:
         return layout.starts(), info.n_public
-    count, turns = info.n_private, layout.order + layout.partners
-    masks = np.empty(layout.epochs, np.int64)
-    at = 0
+    turns, masks = layout.order + layout.partners, np.empty(layout.epochs, np.int64)
+    bits, at = low_bits(window, 0, layout.epochs * layout.epoch), 0
     for e in progress(range(layout.epochs), desc="placing masks", unit="epoch"):
-        rows = slice(e * count, (e + 1) * count)
-        pairs = _large_neighbours(release.encryption[rows])
-        place = _find_mask(window, at, layout, first_limit if e == 0 else _MOST_EXTRA, pairs)
-        if place is None:
+        pairs = large_neighbours(release.encryption[e * layout.rows : (e + 1) * layout.rows])
+        expected = at + layout.before_mask
+        last = expected + (first_limit if e == 0 else _MOST_EXTRA)
+        tried = [
+            (expected, expected + 1),
+            *((low, min(low + _PIECE, last)) for low in range(at, last, _PIECE)),
+        ]
+        found = -1
+        for low, high in tried:
+            if len(bits) < high + layout.mask:
+                bits = np.concatenate([bits, low_bits(window, len(bits), high + layout.mask)])
+            found = int(_search(bits, low, high, *pairs, SAME_SIGN))
+            if found >= 0:
+                break
+        if found < 0:
             return None
-        masks[e] = place
-        at = place + layout.mask
+        masks[e], at = found, found + layout.mask
     pool = layout.pool
     if info.scheme == "cross" and info.n_public == 0:
         pool = int(min(masks[0], *(np.diff(masks) - layout.mask)) if len(masks) > 1 else masks[0]) - turns
-        if pool < count - 1:
+        if pool < layout.rows - 1:
             return None
-    return masks - turns - pool, pool + 1 if info.scheme == "cross" else 0
+    starts = masks - turns - pool
+    return (starts, pool + 1 if info.scheme == "cross" else 0) if starts[0] >= 0 else None
 
 
-def _find_mask(
-    window: npt.NDArray[np.uint32],
-    at: int,
-    layout: Layout,
-    limit: int,
-    pairs: tuple[Int64, Int64, npt.NDArray[np.bool_]],
-) -> int | None:
-    """The first word, from `at` on, of one epoch's mask; the expected place is tried first."""
-    first, second, differ = pairs
-    early = min(_FIRST_PAIRS, len(first))
-    expected = at + layout.before_mask
-    bits = low_bits(window, expected, expected + layout.mask)
-    if int(_search(bits, 1, first, second, differ, early, SAME_SIGN)) == 0:
-        return expected
-    last = expected + limit
-    for low in range(at, last, _PIECE):
-        places = min(_PIECE, last - low)
-        bits = low_bits(window, low, low + places + layout.mask)
-        found = int(_search(bits, places, first, second, differ, early, SAME_SIGN))
-        if found >= 0:
-            return low + found
-    return None
+def find_replay(
+    release: Release, window: Window, seed: int | None
+) -> tuple[Replay | None, bool, dict[str, object]]:
+    """Replay the mask generator with this window, and the coefficient generator if its seed is known.
+
+    Returns
+    -------
+    replay : Replay or None
+        None if the masks are not found.
+    pairs_fit : bool
+        Whether the labels agree with the replayed pairs; they do not if other permutations were drawn.
+    details : dict
+    """
+    info, layout = release.info, Layout.of(release)
+    placed = align(release, window)
+    if placed is None:
+        return None, False, {}
+    starts, n_public = placed
+    replay = replay_epochs(release, window, starts, seed, n_public)
+    _, agreeing = image_classes(release.label, replay.index[:, : private_per_row(info.scheme, info.k)])
+    words = max(n_public - 1, 0) + layout.order + layout.partners + layout.mask
+    details: dict[str, object] = {
+        "pairs_agreeing": round(agreeing, 6),
+        "extra_words": int(starts[-1]) - words * (len(starts) - 1),
+        "n_public": n_public,
+    }
+    return replay, agreeing >= _LABELS_AGREE, details
 
 
-def image_classes(
-    label: npt.NDArray[np.floating], index: npt.NDArray[np.integer]
-) -> tuple[npt.NDArray[np.int64], float]:
-    """The class of each private image as pairs and labels tell, and the share of encryptions that agree with it.
+def image_classes(label: Float, index: npt.NDArray[np.integer]) -> tuple[Int64, float]:
+    """The class of each private image: the one that most of its encryptions show.
 
     Parameters
     ----------
@@ -328,7 +310,6 @@ def image_classes(
     Returns
     -------
     classes : (N,) int64 array
-        The class that most of an image's encryptions show.
     agreeing : float
         Share of encryptions that show no other class than those of their images.
 
@@ -340,10 +321,45 @@ def image_classes(
     """
     shown = label > 0
     votes = np.zeros((int(index.max()) + 1, label.shape[1]), np.int64)
-    for j in range(index.shape[1]):
-        np.add.at(votes, index[:, j], shown.astype(np.int64))
-    classes = votes.argmax(axis=1)
     own = np.zeros_like(shown)
-    for j in range(index.shape[1]):
-        own[np.arange(len(label)), classes[index[:, j]]] = True
+    for column in index.T:
+        np.add.at(votes, column, shown.astype(np.int64))
+    classes = votes.argmax(axis=1)
+    for column in index.T:
+        own[np.arange(len(label)), classes[column]] = True
     return classes, float(1 - (shown & ~own).any(axis=1).mean())
+
+
+def rows_agree(label: Float, coefficient: npt.NDArray[np.float64], tolerance: float) -> Truth:
+    """Which labels the coefficients of a row's private images can have made, whatever their classes are.
+
+    A label (n, classes) of p values shows each of the p coefficients (..., n, p); with fewer, only their sums agree.
+
+    Examples
+    --------
+    >>> coefficient = np.array([[0.25, 0.375], [0.25, 0.375]])
+    >>> rows_agree(np.array([[0.375, 0.25], [0.6, 0.0]]), coefficient, 1e-6)
+    array([ True, False])
+    """
+    places = coefficient.shape[-1]
+    value = np.sort(np.asarray(label, np.float64), axis=1)
+    agree = np.abs(value.sum(axis=1) - coefficient.sum(axis=-1)) <= places * tolerance
+    if value.shape[1] < places:
+        return agree
+    distance = np.abs(value[:, value.shape[1] - places :] - np.sort(coefficient, axis=-1)).max(axis=-1)
+    return agree & (((value > 0).sum(axis=1) != places) | (distance <= tolerance))
+
+
+def makes_labels(release: Release, seed: int, tolerance: float) -> bool:
+    """Whether the coefficients drawn from this seed are those of the labels."""
+    info, wrong = release.info, 0
+    try:
+        for e, weight in enumerate(replay_coefficients(info, seed)):
+            own = weight[:, : private_per_row(info.scheme, info.k)] / WEIGHT_ONE
+            label = release.label[e * info.n_private : (e + 1) * info.n_private]
+            wrong += int((~rows_agree(label, own, tolerance)).sum())
+            if wrong > (1 - _LABELS_AGREE) * len(release.label):
+                return False
+    except InputError:  # no row of this generator meets the constraints
+        return False
+    return True

@@ -1,0 +1,213 @@
+"""`prng-seed` and `prng-state`: decrypt a challenge by finding its random generator.
+
+After Carlini et al., "Is Private Learning Possible with Instance Encoding?" (arXiv 2011.05315), section 6. Whoever
+knows the generator draws all pairs, coefficients and masks again; images follow by least squares.
+
+`prng-seed` tests all 2^32 seeds against the coefficients that labels show. `prng-state` solves for the state of the
+mask generator from mask bits that are certain, which works without a seed too; where there was a seed, rewinding the
+state finds it. Bits come from sums of neighbouring mask bits first, from the signs that `unmask` infers second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from instahide_nb.attacks.generator import seed_scan, state
+from instahide_nb.attacks.generator.images import recover_images
+from instahide_nb.attacks.generator.replay import Replay, find_replay, makes_labels
+from instahide_nb.attacks.result import AttackResult, on_the_grid
+from instahide_nb.challenge.release import Release
+from instahide_nb.core.errors import InputError
+from instahide_nb.core.progress import Stopwatch
+from instahide_nb.scheme.mersenne import seeded_window
+
+_TWO_DECIMALS = 0.006  # tolerance of labels that are too coarse to find a seed, but enough to confirm one
+
+Images8 = npt.NDArray[np.uint8]
+
+
+@dataclass
+class _Attempt:
+    """One run of an attack on a release, and how it ends."""
+
+    method: str
+    complexity: str
+    release: Release
+    public: Images8
+    details: dict[str, object] = field(default_factory=dict)
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    def impossible(self) -> str | None:
+        """Why nothing can be replayed, or None."""
+        info, n = self.release.info, len(self.release.encryption)
+        if info.rng != "mt19937":
+            return f"the release names the generator {info.rng}, which has no 32-bit seed and no linear state"
+        if n == 0 or n != info.n_private * info.encryptions_per_image:
+            return f"{n} encryptions are not {info.encryptions_per_image} epochs of {info.n_private}"
+        return None
+
+    def not_found(self, reason: str) -> AttackResult:
+        shape, seconds = self.release.encryption.shape, self.watch.seconds
+        return AttackResult.not_found(
+            self.method, self.complexity, reason, shape=shape, seconds=seconds, details=self.details
+        )
+
+    def found(self, replay: Replay, pair: npt.NDArray[np.int64] | None = None) -> AttackResult:
+        """Solve for the images; with private images from elsewhere where permutations are not the replayed ones."""
+        release, shape = self.release, self.release.encryption.shape
+        if pair is not None:
+            replay = replay.with_pairs(pair)
+            self.details["pairs_from"] = "unmask"
+        with self.watch.stage("images"):
+            images = recover_images(release, replay, self.public)
+        self.details |= {
+            "images_from": images.how,
+            "images_proved": int(images.proved.sum()),
+            "encryptions_reproduced": round(images.reproduced, 6),
+            "public_images": images.public_images,
+        }
+        pixels, pair = images.pixels(shape[1:]), images.ordered_pairs(replay.index)
+        signed = np.where(replay.positive.reshape(shape), release.encryption, -release.encryption)
+        return AttackResult(
+            method=self.method,
+            recovered=pixels,
+            assignment=pair,
+            decryption=on_the_grid(pixels)[pair[:, 0]],
+            complexity=self.complexity,
+            seconds=self.watch.seconds,
+            details=self.details,
+            recovered_generator=True,
+            extras={"signed": signed.astype(np.float32, copy=False)},
+        )
+
+
+def prng_seed(
+    release: Release, public: Images8, *, seed_start: int = 0, seed_stop: int = 2**32
+) -> AttackResult:
+    """Find the seed of the coefficients, and decrypt everything.
+
+    Parameters
+    ----------
+    release : Release
+    public : (m, h, w, 3) uint8 array
+        The attacker's own public images; hardly needed.
+    seed_start, seed_stop : int
+        Seeds to scan: seed_start .. seed_stop - 1.
+
+    Returns
+    -------
+    AttackResult
+        ``recovered_generator`` says whether the seed was found, `reason` why not.
+
+    Raises
+    ------
+    InputError
+        When the range is not within 0 .. 2^32, or labels have fewer than three decimals.
+    """
+    run = _Attempt("prng-seed", "O(2^32 + E)", release, public)
+    if (reason := run.impossible()) is not None:
+        return run.not_found(reason)
+    with run.watch.stage("scan"):
+        scanned = seed_scan.find_seed(release, seed_start, seed_stop)
+    if scanned is None:
+        return run.not_found("no label of the first epoch shows the ratio of two coefficients")
+    seed, told = scanned
+    run.details |= told
+    if seed is None:
+        return run.not_found(
+            f"no seed in {seed_start} .. {seed_stop - 1} makes these labels: another range, a generator started from "
+            "entropy, or coefficients that are not numpy's"
+        )
+    with run.watch.stage("replay"):
+        replay, pairs_fit, told = find_replay(release, seeded_window(seed), seed)
+    run.details |= told
+    if replay is None:
+        return run.not_found("the seed makes the labels, but no masks of its mask generator fit")
+    if pairs_fit:
+        return run.found(replay)
+    if release.info.scheme != "cross":
+        return run.not_found("the seed makes labels and masks, but its permutations are not the encryptions'")
+    from instahide_nb.attacks.unmask.attack import solve
+
+    with run.watch.stage("unmask"):
+        pair = solve(release, public).assignment
+    return run.found(replay, pair)
+
+
+def prng_state(release: Release, public: Images8) -> AttackResult:
+    """Recover the state of the mask generator, and decrypt everything.
+
+    Parameters
+    ----------
+    release : Release
+    public : (m, h, w, 3) uint8 array
+        The attacker's own public images.
+
+    Returns
+    -------
+    AttackResult
+        ``recovered_generator`` says whether the state was found, `reason` why not.
+    """
+    from instahide_nb.attacks.unmask.attack import solve
+
+    run = _Attempt("prng-state", "O(E + 19937^3)", release, public)
+    cross, solved = release.info.scheme == "cross", None
+    if release.info.scheme == "mixup":
+        return run.not_found("mixup has no mask, so no bits of the generator are seen")
+    if (reason := run.impossible()) is not None:
+        return run.not_found(reason)
+    with run.watch.stage("ranking"):
+        confidence = state.neighbour_confidence(release.encryption)
+    with run.watch.stage("state"):
+        found = state.state_from_neighbours(release, confidence)
+    if found is None and cross:
+        with run.watch.stage("unmask"):
+            solved = solve(release, public)
+        with run.watch.stage("ranking"):
+            confidence = state.sign_confidence(solved.signed, solved.predicted, solved.variance)
+        with run.watch.stage("state"):
+            found = state.state_from_signs(release, solved.signed, confidence)
+    if found is None:
+        return run.not_found(
+            "no state of the Mersenne Twister agrees with the surest mask bits: another generator, or too many of "
+            "them are wrong"
+        )
+    run.details |= {
+        "bits_from": "pairs of neighbours" if solved is None else "signs of unmask",
+        "bits_used": state.EQUATIONS,
+        "bits_checked": found.checked,
+        "bits_agreeing": found.agreeing,
+        "bits_of_evidence": int(found.evidence),
+        "redraws_of_the_system": found.attempt,
+        "state_from": found.found_in,
+    }
+    with run.watch.stage("replay"):
+        window, seed, before = state.start_of(release, found)
+        own = seed if seed is not None and makes_labels(release, seed, _tolerance(release)) else None
+        replay, pairs_fit, told = find_replay(release, window, own)
+    run.details |= {"seed": seed, "words_before": before, **told, "coefficients_known": own is not None}
+    if replay is None:
+        return run.not_found("the state was found, but its masks fit no other epoch")
+    positive = replay.positive.reshape(release.encryption.shape)
+    removed = (release.encryption > 0) == positive
+    wrong = removed[:, :, :-1] != removed[:, :, 1:] if solved is None else removed != (solved.signed > 0)
+    run.details["sign_errors"] = state.error_curve(wrong, confidence)
+    del confidence  # as large as the encryptions
+    if pairs_fit:
+        return run.found(replay)
+    if not cross:
+        return run.not_found("the state makes the masks, but its permutations are not the encryptions'")
+    if solved is None:
+        with run.watch.stage("unmask"):
+            solved = solve(release, public)
+    return run.found(replay, solved.assignment)
+
+
+def _tolerance(release: Release) -> float:
+    try:
+        return seed_scan.label_tolerance(release.label, release.info.k)[0]
+    except InputError:
+        return _TWO_DECIMALS

@@ -1,0 +1,386 @@
+"""Private images once masks and pairs are known: exact wherever the equations allow.
+
+With its mask removed, an encryption is linear in its images (:mod:`instahide_nb.attacks.mixtures`). What else is known
+decides:
+
+* All coefficients (the seed is known): private and public images together are the unknowns of one least squares
+  problem. A pixel of n encryptions gives n equations in that pixel of the N private images and of the public images
+  that were used at all (of 4,000, with 100 drawn for each of 50 epochs, about 2,900). Their only error is one rounding
+  to float32, and pixels are whole numbers: the images are exact, without any public image being known.
+* The challenge's own public images, but no coefficients: coefficients of the public and values of the private images in
+  turn, until the images are exact.
+* The private coefficients that labels show: generalised least squares. In one epoch the same N public images are used
+  k - 2 times each, so the public parts of its encryptions are correlated. Residuals show their covariance, since
+  thousands of pixels are thousands of samples of it.
+
+Images and coefficients that reproduce an encryption bit for bit are proved right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse import csr_array
+
+from instahide_nb.attacks.exact import factor, integer_product, inverse, solve_spd
+from instahide_nb.attacks.generator.replay import Replay, image_classes, private_per_row
+from instahide_nb.attacks.mixtures import Mixtures, fit, mean_square, normal_matrix, predictions, right_side
+from instahide_nb.challenge.release import Release
+from instahide_nb.core.progress import progress
+from instahide_nb.core.threads import in_blocks
+from instahide_nb.scheme.encryption import WEIGHT_ONE, pixel_values
+
+Float64 = npt.NDArray[np.float64]
+Images8 = npt.NDArray[np.uint8]
+Int64 = npt.NDArray[np.int64]
+Truth = npt.NDArray[np.bool_]
+
+MOST_UNKNOWNS = 6000
+"""With more images than this, one system for all of them takes too much memory (8 bytes times its size squared)."""
+
+_RIDGE = 1e-10  # pull to the mean image, where the equations leave an image open
+_ROUNDS = 4  # of images and residual variances; then of images and residual covariances
+_COVARIANCE_RIDGE = 1e-3  # share of the diagonal: the covariance is estimated
+_NOISE = 1e-8  # variance of what is not public, over that of a public pixel; rounding is far below
+_OWN_PUBLIC = 0.5  # share of the residual variance that the challenge's own public images explain, at least
+_REFINEMENTS = 40  # of three steps each
+_SLOWEST = 0.98  # largest factor by which a step is assumed to shrink the error
+_BLOCK = 500  # rows or columns at a time
+
+
+@dataclass(frozen=True)
+class RecoveredImages:
+    """Private images, and how certain they are.
+
+    Attributes
+    ----------
+    private : (N, d) float64 array
+        In [-1, 1].
+    coefficient : (n, p) float array
+        The private coefficients of each encryption, as far as known.
+    proved : (N,) bool array
+        Images in an encryption that images and coefficients reproduce bit for bit.
+    reproduced : float
+        Share of encryptions that are so reproduced.
+    how : str
+        What the images follow from, in words.
+    public_images : int
+        Public images that were recovered on the way.
+    """
+
+    private: Float64
+    coefficient: npt.NDArray[np.floating]
+    proved: Truth
+    reproduced: float
+    how: str
+    public_images: int = 0
+
+    def pixels(self, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        """The images as (N, h, w, 3) float32; proved ones on the 8-bit grid."""
+        values = np.clip(self.private, -1, 1).astype(np.float32)
+        return np.where(self.proved[:, None], pixel_values(_to_bytes(self.private)), values).reshape(
+            -1, *shape
+        )
+
+    def ordered_pairs(self, index: npt.NDArray[np.int32]) -> Int64:
+        """The first two images of each encryption, the larger coefficient first; (n, 2)."""
+        pair = index[:, :2].astype(np.int64)
+        swap = self.coefficient[:, 1] > self.coefficient[:, 0]
+        return np.where(swap[:, None], pair[:, ::-1], pair)
+
+
+def _to_bytes(values: Float64) -> Images8:
+    return np.clip(np.rint((values * 255 + 255) / 2), 0, 255).astype(np.uint8)
+
+
+def _from_bytes(images: Images8) -> Float64:
+    return (2.0 * images.reshape(len(images), -1) - 255) / 255
+
+
+def without_mask(encryption: npt.NDArray[np.float32], positive: Truth) -> Float64:
+    """Encryptions with their masks removed, (n, d) float64."""
+    rows = encryption.reshape(len(encryption), -1).astype(np.float64)
+    return np.negative(rows, out=rows, where=~positive)
+
+
+def recover_images(release: Release, replay: Replay, public: Images8) -> RecoveredImages:
+    """Private images from everything that was drawn.
+
+    The mean of the attacker's `public` images (m, h, w, 3) serves where public parts are not known. If they turn out to
+    be the challenge's own, the images are exact without coefficients too.
+    """
+    info, rows = release.info, without_mask(release.encryption, replay.positive)
+    places = private_per_row(info.scheme, info.k)
+    known = np.zeros((0, rows.shape[1]))
+    if len(public) and public[0].size == rows.shape[1]:
+        known = _from_bytes(public)
+    mean = known.sum(axis=0) / max(len(known), 1)
+    index = replay.index.astype(np.int64)
+    if replay.weight is not None:
+        return _from_all_coefficients(release, rows, index, replay.weight, places, mean)
+    first, alone = _from_labels(release, rows, index[:, :places], mean)
+    # From here on, images are counted in one table: private ones, then public ones.
+    index[:, places:] += info.n_private
+    own = known[:0] if places == info.k else known
+    if len(own) and (len(own) != info.n_public or not _are_the_own(rows, index, first.private, own, places)):
+        own = known[:0]
+    if len(own) == 0 and places < info.k:
+        return first
+    refined = _refined(release, rows, index, first, alone, own, places)
+    return refined if refined.proved.any() else first
+
+
+def _from_all_coefficients(
+    release: Release, rows: Float64, index: Int64, weight: npt.NDArray[np.uint32], places: int, mean: Float64
+) -> RecoveredImages:
+    size, coefficient = release.info.n_private, weight / WEIGHT_ONE
+    used, place = np.unique(index[:, places:], return_inverse=True)
+    place = place.reshape(len(index), -1)
+    if size + len(used) > MOST_UNKNOWNS:
+        own = Mixtures(index[:, :places], coefficient[:, :places], size)
+        images = fit(rows, own, _public_precision(place, coefficient[:, places:], size), mean, _RIDGE)
+        how = "pairs, masks and all coefficients, the public images being noise"
+        return RecoveredImages(images, own.coefficient, np.zeros(size, np.bool_), 0.0, how)
+    mixtures = Mixtures(np.hstack([index[:, :places], size + place]), coefficient, size + len(used))
+    images = _fit_by_lapack(rows, mixtures, mean)
+    proved, share = _proved(release, mixtures.assignment, weight, images, size)
+    if not proved.all():  # LAPACK's bits, which differ between machines, would show
+        images = fit(rows, mixtures, np.ones(len(rows)), mean, _RIDGE)
+        proved, share = _proved(release, mixtures.assignment, weight, images, size)
+    how = "pairs, masks and all coefficients" + (
+        ", solved together with the public images" if len(used) else ""
+    )
+    return RecoveredImages(images[:size], coefficient[:, :places], proved, share, how, len(used))
+
+
+def _fit_by_lapack(rows: Float64, mixtures: Mixtures, mean: Float64) -> Float64:
+    """`fit` of rows of equal weight, several times as fast."""
+    weight = np.ones(len(rows))
+    normal = normal_matrix(mixtures, weight)
+    normal[np.diag_indices(len(normal))] += _RIDGE * float(np.mean(np.diagonal(normal)))
+    factors = cho_factor(normal, lower=True, overwrite_a=True)
+    right = right_side(rows, mixtures, weight, mean)
+
+    def columns(low: int, high: int) -> None:
+        right[:, low:high] = cho_solve(factors, right[:, low:high])
+
+    in_blocks(columns, right.shape[1], block=_BLOCK)
+    right += mean
+    return right
+
+
+def _public_precision(place: Int64, coefficient: Float64, size: int) -> Float64:
+    """Precision matrix of each epoch's public parts (epochs, size, size), a public pixel's variance being one."""
+    public, blocks = Mixtures(place, coefficient, int(place.max()) + 1).matrix, []
+    for first in range(0, len(place), size):
+        own = public[first : first + size]
+        blocks.append(inverse(factor((own @ own.T).toarray() + _NOISE * np.eye(size))))
+    return np.array(blocks)
+
+
+def _proved(
+    release: Release, index: Int64, weight: npt.NDArray[np.integer], images: Float64, n_private: int
+) -> tuple[Truth, float]:
+    """Which private images are in a reproduced encryption, and the share of encryptions that are reproduced."""
+    right = reproduced(release.encryption.reshape(len(index), -1), index, weight, _to_bytes(images))
+    proved = np.zeros(len(images), np.bool_)
+    proved[index[right]] = True
+    return proved[:n_private], float(right.mean())
+
+
+def reproduced(
+    encryption: npt.NDArray[np.float32], index: Int64, weight: npt.NDArray[np.integer], images: Images8
+) -> Truth:
+    """Which encryptions (n, d) these images (N, d), with coefficients times 2^24, make bit for bit but for the mask."""
+    one, table = 255.0 * WEIGHT_ONE, images.astype(np.float64)
+    out = np.empty(len(encryption), np.bool_)
+    for low in range(0, len(encryption), _BLOCK):
+        rows = slice(low, low + _BLOCK)
+        # Sums of integers below 2^53 are exact.
+        total = Mixtures(index[rows], weight[rows].astype(np.float64), len(table)).matrix @ table
+        value = ((2 * total - one) / one).astype(np.float32)
+        out[rows] = (np.abs(value) == np.abs(encryption[rows])).all(axis=1)
+    return out
+
+
+def _left_over(rows: Float64, index: Int64, table: Float64) -> Float64:
+    """Rows minus their best mixtures of the images at the given places."""
+    mixtures = Mixtures(index, row_coefficients(rows, index, table), len(table))
+    return rows - predictions(mixtures, table, np.zeros(rows.shape[1]))
+
+
+def _are_the_own(rows: Float64, index: Int64, images: Float64, public: Float64, places: int) -> bool:
+    """Whether the public images at the replayed places explain what the private ones do not, in 64 rows."""
+    some, table = np.arange(0, len(rows), max(1, len(rows) // 64)), np.vstack([images, public])
+    before = mean_square(_left_over(rows[some], index[some, :places], table))
+    after = mean_square(_left_over(rows[some], index[some], table))
+    return bool(np.median(after / before) < 1 - _OWN_PUBLIC)
+
+
+def _refined(
+    release: Release,
+    rows: Float64,
+    index: Int64,
+    first: RecoveredImages,
+    alone: Truth,
+    public: Float64,
+    places: int,
+) -> RecoveredImages:
+    """Public coefficients and private images in turn; images that a round proves stay as they are."""
+    images, none, size = first.private, np.zeros(rows.shape[1]), len(first.private)
+    part, full, share = rows[alone], first.coefficient, 0.0
+    own = Mixtures(index[alone, :places], first.coefficient[alone], size)
+    proved = np.zeros(size, np.bool_)
+
+    def step(before: Float64) -> Float64:
+        target = part
+        if len(public):
+            # Private part plus what neither explains: the rows minus their public parts.
+            private = predictions(own, before, none)
+            target = private + _left_over(part - private, index[alone, places:] - size, public)
+        # All rows weigh the same: one that happens to fit a wrong image must not keep it in place.
+        return np.where(proved[:, None], images, fit(target, own, np.ones(len(part)), none, _RIDGE))
+
+    for _ in progress(range(_REFINEMENTS), desc="refining", unit="round"):
+        one = step(images)
+        two = step(one)
+        images = _extrapolated(one, two, step(two))
+        table = np.vstack([np.where(proved[:, None], images, _from_bytes(_to_bytes(images))), public])
+        full = row_coefficients(rows, index, table)
+        proved, share = _proved(release, index, np.rint(full * WEIGHT_ONE).astype(np.int64), table, size)
+        images = np.where(proved[:, None], table[:size], images)
+        if proved.all():
+            break
+    how = "pairs, masks and the challenge's own public images" if len(public) else "pairs and masks"
+    return RecoveredImages(images, full[:, :places], proved, share, how)
+
+
+def _extrapolated(one: Float64, two: Float64, three: Float64) -> Float64:
+    """The limit of an iteration whose steps shrink by a factor per image, found by projecting one on the other."""
+    before, after = two - one, three - two
+    shrinking = np.clip(_mean_product(before, after) / np.maximum(mean_square(before), 1e-30), 0, _SLOWEST)
+    return three + after * (shrinking / (1 - shrinking))[:, None]
+
+
+def _mean_product(a: Float64, b: Float64) -> Float64:
+    """Mean of ``a * b`` over each row, added in a fixed order."""
+    return np.add.accumulate(a * b, axis=1)[:, -1] / a.shape[1]
+
+
+@numba.njit(cache=True, nogil=True)
+def _row_coefficients(
+    first: int, last: int, rows: Float64, index: Int64, images: Float64, out: Float64
+) -> None:
+    k, size = index.shape[1], rows.shape[1]
+    normal, right = np.empty((k, k)), np.empty((k, 1))
+    for r in range(first, last):
+        for i in range(k):
+            a = images[index[r, i]]
+            for j in range(i, k):
+                b = images[index[r, j]]
+                total = 0.0
+                for p in range(size):
+                    total += a[p] * b[p]
+                normal[i, j] = total
+                normal[j, i] = total
+            normal[i, i] += 1e-9 * size
+            total = 0.0
+            for p in range(size):
+                total += a[p] * rows[r, p]
+            right[i, 0] = total
+        out[r] = solve_spd(normal, right)[:, 0]
+
+
+def row_coefficients(rows: Float64, index: Int64, images: Float64) -> Float64:
+    """The coefficients (n, k) of each row (n, d) by least squares, given its images."""
+    out = np.empty(index.shape)
+    in_blocks(_row_coefficients, len(rows), rows, np.ascontiguousarray(index), images, out)
+    return out
+
+
+def _from_labels(
+    release: Release, rows: Float64, pair: Int64, mean: Float64
+) -> tuple[RecoveredImages, Truth]:
+    """Images from masks, pairs (n, p) and labels, and the rows whose label shows each coefficient alone.
+
+    Where two images share a class, least squares splits their sum.
+    """
+    size, label = release.info.n_private, release.label
+    classes, _ = image_classes(label, pair)
+    own = classes[pair]
+    sharing = (own[:, :, None] == own[:, None, :]).sum(axis=2)
+    coefficient = np.asarray(label, np.float64)[np.arange(len(label))[:, None], own] / sharing
+    alone = (sharing == 1).all(axis=1)
+    if np.bincount(pair[alone].ravel(), minlength=size).min() < 2 * pair.shape[1]:
+        alone[:] = True
+    mixtures = Mixtures(pair, coefficient, size)
+    images = _weighted_fit(rows, mixtures, alone, mean)
+    if pair.shape[1] == 2:
+        split = np.flatnonzero(~alone & (pair[:, 0] != pair[:, 1]))
+        left = rows - predictions(mixtures, images, mean)
+        mixtures = _split_sums(mixtures, split, left[split], images)
+        images = _weighted_fit(rows, mixtures, np.ones(len(pair), np.bool_), mean)
+        for _ in progress(
+            range(_ROUNDS if release.info.scheme == "cross" else 0), desc="covariance", unit="round"
+        ):
+            precision = _residual_precision(rows - predictions(mixtures, images, mean), size)
+            images = np.clip(fit(rows, mixtures, precision, mean, _RIDGE), -1, 1)
+            left = rows - predictions(mixtures, images, mean)
+            mixtures = _split_sums(mixtures, split, _unpredicted(left, precision, split), images)
+    how = "pairs, masks and the labels' coefficients"
+    return RecoveredImages(images, mixtures.coefficient, np.zeros(size, np.bool_), 0.0, how), alone
+
+
+def _weighted_fit(rows: Float64, mixtures: Mixtures, known: Truth, mean: Float64) -> Float64:
+    """Least squares over the rows that are `known`, each weighted with one over its residual variance."""
+    variance = np.maximum(mixtures.rest * mixtures.rest, 1e-6)
+    images = np.zeros((mixtures.n_images, rows.shape[1]))
+    for _ in range(_ROUNDS):
+        images = np.clip(fit(rows, mixtures, np.where(known, 1 / variance, 0.0), mean, _RIDGE), -1, 1)
+        variance = np.maximum(mean_square(rows - predictions(mixtures, images, mean)), 1e-6)
+    return images
+
+
+def _split_sums(mixtures: Mixtures, split: Int64, left: Float64, images: Float64) -> Mixtures:
+    """In the rows `split`, of which only the sum is known, move the coefficients along their residuals `left`."""
+    pair, coefficient = mixtures.assignment[split], mixtures.coefficient.copy()
+    total = coefficient[split].sum(axis=1)
+    difference = images[pair[:, 0]] - images[pair[:, 1]]
+    along = np.maximum(mean_square(difference), 1e-15)
+    first = np.clip(coefficient[split, 0] + _mean_product(left, difference) / along, 0.0, total)
+    coefficient[split] = np.stack([first, total - first], axis=1)
+    return Mixtures(mixtures.assignment, coefficient, mixtures.n_images)
+
+
+def _unpredicted(left: Float64, precision: Float64, some: Int64) -> Float64:
+    """``(K e)_i / K_ii`` of some rows: the residual minus what those of the other rows of its epoch predict."""
+    epoch, row = np.divmod(some, precision.shape[1])
+    share = precision[epoch, row] / precision[epoch, row, row][:, None]
+    out = np.empty((len(some), left.shape[1]))
+    for e, own in enumerate(left.reshape(len(precision), -1, left.shape[1])):
+        out[epoch == e] = csr_array(share[epoch == e]) @ own
+    return out
+
+
+def _residual_precision(left: Float64, n_private: int) -> Float64:
+    """Precision matrix of each epoch's residuals (epochs, N, N) over pixels.
+
+    The samples are differences of neighbouring pixels, which are nearly independent.
+    """
+    side, blocks = int(np.sqrt(left.shape[1] // 3)), []
+    for first in range(0, len(left), n_private):
+        own = left[first : first + n_private]
+        if side * side * 3 == own.shape[1]:
+            square = own.reshape(len(own), side, side, 3)
+            down, right = square[:, 1:] - square[:, :-1], square[:, :, 1:] - square[:, :, :-1]
+            own = np.hstack([down.reshape(len(own), -1), right.reshape(len(own), -1)])
+        else:
+            own = own[:, 3:] - own[:, :-3]
+        covariance = integer_product(own, own, fine=True) / own.shape[1]
+        covariance[np.diag_indices(len(covariance))] *= 1 + _COVARIANCE_RIDGE
+        blocks.append(inverse(factor(covariance)))
+    return np.array(blocks)

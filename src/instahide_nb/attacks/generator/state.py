@@ -1,0 +1,283 @@
+"""The state of the Mersenne Twister from mask bits that one can be sure of.
+
+A mask bit is the lowest bit of one word of the mask generator, at a known place in its stream, and MT19937 is linear
+over GF(2): so some 20,000 known bits, or known sums of two, give its 19,937 bits of state. Two rankings say which
+bits to trust:
+
+* Neighbouring values of an image mostly have the same sign, and nearly always if |x| is large at both and around them:
+  to change sign there, the image would have to jump. Then the sum of two mask bits is known, without any attack.
+* The signs that `unmask` infers: the log-odds of a sign are 2 m |x| s / v, with m the predicted value, |x| s the
+  encryption with its expected mask removed and v the residual variance. Predictions fail in patches, mostly at edges,
+  so a sign counts as little as the least certain one around it, and not at all where signs change nearby.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from instahide_nb.attacks.generator.gf2 import factorise
+from instahide_nb.attacks.generator.replay import Layout
+from instahide_nb.challenge.release import Release
+from instahide_nb.scheme.mersenne import (
+    STATE_BITS,
+    low_bit_equations,
+    low_bits,
+    rewind,
+    seeded_window,
+    step_back,
+)
+
+EQUATIONS = 20_400
+"""Bits that a system is made of: 19,937 and some hundred that show whether any of them is wrong."""
+
+_RANKED = 1_000_000  # bits that may serve as equations or checks
+_MOST_CHECKS = 400_000
+_FEWEST_CHECKS = 2_000
+_AGREEING = 0.75  # of the bits that were not used; a wrong state predicts half of them
+_SYSTEMS = 4  # of all epochs, each of other bits
+_SINGLE_EPOCHS = 3  # epochs tried alone, in case their distance is not the expected one
+_EXTRA_WORDS = 1 << 21  # words that may have been drawn beside the expected ones
+_BLOCK = 250  # encryptions at a time
+
+Bits = npt.NDArray[np.uint8]
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+
+def sign_confidence(signed: Float32, predicted: Float32, variance: Float32) -> Float32:
+    """Rank the signs of encryptions.
+
+    Parameters
+    ----------
+    signed : (n, h, w, 3) float32 array
+        Encryptions with their expected masks removed: |x| times the expected sign.
+    predicted : (n, h, w, 3) float32 array
+        Mean prediction of each encryption.
+    variance : (n,) float32 array
+        Residual variance of each encryption.
+
+    Returns
+    -------
+    (n, h, w, 3) float32 array
+        The least of ``predicted * signed / variance`` in the 3x3 neighbourhood (of the same colour) where all signs of
+        the 5x5 neighbourhood agree, else 0.
+
+    Examples
+    --------
+    >>> flat = np.full((1, 7, 7, 3), 0.5, np.float32)
+    >>> sign_confidence(flat, flat, np.array([0.5], np.float32))[0, 3, 3, 0]
+    np.float32(0.5)
+    """
+    from scipy.ndimage import minimum_filter
+
+    out = np.empty_like(signed)
+    for low in range(0, len(signed), _BLOCK):
+        rows = slice(low, low + _BLOCK)
+        odds = np.maximum(predicted[rows] * signed[rows], 0) / variance[rows, None, None, None]
+        least = minimum_filter(odds, size=(1, 3, 3, 1), mode="nearest")
+        positive = signed[rows] > 0
+        all_positive = minimum_filter(positive.astype(np.uint8), size=(1, 5, 5, 1), mode="nearest")
+        all_negative = minimum_filter((~positive).astype(np.uint8), size=(1, 5, 5, 1), mode="nearest")
+        out[rows] = least * (all_positive | all_negative)
+    return out
+
+
+def neighbour_confidence(encryption: Float32) -> Float32:
+    """Rank pairs of neighbours in a line by how surely they have the same sign once the mask is removed.
+
+    Parameters
+    ----------
+    encryption : (n, h, w, 3) float32 array
+
+    Returns
+    -------
+    (n, h, w - 1, 3) float32 array
+        For a value and the one to its right, the least |x| in the 3x3 neighbourhoods (of the same colour) of both.
+    """
+    from scipy.ndimage import minimum_filter
+
+    n, height, width, channels = encryption.shape
+    out = np.empty((n, height, width - 1, channels), np.float32)
+    for low in range(0, n, _BLOCK):
+        rows = slice(low, low + _BLOCK)
+        least = minimum_filter(np.abs(encryption[rows]), size=(1, 3, 3, 1), mode="nearest")
+        out[rows] = np.minimum(least[:, :, :-1], least[:, :, 1:])
+    return out
+
+
+def by_confidence(confidence: Float32, count: int) -> Int64:
+    """Flat places of the `count` largest values, in descending and stable order; zeros never.
+
+    Examples
+    --------
+    >>> by_confidence(np.array([[0.2, 0.9], [0.9, 0.0]], np.float32), 3)
+    array([1, 2, 0])
+    """
+    flat = confidence.ravel()
+    count = min(count, flat.size)
+    least = np.partition(flat, flat.size - count)[flat.size - count] if count else np.float32(np.inf)
+    chosen = np.flatnonzero((flat >= least) & (flat > 0))
+    order = np.argsort(-flat[chosen], kind="stable")[:count]
+    return chosen[order]
+
+
+def error_curve(wrong: npt.NDArray[np.bool_], confidence: Float32) -> list[list[int]]:
+    """How many of the bits ranked first are wrong, as a list of [bits, wrong]."""
+    ordered = wrong.ravel()[by_confidence(confidence, confidence.size)]
+    steps = [10**d * m for d in range(3, 9) for m in (1, 2, 5)]
+    curve = [[count, int(np.count_nonzero(ordered[:count]))] for count in steps if count <= len(ordered)]
+    return [*curve, [int(wrong.size), int(wrong.sum())]]
+
+
+@dataclass(frozen=True)
+class FoundState:
+    """A state, and the evidence for it.
+
+    Attributes
+    ----------
+    window : (624,) uint32 array
+        The generator before the first word of an epoch; the low 31 bits of its first word are zero.
+    checked, agreeing : int
+        Bits that were not used to find it, and how many of them it predicts.
+    attempt : int
+        The number of the system that gave it, see :func:`find_state`.
+    epoch : int
+    found_in : str
+        Which epochs the bits were taken from.
+    """
+
+    window: npt.NDArray[np.uint32]
+    checked: int
+    agreeing: int
+    attempt: int
+    epoch: int = 0
+    found_in: str = "all epochs"
+
+    @property
+    def evidence(self) -> float:
+        """Bits of evidence: a state unrelated to the bits does so well with probability 2^-evidence.
+
+        Hoeffding's bound: 2 n (share - 1/2)^2 / ln 2.
+        """
+        share = self.agreeing / self.checked
+        return 2 * self.checked * (share - 0.5) ** 2 / 0.6931471805599453
+
+
+def find_state(
+    words: Int64, bits: Bits, *, attempts: range = range(_SYSTEMS), differences: bool = False
+) -> FoundState | None:
+    """Solve for the state, and prove the solution on bits that were not used.
+
+    Parameters
+    ----------
+    words : (m,) int64 array
+        The words whose lowest bits are known, the surest first.
+    bits : (m,) uint8 array
+        The estimated bits.
+    attempts : range
+        Which systems to try. Number 0 is made of the surest bits; each further one is a random draw from a larger pool
+        of them, so that a wrong bit among the surest does not spoil all.
+    differences : bool
+        Each bit is the sum of the lowest bits of its word and the next.
+
+    Returns
+    -------
+    FoundState or None
+        None if no attempt gave a state that predicts other bits, or there are too few bits.
+    """
+    if len(words) < EQUATIONS + _FEWEST_CHECKS:
+        return None
+    for attempt in attempts:
+        pool = min(EQUATIONS + attempt * EQUATIONS // 2, len(words) - _FEWEST_CHECKS)
+        order = np.arange(pool) if attempt == 0 else np.random.default_rng(attempt).permutation(pool)
+        chosen = order[:EQUATIONS]
+        chosen = chosen[np.argsort(words[chosen], kind="stable")]
+        system = factorise(low_bit_equations(words[chosen], differences=differences))
+        solution = system.solve(bits[chosen]) if system.rank == STATE_BITS else None
+        if solution is None:
+            continue
+        window = solution.astype("<u8").view("<u4").astype(np.uint32)
+        others = np.setdiff1d(np.arange(min(len(words), EQUATIONS + _MOST_CHECKS)), chosen)
+        low = low_bits(window, 0, int(words[others].max()) + 2)
+        predicted = low[words[others]]
+        if differences:
+            predicted = predicted ^ low[words[others] + 1]
+        agreeing = int((predicted == bits[others]).sum())
+        if agreeing >= _AGREEING * len(others):
+            return FoundState(window, len(others), agreeing, attempt)
+    return None
+
+
+def state_from_neighbours(release: Release, confidence: Float32) -> FoundState | None:
+    """The state of the mask generator from :func:`neighbour_confidence`."""
+    left, right = neighbours(confidence, _RANKED)
+    sign = release.encryption.ravel() > 0
+    return _search(release, left, (sign[left] != sign[right]).astype(np.uint8), differences=True)
+
+
+def state_from_signs(release: Release, signed: Float32, confidence: Float32) -> FoundState | None:
+    """The state of the mask generator from :func:`sign_confidence` of inferred signs."""
+    ranked = by_confidence(confidence, _RANKED)
+    bits = ((signed.ravel()[ranked] > 0) == (release.encryption.ravel()[ranked] > 0)).astype(np.uint8)
+    return _search(release, ranked, bits)
+
+
+def neighbours(confidence: Float32, count: int) -> tuple[Int64, Int64]:
+    """Flat places of both values of the surest pairs."""
+    _, _, pairs, channels = confidence.shape
+    line, within = np.divmod(by_confidence(confidence, count), pairs * channels)
+    left = line * ((pairs + 1) * channels) + within
+    return left, left + channels
+
+
+def _search(release: Release, ranked: Int64, bits: Bits, *, differences: bool = False) -> FoundState | None:
+    for epoch, words, ranks, attempts, found_in in _hypotheses(release, ranked):
+        if differences and attempts.start > 0 and release.info.scheme == "cross":
+            break  # the signs of `unmask` are more promising than further pairs
+        state = find_state(words, bits[ranks], attempts=attempts, differences=differences)
+        if state is not None:
+            return FoundState(state.window, state.checked, state.agreeing, state.attempt, epoch, found_in)
+    return None
+
+
+def _hypotheses(release: Release, ranked: Int64) -> Iterator[tuple[int, Int64, Int64, range, str]]:
+    """Where ranked bits may be in the stream: epoch, words counted from its start, ranks, attempts, in words.
+
+    First all epochs at their expected distances; then the epochs with the surest bits, one at a time, since within an
+    epoch no other words can come between; then all epochs again, with other bits.
+    """
+    info, layout = release.info, Layout.of(release)
+    encryption, value = np.divmod(ranked, layout.size)
+    words = layout.mask_word(encryption, value)
+    everything = np.arange(len(ranked))
+    known = info.scheme != "cross" or info.n_public > 0 or layout.epochs == 1
+    if known:
+        yield 0, words, everything, range(1), "all epochs"
+    epoch = encryption // layout.rows
+    last = np.full(layout.epochs, len(ranked), np.int64)  # the rank of each epoch's EQUATIONS-th bit
+    for e in range(layout.epochs if layout.epochs > 1 else 0):
+        own = np.flatnonzero(epoch == e)
+        if len(own) > EQUATIONS:
+            last[e] = own[EQUATIONS]
+    for e in np.argsort(last, kind="stable")[:_SINGLE_EPOCHS].tolist():
+        own = np.flatnonzero(epoch == e)
+        if last[e] < len(ranked):
+            yield e, words[own] - e * layout.epoch, own, range(1), f"epoch {e} alone"
+    if known:
+        yield 0, words, everything, range(1, _SYSTEMS), "all epochs"
+
+
+def start_of(release: Release, state: FoundState) -> tuple[npt.NDArray[np.uint32], int | None, int]:
+    """The window to replay from, the seed if there was one, and the words drawn before the first epoch."""
+    expected = state.epoch * Layout.of(release).epoch
+    found = rewind(state.window, limit=expected + _EXTRA_WORDS)
+    if found is not None:
+        seed, words = found
+        return seeded_window(seed), seed, words - expected
+    if state.epoch == 0:
+        return state.window, None, 0
+    return step_back(state.window, expected + _EXTRA_WORDS), None, _EXTRA_WORDS

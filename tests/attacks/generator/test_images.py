@@ -1,0 +1,119 @@
+"""Images from known masks and pairs: exact wherever the equations allow."""
+
+import numpy as np
+import pytest
+from synthetic_challenge import Synthetic, make, positive, smooth_images
+
+from instahide_nb.attacks.generator import images as images_module
+from instahide_nb.attacks.generator.images import recover_images, reproduced, row_coefficients, without_mask
+from instahide_nb.attacks.generator.replay import Replay
+from instahide_nb.attacks.mixtures import Mixtures, fit
+from instahide_nb.scheme.encryption import pixel_values
+
+OTHER_PUBLIC = smooth_images(100, 16, 77)
+
+
+def replay_of(made: Synthetic, *, coefficients: bool = True) -> Replay:
+    return Replay(made.mixtures.index, made.mixtures.weight if coefficients else None, positive(made))
+
+
+def values(images: np.ndarray) -> np.ndarray:
+    return (2.0 * images.reshape(len(images), -1) - 255) / 255
+
+
+def error(found: np.ndarray, made: Synthetic) -> float:
+    return float(np.sqrt(((found - values(made.private)) ** 2).mean()))
+
+
+def plain_fit(made: Synthetic) -> np.ndarray:
+    """Least squares with the public parts as independent noise."""
+    rows = without_mask(made.release.encryption, positive(made))
+    pair, weight = made.mixtures.index[:, :2].astype(np.int64), made.mixtures.weight[:, :2] / 2**24
+    return fit(rows, Mixtures(pair, weight, 20), np.ones(len(rows)), values(OTHER_PUBLIC).mean(axis=0), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "k", "public"), [("cross", 4, 58), ("cross", 2, 0), ("inside", 4, 0), ("mixup", 2, 0)]
+)
+def test_all_coefficients_make_images_exact_without_any_public_image(scheme, k, public):
+    made = make(scheme=scheme, k=k)
+    images = recover_images(made.release, replay_of(made), np.zeros((0, 16, 16, 3), np.uint8))
+    assert images.proved.all()
+    assert images.reproduced == 1.0
+    assert images.public_images >= public
+    np.testing.assert_array_equal(images.pixels((16, 16, 3)), pixel_values(made.private))
+    pair, weight = made.mixtures.index[:, :2], made.mixtures.weight[:, :2]
+    larger = np.take_along_axis(pair, weight.argmax(axis=1)[:, None], axis=1)[:, 0]
+    ordered = images.ordered_pairs(made.mixtures.index)
+    np.testing.assert_array_equal(ordered[:, 0], larger)
+    np.testing.assert_array_equal(np.sort(ordered, axis=1), np.sort(pair, axis=1))
+
+
+def test_public_images_may_stay_open():
+    """With more public images than equations some private images are proved nevertheless, and nothing breaks."""
+    made = make(epochs=3, n_public=300)
+    images = recover_images(made.release, replay_of(made), OTHER_PUBLIC)
+    assert not images.proved.all()
+    assert np.isfinite(images.private).all()
+
+
+def test_too_large_a_joint_system_is_left_alone(monkeypatch):
+    """Generalised least squares with the known covariance is within a few grey levels."""
+    monkeypatch.setattr(images_module, "MOST_UNKNOWNS", 30)
+    made = make()
+    images = recover_images(made.release, replay_of(made), OTHER_PUBLIC)
+    assert not images.proved.any()
+    assert error(images.private, made) < min(0.02, error(plain_fit(made), made) / 3)
+
+
+def test_residuals_show_the_covariance_that_is_not_known():
+    made = make(epochs=50)
+    images = recover_images(made.release, replay_of(made, coefficients=False), OTHER_PUBLIC)
+    assert not images.proved.any()
+    assert error(images.private, made) < error(plain_fit(made), made) / 2
+    classes = made.mixtures.index[:, :2] % 5
+    alone = classes[:, 0] != classes[:, 1]
+    np.testing.assert_array_equal(images.coefficient[alone], made.mixtures.weight[alone, :2] / 2**24)
+
+
+@pytest.mark.parametrize(("scheme", "k"), [("cross", 4), ("inside", 3)])
+def test_known_public_images_make_images_exact_without_coefficients(scheme, k):
+    made = make(scheme=scheme, k=k, epochs=40)
+    images = recover_images(made.release, replay_of(made, coefficients=False), made.public)
+    assert images.proved.all()
+    assert images.reproduced > 0.8
+    np.testing.assert_array_equal(images.pixels((16, 16, 3)), pixel_values(made.private))
+
+
+def test_as_many_other_public_images_are_not_taken_for_the_own():
+    made = make(epochs=20)
+    images = recover_images(made.release, replay_of(made, coefficients=False), smooth_images(60, 16, 78))
+    assert images.how == "pairs, masks and the labels' coefficients"
+
+
+def test_wrong_masks_prove_nothing():
+    made = make()
+    wrong = Replay(made.mixtures.index, made.mixtures.weight, positive(make(seed=5)))
+    images = recover_images(made.release, wrong, OTHER_PUBLIC)
+    assert not images.proved.any()
+    assert images.reproduced == 0.0
+
+
+def test_a_single_grey_level_is_noticed():
+    made = make(epochs=3)
+    table = np.vstack([made.private.reshape(20, -1), made.public.reshape(60, -1)])
+    index = made.mixtures.index + np.array([0, 0, 20, 20])
+    flat = made.release.encryption.reshape(60, -1)
+    assert reproduced(flat, index, made.mixtures.weight, table).all()
+    table[7, 100] ^= 1
+    found = reproduced(flat, index, made.mixtures.weight, table)
+    np.testing.assert_array_equal(found, ~(index == 7).any(axis=1))
+
+
+def test_coefficients_of_known_images():
+    made = make(epochs=3)
+    index = made.mixtures.index + np.array([0, 0, 20, 20])
+    rows = without_mask(made.release.encryption, positive(made))
+    found = row_coefficients(rows, index, np.vstack([values(made.private), values(made.public)]))
+    different = [len(set(row)) == 4 for row in index.tolist()]
+    np.testing.assert_allclose(found[different], made.mixtures.weight[different] / 2**24, atol=1e-6)

@@ -1,0 +1,94 @@
+"""Which bits to trust, and the state from them."""
+
+import numpy as np
+import pytest
+
+from instahide_nb.attacks.generator.state import (
+    EQUATIONS,
+    by_confidence,
+    error_curve,
+    find_state,
+    neighbour_confidence,
+    neighbours,
+    sign_confidence,
+)
+from instahide_nb.scheme.mersenne import low_bits
+
+WINDOW = np.random.default_rng(23).integers(0, 2**32, 624, dtype=np.uint32)
+
+
+def test_pairs_of_neighbours_are_placed_as_the_mask_is():
+    """A pair is as sure as the least value around either of its two."""
+    encryption = np.random.default_rng(0).normal(size=(3, 12, 10, 3)).astype(np.float32)
+    confidence = neighbour_confidence(encryption)
+    assert confidence[1, 5, 4, 2] == np.abs(encryption[1, 4:7, 3:7, 2]).min()
+    assert confidence[2, 0, 8, 0] == np.abs(encryption[2, :2, 7:, 0]).min()
+    left, right = neighbours(confidence, 50)
+    order = np.argsort(-confidence.ravel(), kind="stable")[:50]
+    n, y, x, c = np.unravel_index(order, confidence.shape)
+    assert left.tolist() == np.ravel_multi_index((n, y, x, c), encryption.shape).tolist()
+    assert right.tolist() == np.ravel_multi_index((n, y, x + 1, c), encryption.shape).tolist()
+
+
+def test_confidence_is_the_least_around_and_none_near_a_change_of_sign():
+    rng = np.random.default_rng(0)
+    signed = np.abs(rng.normal(size=(3, 12, 12, 3))).astype(np.float32)
+    signed[1, 6, 6, 1] *= -1
+    predicted = np.abs(rng.normal(size=(3, 12, 12, 3))).astype(np.float32) * np.sign(signed)
+    variance = np.array([1, 2, 4], np.float32)
+    confidence = sign_confidence(signed, predicted, variance)
+    odds = signed * predicted / variance[:, None, None, None]
+    assert confidence[0, 5, 5, 2] == odds[0, 4:7, 4:7, 2].min()
+    assert confidence[2, 0, 11, 0] == odds[2, :2, 10:, 0].min()
+    touched = np.zeros((12, 12), bool)
+    touched[4:9, 4:9] = True
+    assert ((confidence[1, :, :, 1] == 0) == touched).all()
+    assert (confidence[1, :, :, 0] > 0).all()
+
+
+def test_ranking_is_stable_and_leaves_zeros_out():
+    values = np.array([0.5, 0.0, 0.7, 0.5, 0.7, 0.1], np.float32)
+    for count in (3, 4, 99):
+        assert by_confidence(values, count).tolist() == [2, 4, 0, 3, 5][:count]
+    assert by_confidence(np.zeros(5, np.float32), 3).tolist() == []
+    wrong = np.arange(3000) >= 2500
+    assert error_curve(wrong, np.linspace(1, 0.1, 3000).astype(np.float32)) == [
+        [1000, 0],
+        [2000, 0],
+        [3000, 500],
+    ]
+
+
+def noisy_bits(wrong: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    words = np.random.default_rng(2).permutation(300_000)[:40_000]
+    bits = low_bits(WINDOW, 0, 300_000)[words]
+    bits[wrong] ^= 1
+    return words, bits
+
+
+@pytest.mark.parametrize("wrong", [[], [7]])
+def test_state_is_found_and_proved_on_other_bits(wrong):
+    """A wrong bit among the surest spoils their system; a later draw from more bits misses it."""
+    words, bits = noisy_bits([*wrong, 38_000, 39_999])
+    found = find_state(words, bits)
+    assert found is not None
+    assert (found.attempt > 0) == bool(wrong)
+    assert found.checked == 40_000 - EQUATIONS
+    assert found.checked - found.agreeing == len(wrong) + 2
+    assert found.evidence > 10_000
+    np.testing.assert_array_equal(low_bits(found.window, 0, 30_000), low_bits(WINDOW, 0, 30_000))
+
+
+@pytest.mark.slow
+def test_states_that_bits_do_not_prove_are_refused():
+    """One percent of the bits is wrong; and a consistent system whose state predicts nothing else."""
+    wrong = np.flatnonzero(np.random.default_rng(3).random(40_000) < 0.01)
+    assert find_state(*noisy_bits(wrong.tolist()), attempts=range(2)) is None
+    words, bits = noisy_bits([])
+    bits[EQUATIONS:] = np.random.default_rng(1).integers(0, 2, len(bits) - EQUATIONS)
+    assert find_state(words, bits, attempts=range(1)) is None
+
+
+def test_too_few_bits_are_refused():
+    words, bits = noisy_bits([])
+    assert find_state(words[:EQUATIONS], bits[:EQUATIONS]) is None
