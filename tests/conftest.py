@@ -101,7 +101,7 @@ def run(saved_run: Path, tmp_path: Path) -> Path:
 _LONG = (
     "test_same_bits.py",
     "test_sweep.py",
-    "test_prng_state.py",
+    "test_attack.py",
     "test_interruption.py",
     "test_pipeline.py",
 )

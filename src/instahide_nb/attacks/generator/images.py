@@ -27,12 +27,13 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_array
 
 from instahide_nb.attacks.exact import factor, integer_product, inverse, solve_spd
-from instahide_nb.attacks.generator.replay import Replay, image_classes, private_per_row
+from instahide_nb.attacks.generator.replay import Replay, image_classes
 from instahide_nb.attacks.mixtures import Mixtures, fit, mean_square, normal_matrix, predictions, right_side
 from instahide_nb.challenge.release import Release
+from instahide_nb.core.params import private_per_row
 from instahide_nb.core.progress import progress
 from instahide_nb.core.threads import in_blocks
-from instahide_nb.scheme.encryption import WEIGHT_ONE, pixel_values
+from instahide_nb.scheme.encryption import WEIGHT_ONE, pixel_bytes, pixel_values
 
 Float64 = npt.NDArray[np.float64]
 Images8 = npt.NDArray[np.uint8]
@@ -82,7 +83,7 @@ class RecoveredImages:
     def pixels(self, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         """The images as (N, h, w, 3) float32; proved ones on the 8-bit grid."""
         values = np.clip(self.private, -1, 1).astype(np.float32)
-        return np.where(self.proved[:, None], pixel_values(_to_bytes(self.private)), values).reshape(
+        return np.where(self.proved[:, None], pixel_values(pixel_bytes(self.private)), values).reshape(
             -1, *shape
         )
 
@@ -91,10 +92,6 @@ class RecoveredImages:
         pair = index[:, :2].astype(np.int64)
         swap = self.coefficient[:, 1] > self.coefficient[:, 0]
         return np.where(swap[:, None], pair[:, ::-1], pair)
-
-
-def _to_bytes(values: Float64) -> Images8:
-    return np.clip(np.rint((values * 255 + 255) / 2), 0, 255).astype(np.uint8)
 
 
 def _from_bytes(images: Images8) -> Float64:
@@ -186,7 +183,7 @@ def _proved(
     release: Release, index: Int64, weight: npt.NDArray[np.integer], images: Float64, n_private: int
 ) -> tuple[Truth, float]:
     """Which private images are in a reproduced encryption, and the share of encryptions that are reproduced."""
-    right = reproduced(release.encryption.reshape(len(index), -1), index, weight, _to_bytes(images))
+    right = reproduced(release.encryption.reshape(len(index), -1), index, weight, pixel_bytes(images))
     proved = np.zeros(len(images), np.bool_)
     proved[index[right]] = True
     return proved[:n_private], float(right.mean())
@@ -249,7 +246,7 @@ def _refined(
         one = step(images)
         two = step(one)
         images = _extrapolated(one, two, step(two))
-        table = np.vstack([np.where(proved[:, None], images, _from_bytes(_to_bytes(images))), public])
+        table = np.vstack([np.where(proved[:, None], images, _from_bytes(pixel_bytes(images))), public])
         full = row_coefficients(rows, index, table)
         proved, share = _proved(release, index, np.rint(full * WEIGHT_ONE).astype(np.int64), table, size)
         images = np.where(proved[:, None], table[:size], images)

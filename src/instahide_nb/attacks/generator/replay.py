@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from instahide_nb.challenge.release import Release, ReleaseInfo
 from instahide_nb.core.errors import InputError
+from instahide_nb.core.params import private_per_row
 from instahide_nb.core.progress import progress
 from instahide_nb.scheme.encryption import WEIGHT_ONE, draw_coefficients, integer_weights
 from instahide_nb.scheme.mersenne import low_bits, seeded_window
@@ -41,11 +42,6 @@ Float = npt.NDArray[np.floating]
 Int64 = npt.NDArray[np.int64]
 Truth = npt.NDArray[np.bool_]
 Window = npt.NDArray[np.uint32]
-
-
-def private_per_row(scheme: str, k: int) -> int:
-    """p: how many of the k images of an encryption are private."""
-    return 2 if scheme == "cross" else k
 
 
 @dataclass(frozen=True)

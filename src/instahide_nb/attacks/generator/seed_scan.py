@@ -28,9 +28,10 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import intrinsic
 
-from instahide_nb.attacks.generator.replay import makes_labels, private_per_row, rows_agree
+from instahide_nb.attacks.generator.replay import makes_labels, rows_agree
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
+from instahide_nb.core.params import private_per_row
 from instahide_nb.core.progress import progress
 from instahide_nb.core.threads import thread_count
 from instahide_nb.scheme.encryption import WEIGHT_ONE
