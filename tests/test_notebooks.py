@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -70,9 +71,19 @@ def test_shape_of_a_notebook(name: str) -> None:
             assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.While), (
                 "an algorithm belongs in src"
             )
-        for output in cell.outputs:
-            assert output.output_type == "stream", "figures go to files; text is what is recorded"
+        for output, below in zip(cell.outputs, [*cell.outputs[1:], None], strict=True):
+            if output.output_type == "display_data":
+                assert output.data.keys() == {"image/png", "text/plain"}
+                assert output.metadata["image/png"]["alt"] == output.data["text/plain"], "a picture in words"
+                assert re.match(r"\w+\.png: (\d+ x \d+ pixels|a plot)", below.text), "nbval compares this line"
+            else:
+                assert (output.output_type, output.name) == ("stream", "stdout")
     assert set(json.loads(text)["metadata"]) == {"kernelspec", "language_info"}
+
+
+def test_the_notebooks_hold_their_pictures_and_are_small() -> None:
+    sizes = [path.stat().st_size for path in NOTEBOOKS.glob("*.ipynb")]
+    assert 500_000 < sum(sizes) < 3_000_000
 
 
 def test_the_workspace_of_make_lab_opens_the_three_notebooks() -> None:

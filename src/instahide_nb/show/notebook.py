@@ -164,7 +164,7 @@ def answered(release: Release, result: AttackResult, row: int) -> UInt8:
     x = release.encryption[row]
     parts: dict[str, Images] = {"encryption": x, "absolute value": absolute_pixels(x)}
     if "signed" in result.extras:
-        parts["mask removed"] = result.extras["signed"][row]
+        parts["mask lifted"] = result.extras["signed"][row]
     parts["decryption"] = result.decryption[row]
     return _strip(parts | {f"image {i}": result.recovered[i] for i in result.assignment[row] if i >= 0})
 
