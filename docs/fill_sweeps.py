@@ -5,20 +5,19 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+import pandas
+from pandas import DataFrame
 
 from instahide_nb.run.sweep import load_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, README, TABLES = ROOT / "docs" / "sweeps.md", ROOT / "README.md", ROOT / "docs" / "sweeps"
 START, END = "<!-- findings: start -->", "<!-- findings: end -->"
-
-Table = list[dict[str, str]]
 
 
 class Finding(NamedTuple):
@@ -28,27 +27,18 @@ class Finding(NamedTuple):
     scores: str
 
 
-def mean(table: Table, column: str = "max_ssim", **wanted: object) -> float:
-    """Mean over the runs of a table that have these parameters; not a number where none of them has a score."""
-    values = [
-        float(row[column])
-        for row in table
-        if row[column] and all(row[name] == str(value) for name, value in wanted.items())
+def k_finding(table: DataFrame) -> Finding:
+    """Of params/sweeps/k.yaml: the mean effect of each of the two axes, and all scores."""
+    at = table.pivot_table("max_ssim", "encryptions_per_image", "k")
+    fewer = (at.loc[10] - at.loc[50])[[4, 6, 8]].mean()
+    more = (at[8] - at[4]).mean()
+    parts = [
+        f"{', '.join(f'{s:.3f}' for s in at.loc[e])} with {e} encryptions an image" for e in (50, 20, 10)
     ]
-    return sum(values) / len(values) if values else float("nan")
-
-
-def k_finding(table: Table) -> Finding:
-    """Of params/sweeps/k.yaml: what each of the two axes does on average, and all scores."""
-    counts, mixed = (50, 20, 10), (2, 4, 6, 8)
-    at = {(e, k): mean(table, k=k, encryptions_per_image=e) for e in counts for k in mixed}
-    fewer = sum(at[10, k] - at[50, k] for k in mixed[1:]) / len(mixed[1:])
-    more = sum(at[e, 8] - at[e, 4] for e in counts) / len(counts)
-    parts = [f"{', '.join(f'{at[e, k]:.3f}' for k in mixed)} with {e} encryptions an image" for e in counts]
     return Finding(
         f"From 50 to 10 encryptions an image `unmask` {_change(fewer)} of Max_SSIM, from 4 to 8 mixed images it "
-        f"{_change(more)}; at k = 2, without public images, it reaches {min(at[e, 2] for e in counts):.3f} or more",
-        f"for k = {', '.join(map(str, mixed))} it reaches {'; '.join(parts)}",
+        f"{_change(more)}; at k = 2, without public images, it reaches {at[2].min():.3f} or more",
+        f"for k = {', '.join(map(str, at))} it reaches {'; '.join(parts)}",
     )
 
 
@@ -56,30 +46,33 @@ def _change(difference: float) -> str:
     return f"{'gains' if difference > 0 else 'loses'} {abs(difference):.2f}"
 
 
-def scheme_finding(table: Table) -> Finding:
+def scheme_finding(table: DataFrame) -> Finding:
     """Of params/sweeps/scheme.yaml: where a known seed leaves something hidden."""
-    scores = {scheme: [mean(table, scheme=scheme, k=k) for k in (2, 4, 6)] for scheme in ("cross", "inside")}
-    cross, inside = (", ".join(f"{score:.3f}" for score in scores[scheme]) for scheme in ("cross", "inside"))
-    hidden = [scheme for scheme, found in scores.items() if not min(found) > 0.99]
+    scores = table.pivot_table("max_ssim", "scheme", "k")
+    hidden = [scheme for scheme in ("cross", "inside") if not scores.loc[scheme].min() > 0.99]
     lead = {
         0: "Neither scheme hides anything",
         1: f"Only {' '.join(hidden)} hides anything",
         2: "Both hide something",
     }
+    cross, inside = (
+        ", ".join(f"{score:.3f}" for score in scores.loc[scheme]) for scheme in ("cross", "inside")
+    )
     return Finding(
         f"{lead[len(hidden)]} once the seed is known, whether the images mixed in are public (cross) or private "
         "(inside)",
-        f"for k = 2, 4, 6 `prng-seed` reaches Max_SSIM {cross} and {inside}",
+        f"for k = {', '.join(map(str, scores))} `prng-seed` reaches Max_SSIM {cross} and {inside}",
     )
 
 
-def rng_finding(table: Table) -> Finding:
-    """Of params/sweeps/rng.yaml: which attacks find the generator only where it is the old one, and all scores."""
+def rng_finding(table: DataFrame) -> Finding:
+    """Of params/sweeps/rng.yaml: which attacks find only the old generator, and all scores."""
     stopped, others, scores = [], [], []
-    for method in dict.fromkeys(row["method"] for row in table):
-        found = {row["rng"]: row["recovered_generator"] == "true" for row in table if row["method"] == method}
-        old, new = (mean(table, method=method, rng=rng) for rng in ("mt19937", "chacha20"))
-        scores.append(f"`{method}` {old:.2f} and {new:.2f}")
+    for method, runs in table.groupby("method", sort=False):
+        by_rng = runs.groupby("rng")
+        old, new = (by_rng["max_ssim"].mean()[rng] for rng in ("mt19937", "chacha20"))
+        found = {rng: (part["recovered_generator"] == True).all() for rng, part in by_rng}  # noqa: E712
+        scores.append(f"`{method}` {old:.2f} and " + ("no answer" if pandas.isna(new) else f"{new:.2f}"))
         (stopped if found["mt19937"] and not found["chacha20"] else others).append(f"`{method}`")
     return Finding(
         f"`chacha20` hides the generator from {' and '.join(stopped) or 'no attack'}, which find it in `mt19937`, and "
@@ -89,43 +82,27 @@ def rng_finding(table: Table) -> Finding:
     )
 
 
-FINDINGS: dict[str, Callable[[Table], Finding]] = {
-    "k": k_finding,
-    "scheme": scheme_finding,
-    "rng": rng_finding,
-}
+FINDINGS = {"k": k_finding, "scheme": scheme_finding, "rng": rng_finding}
 
 
-def read_table(name: str) -> Table:
+def read_table(name: str) -> DataFrame:
     """A sweep's table as it is kept in docs/sweeps."""
-    with open(TABLES / f"{name}.csv", encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def question(name: str) -> str:
-    """What a sweep file asks, in its first line."""
-    path = ROOT / "params" / "sweeps" / f"{name}.yaml"
-    return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
-
-
-def cost(name: str) -> str:
-    """What the runs of a sweep took, from its table of times."""
-    with open(TABLES / f"{name}-times.csv", encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    spent = sum(float(row[f"{stage}_s"] or 0) for row in rows for stage in ("gen_data", "attack", "evaluate"))
-    return f"{spent / 60:.0f} min of one busy core, {max(int(row['peak_mib'] or 0) for row in rows):,} MiB at most"
+    return pandas.read_csv(TABLES / f"{name}.csv")
 
 
 def section(name: str) -> str:
     """A sweep's question, finding, figure and files."""
-    table = read_table(name)
-    finding = FINDINGS[name](table)
-    figure = load_sweep(ROOT / "params" / "sweeps" / f"{name}.yaml").figure
+    file = ROOT / "params" / "sweeps" / f"{name}.yaml"
+    question = file.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+    table, times = read_table(name), pandas.read_csv(TABLES / f"{name}-times.csv")
+    minutes = times[["gen_data_s", "attack_s", "evaluate_s"]].sum().sum() / 60
+    finding, figure = FINDINGS[name](table), load_sweep(file).figure
     assert figure is not None
     return (
-        f"**{question(name)}** {finding.sentence}: {finding.scores}.\n\n"
+        f"**{question}** {finding.sentence}: {finding.scores}.\n\n"
         f"![{figure.y} against {figure.x}](sweeps/{name}.png)\n\n"
-        f"{len(table)} runs ({cost(name)}): [table](sweeps/{name}.csv), [times](sweeps/{name}-times.csv), made by "
+        f"{len(table)} runs ({minutes:.0f} min of one busy core, {int(times['peak_mib'].max()):,} MiB at most): "
+        f"[table](sweeps/{name}.csv), [times](sweeps/{name}-times.csv), made by "
         f"`instahide-nb sweep params/sweeps/{name}.yaml`.\n"
     )
 
@@ -136,7 +113,7 @@ def page_part() -> str:
 
 
 def readme_part() -> str:
-    """A line a finding, for README.md."""
+    """One line per finding, for README.md."""
     return "\n".join(f"- {FINDINGS[name](read_table(name)).sentence}." for name in FINDINGS) + "\n"
 
 
@@ -149,23 +126,13 @@ def filled(page: str, part: str) -> str:
     return f"{before}{START}\n\n{part}\n{END}{after}"
 
 
-def main() -> None:
-    """Copy what was asked for, then fill both pages."""
-    words = sys.argv[1:]
-    if words[:1] == ["--keep"]:
-        for folder in map(Path, words[1:]):
-            TABLES.mkdir(exist_ok=True)
-            for source, suffix in (
-                ("table.csv", ".csv"),
-                ("times.csv", "-times.csv"),
-                ("figure.png", ".png"),
-            ):
-                shutil.copyfile(folder / source, TABLES / f"{folder.name}{suffix}")
-    elif words:
-        raise SystemExit("docs/fill_sweeps.py: takes --keep FOLDER..., or nothing")
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--keep"]:
+        for folder in map(Path, sys.argv[2:]):
+            for name in ("table.csv", "times.csv", "figure.png"):
+                kept = (
+                    folder.name + {"table.csv": ".csv", "times.csv": "-times.csv", "figure.png": ".png"}[name]
+                )
+                shutil.copyfile(folder / name, TABLES / kept)
     for path, make in ((PAGE, page_part), (README, readme_part)):
         path.write_text(filled(path.read_text(encoding="utf-8"), make()), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -75,7 +75,9 @@ def test_shape_of_a_notebook(name: str) -> None:
             if output.output_type == "display_data":
                 assert output.data.keys() == {"image/png", "text/plain"}
                 assert output.metadata["image/png"]["alt"] == output.data["text/plain"], "a picture in words"
-                assert re.match(r"\w+\.png: (\d+ x \d+ pixels|a plot)", below.text), "nbval compares this line"
+                assert re.match(r"\w+\.png: (\d+ x \d+ pixels|a plot)", below.text), (
+                    "nbval compares this line"
+                )
             else:
                 assert (output.output_type, output.name) == ("stream", "stdout")
     assert set(json.loads(text)["metadata"]) == {"kernelspec", "language_info"}

@@ -8,6 +8,7 @@ import cv2
 import matplotlib
 import numpy as np
 import pytest
+from pandas import DataFrame
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.data.crops import CropTable
@@ -96,17 +97,29 @@ def test_attack_comparison_tells_the_kinds_apart():
         plots.attack_comparison([])
 
 
-def test_quality_curve_goes_through_the_means():
-    figure = plots.quality_curve({"a": {4: [0.2, 0.4], 2: [0.9]}, "b": {4: [0.5]}}, xlabel="k")
-    (axis,) = figure.axes
-    line = axis.containers[0].lines[0]
-    np.testing.assert_array_equal(line.get_xdata(), [2, 4])
-    np.testing.assert_allclose(line.get_ydata(), [0.9, 0.3])
+def runs(*rows: tuple[object, ...]) -> DataFrame:
+    return DataFrame(rows, columns=["method", "k", "rng", "max_ssim"])
+
+
+def test_a_sweep_is_drawn_as_curves_through_the_means_or_as_bars():
+    table = runs(
+        ("a", 4, "old", 0.2), ("a", 4, "old", 0.4), ("a", 2, "old", 0.9), ("b", 4, "new", 0.5), ("b", 2, "new", None)
+    )  # fmt: skip
+    (axis,) = plots.sweep_plot(table, "k").axes
     first, second = (container.lines[0] for container in axis.containers)
+    np.testing.assert_allclose(first.get_xydata(), [[2, 0.9], [4, 0.3]])
+    np.testing.assert_allclose(second.get_xydata(), [[4, 0.5]], err_msg="a failed run has no place")
     assert first.get_linestyle() != second.get_linestyle()
     assert first.get_marker() != second.get_marker()
-    with pytest.raises(InputError, match="series"):
-        plots.quality_curve({"a": {}}, xlabel="k")
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("images mixed, k", "Max_SSIM")
+    (axis,) = plots.sweep_plot(table, "rng", lines="k").axes
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == [
+        "images mixed, k = 4",
+        "images mixed, k = 2",
+    ]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["old", "new"]
+    with pytest.raises(InputError, match="no run"):
+        plots.sweep_plot(runs(("a", 2, "old", None)), "k")
 
 
 def test_own_settings_of_the_user_change_nothing():

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import io
 import itertools
 import json
 import logging
@@ -33,7 +32,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
-from matplotlib.figure import Figure
 from pydantic import Field
 
 from instahide_nb import __version__
@@ -446,10 +444,9 @@ def run_sweep(
         write_bytes(folder / f"{name}.csv", to_csv(frame))
         write_bytes(folder / f"{name}.parquet", frame.to_parquet(index=False, compression="zstd"))
     if figure is not None and table[figure.y].notna().any():
-        buffer = io.BytesIO()
-        with plots.style():
-            draw(table, figure).savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-        write_bytes(folder / "figure.png", buffer.getvalue())
+        x, lines = (name if name in table else name.rpartition(".")[2] for name in (figure.x, figure.lines))
+        picture = plots.sweep_plot(table, x, y=figure.y, lines=lines)
+        write_bytes(folder / "figure.png", plots.figure_bytes(picture, dpi=150))
     failed = [
         f"run {number} ({run.label}): {errors[run.identity]} (log: {run.folder(folder) / 'log'})"
         for number, run in enumerate(runs, 1)
@@ -502,44 +499,6 @@ def to_csv(frame: DataFrame) -> bytes:
     """A table as CSV: floats in full, ``true`` and ``false``, nothing for what is missing."""
     flags = {name: frame[name].map({True: "true", False: "false"}) for name in frame.select_dtypes("boolean")}
     return str(frame.assign(**flags).to_csv(index=False, lineterminator="\n")).encode()
-
-
-_TITLES = {
-    "k": "images mixed, k",
-    "encryptions_per_image": "encryptions per private image",
-    "n_private": "private images",
-} | {name: name.capitalize().replace("ssim", "SSIM").replace("l2", "L2") for name in METRICS}
-
-
-def draw(table: DataFrame, wanted: SweepFigure) -> Figure:
-    """A metric against an axis: curves where its values are numbers, bars where they are names."""
-    from pandas.api.types import is_numeric_dtype
-
-    x, lines = (name if name in table else name.rpartition(".")[2] for name in (wanted.x, wanted.lines))
-    title = "" if lines in ("method", "scheme", "rng") else f"{_TITLES.get(lines, lines)} = "
-    scored = table.dropna(subset=[wanted.y])
-    label = (title + scored[lines].astype(str)).rename(None)
-    xlabel, ylabel = _TITLES.get(x, x), _TITLES[wanted.y]
-    if is_numeric_dtype(table[x]):
-        series = {
-            str(name): {value: list(scores) for value, scores in group.groupby(x)[wanted.y]}
-            for name, group in scored.groupby(label, sort=False)
-        }
-        return plots.quality_curve(series, xlabel=xlabel, ylabel=ylabel)
-    low, mean, high = (
-        scored.pivot_table(wanted.y, x, label, how, sort=False) for how in ("min", "mean", "max")
-    )
-    with plots.style():
-        figure = Figure(figsize=(6, 3), layout="constrained")
-        reach = [[mean[name] - low[name], high[name] - mean[name]] for name in mean]
-        axis = mean.plot.bar(
-            ax=figure.add_subplot(), yerr=reach, color=plots.OKABE_ITO, capsize=2, rot=0, width=0.8
-        )
-        for bars in axis.containers:
-            if hasattr(bars, "patches"):
-                axis.bar_label(bars, fmt="%.2f", fontsize=7)
-        axis.set(xlabel=xlabel, ylabel=ylabel)
-    return figure
 
 
 if __name__ == "__main__":

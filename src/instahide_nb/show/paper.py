@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -30,13 +30,16 @@ from instahide_nb.show import plots
 from instahide_nb.show.grids import Comparison, compare_attacks, compare_encryptions
 from instahide_nb.show.notebook import similarities
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 WIDTHS = {"1col": 3.5, "2col": 7.16}
 """Inches: one column, and the full width of a page of two columns."""
 
 _DPI = 300
 _NAME, _GAP, _CAPTION = 0.2, 0.03, 0.15  # inches: left of a row, between images, below images
 _PARAMETERS = ("k", "encryptions_per_image", "n_private", "rng", "scheme")
-_AXES = {"k": "images mixed, k", "encryptions_per_image": "encryptions per private image"}
+_AXES = ("k", "encryptions_per_image")
 _LARGEST = 64 * 2**20
 
 Draw = Callable[[float], Figure]
@@ -51,35 +54,13 @@ class Plan(NamedTuple):
     caption: str
 
 
-class SweepSeries(NamedTuple):
-    """Scores against one parameter of a sweep.
-
-    Attributes
-    ----------
-    series : dict of str to dict of float to list of float
-        For each attack and each value of the parameter, the scores of its runs in the table's order.
-    fixed : str
-        At which values the other varied parameters were held: " at k = 6", or nothing.
-    runs, failed : int
-        Number of runs in `series`, and of runs left out because they have no score.
-    """
-
-    series: dict[str, dict[float, list[float]]]
-    fixed: str
-    runs: int
-    failed: int
-
-
-def sweep_series(path: Path | str, parameter: str, *, metric: str = "max_ssim") -> SweepSeries | None:
-    """Scores against a parameter, from the CSV table of ``instahide-nb sweep``.
-
-    Of every other parameter that varies, the value with the most rows is kept (of several, the largest), so that a
-    curve shows the effect of one. Returns None when the table does not vary the parameter.
+def sweep_table(path: Path | str) -> DataFrame:
+    """The CSV table of ``instahide-nb sweep``.
 
     Raises
     ------
     InputError
-        When the file is missing or not such a table, or a value is not a number where one is needed.
+        When the file is missing or not such a table.
     """
     import pandas
 
@@ -87,42 +68,39 @@ def sweep_series(path: Path | str, parameter: str, *, metric: str = "max_ssim") 
     try:
         if file.stat().st_size > _LARGEST:
             raise InputError(f"{file}: is larger than 64 MiB; name the table that instahide-nb sweep wrote")
-        table = pandas.read_csv(file, dtype=str, keep_default_na=False)
+        table = pandas.read_csv(file)
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; name the table that instahide-nb sweep wrote") from None
     except pandas.errors.EmptyDataError:
-        raise InputError(f"{file}: holds no run; run the sweep again") from None
+        table = pandas.DataFrame(columns=["method", "max_ssim"])
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{file}: is not a CSV table ({reason}); run the sweep again") from None
-    if table.empty:
-        raise InputError(f"{file}: holds no run; run the sweep again")
-    for column in ("method", metric):
+        raise InputError(f"{file}: is not a CSV table ({error}); run the sweep again") from None
+    for column in ("method", "max_ssim"):
         if column not in table:
             raise InputError(f"{file}: has no column {column}; name the table that instahide-nb sweep wrote")
-    if parameter not in table or table[parameter][table[parameter] != ""].nunique() < 2:
-        return None
-    fixed = []
-    for other in table.columns.intersection([p for p in _PARAMETERS if p != parameter]):
-        counts = table[other][table[other] != ""].value_counts()
-        if len(counts) > 1:
-            most = pandas.Series(counts.index[counts == counts.max()])
-            value = most[pandas.to_numeric(most, errors="coerce").fillna(-np.inf).argmax()]
-            table = table[table[other] == value]
-            fixed.append(f"{other} = {value}")
-    scored = table[table[metric] != ""]
-    numbers = {}
-    for column in (parameter, metric):
-        numbers[column] = pandas.to_numeric(scored[column], errors="coerce")
-        wrong = scored[column][~np.isfinite(numbers[column])]
+    if table.empty:
+        raise InputError(f"{file}: holds no run; run the sweep again")
+    for column in table.columns.intersection(["max_ssim", *_AXES]):
+        numbers = pandas.to_numeric(table[column], errors="coerce")
+        wrong = table[column][numbers.isna() & table[column].notna()]
         if len(wrong):
             raise InputError(f"{file}: column {column} holds {wrong.iloc[0]!r}; a number is expected")
-    grouped = numbers[metric].groupby([scored["method"], numbers[parameter]], sort=False)
-    series: dict[str, dict[float, list[float]]] = {}
-    for (method, value), scores in grouped:
-        series.setdefault(method, {})[float(value)] = scores.tolist()
-    text = f" at {', '.join(fixed)}" if fixed else ""
-    return SweepSeries(series, text, len(scored), len(table) - len(scored))
+    return table
+
+
+def hold_others(table: DataFrame, parameter: str) -> tuple[DataFrame, str]:
+    """The rows in which every other parameter has its most frequent value, and these values in words.
+
+    Of equally frequent values the largest is kept. A curve over the rows then shows the effect of one parameter.
+    """
+    fixed = []
+    for other in table.columns.intersection([name for name in _PARAMETERS if name != parameter]):
+        counts = table[other].value_counts()
+        if len(counts) > 1:
+            value = counts.index[counts == counts.max()].max()
+            table = table[table[other] == value]
+            fixed.append(f"{other} = {value}")
+    return table, f", at {', '.join(fixed)}" if fixed else ""
 
 
 def save_figure(plan: Plan, folder: Path) -> list[Path]:
@@ -310,22 +288,24 @@ def _leaderboard(run: _Run) -> Plan:
 
 def _quality(sweep: Path) -> list[Plan]:
     plans: list[Plan] = []
-    for parameter, label in _AXES.items():
-        found = sweep_series(sweep, parameter)
-        if found is None:
+    table = sweep_table(sweep)
+    for parameter in table.columns.intersection(_AXES):
+        if table[parameter].nunique() < 2:
             continue
+        kept, fixed = hold_others(table, parameter)
+        failed = int(kept["max_ssim"].isna().sum())
         caption = (
-            f"Max_SSIM against {label}{',' if found.fixed else ''}{found.fixed}. "
-            f"Lines join the means of {found.runs} runs; bars go from the worst to the best run. "
-            f"Failed runs, left out: {found.failed}. "
+            f"Max_SSIM against {plots.title_of(parameter)}{fixed}. Lines join the means of {len(kept) - failed} runs; "
+            f"bars go from the worst to the best run. Failed runs, left out: {failed}. "
             f"Data: {sweep.name} (sha256 {sha256_file(sweep)[:16]})."
         )
-        draw = partial(_draw_quality, found.series, label)
-        plans.append(Plan(f"quality-{parameter.replace('_', '-')}", draw, caption))
+        plans.append(
+            Plan(f"quality-{parameter.replace('_', '-')}", partial(_draw_quality, kept, parameter), caption)
+        )
     if not plans:
         raise InputError(f"{sweep}: varies neither k nor encryptions_per_image; name a sweep that does")
     return plans
 
 
-def _draw_quality(series: dict[str, dict[float, list[float]]], xlabel: str, width: float) -> Figure:
-    return plots.quality_curve(series, xlabel=xlabel, width=width)
+def _draw_quality(table: DataFrame, parameter: str, width: float) -> Figure:
+    return plots.sweep_plot(table, parameter, width=width)

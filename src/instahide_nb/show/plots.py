@@ -12,18 +12,23 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import cv2
 import matplotlib.style
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.data.crops import CropTable, key_points
 from instahide_nb.evaluate.leaderboard import Row, sort_rows
 from instahide_nb.show.grids import INK, MUTED, draw_text, enlarge, line_height, text_width
+
+if TYPE_CHECKING:  # only a sweep's table needs pandas
+    from pandas import DataFrame
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 """Blue, orange, green, vermilion, purple, sky blue, black."""
@@ -266,33 +271,52 @@ def attack_comparison(rows: Sequence[Row], *, width: float = 6.0) -> Figure:
     return figure
 
 
-def quality_curve(
-    series: Mapping[str, Mapping[float, Sequence[float]]],
-    *,
-    xlabel: str,
-    ylabel: str = "Max_SSIM",
-    width: float = 6.0,
-) -> Figure:
-    """A score against a parameter: a line through the means, a bar from the worst to the best of repeated runs.
+_TITLES = {
+    "k": "images mixed, k",
+    "encryptions_per_image": "encryptions per private image",
+    "n_private": "private images",
+}
 
-    `series` holds, for each attack and each value of the parameter, the scores of its runs.
+
+def title_of(column: str) -> str:
+    """The name of a sweep table's column on an axis."""
+    return _TITLES.get(column, column.capitalize().replace("ssim", "SSIM").replace("l2", "L2"))
+
+
+def sweep_plot(
+    table: DataFrame, x: str, *, y: str = "max_ssim", lines: str = "method", width: float = 6.0
+) -> Figure:
+    """A metric of a sweep's table against a parameter, for each value of the column `lines`.
+
+    The mean of repeated runs, with a bar from the worst to the best; curves where the parameter is a number, grouped
+    bars where it is a name. Runs without a score are left out.
     """
-    if not any(series.values()):
-        raise InputError("series: holds no run; name a sweep with finished runs")
+    from pandas.api.types import is_numeric_dtype
+
+    scored = table.dropna(subset=[y])
+    if scored.empty:
+        raise InputError("table: holds no run with a score; name a sweep with finished runs")
+    name = "" if lines in ("method", "scheme", "rng") else f"{title_of(lines)} = "
+    label = (name + scored[lines].astype(str)).rename(None)
+    low, mean, high = (scored.pivot_table(y, x, label, how, sort=False) for how in ("min", "mean", "max"))
     with style():
         figure, (axis,) = new_figure(width, 0.62 * width)
-        for position, (name, runs) in enumerate(series.items()):
-            x = sorted(runs)
-            mean = np.array([math.fsum(runs[value]) / len(runs[value]) for value in x])
-            low, high = (np.array([f(runs[value]) for value in x]) for f in (min, max))
-            axis.errorbar(
-                x, mean, [mean - low, high - mean], label=name, capsize=2, elinewidth=0.8,
-                color=OKABE_ITO[position % len(OKABE_ITO)],
-                linestyle=_LINES[position % len(_LINES)], marker=_MARKERS[position % len(_MARKERS)],
-            )  # fmt: skip
-        axis.set_xticks(sorted({value for runs in series.values() for value in runs}))
-        axis.set_ylim(top=1)
-        _finish(axis, xlabel, ylabel)
+        if is_numeric_dtype(scored[x]):
+            for position, column in enumerate(mean):
+                value, below, above = (part[column].dropna().sort_index() for part in (mean, low, high))
+                axis.errorbar(
+                    value.index, value, [value - below, above - value], label=column, capsize=2, elinewidth=0.8,
+                    color=OKABE_ITO[position % len(OKABE_ITO)],
+                    linestyle=_LINES[position % len(_LINES)], marker=_MARKERS[position % len(_MARKERS)],
+                )  # fmt: skip
+            axis.set_xticks(sorted(scored[x].unique()))
+        else:
+            reach = [[mean[column] - low[column], high[column] - mean[column]] for column in mean]
+            mean.plot.bar(ax=axis, yerr=reach, color=OKABE_ITO, capsize=2, rot=0, width=0.8)
+            for bars in axis.containers:
+                if isinstance(bars, BarContainer):
+                    axis.bar_label(bars, fmt="%.2f", fontsize=7)
+        _finish(axis, title_of(x), title_of(y))
         axis.set_ylim(0, 1.02)
     return figure
 
