@@ -48,36 +48,6 @@ def seeded_window(seed: int) -> Words:
     return np.array(np.random.RandomState(seed).get_state()[1], np.uint32)  # type: ignore[index]
 
 
-@nb.njit(cache=True)
-def seed_window(seed: Any, window: Any) -> None:
-    """init_genrand of the reference implementation of 2002, in a kernel."""
-    word = np.uint32(seed)
-    window[0] = word
-    for i in range(1, WINDOW):
-        mixed = np.uint32(word ^ np.uint32(word >> np.uint32(30)))
-        word = np.uint32(np.uint32(mixed * np.uint32(_SEEDING)) + np.uint32(i))
-        window[i] = word
-
-
-@nb.njit(cache=True)
-def temper(x: Any) -> Any:
-    """The output made of a word, in a kernel."""
-    x = np.uint32(x ^ np.uint32(x >> np.uint32(11)))
-    x = np.uint32(x ^ np.uint32(np.uint32(x << np.uint32(7)) & np.uint32(0x9D2C5680)))
-    x = np.uint32(x ^ np.uint32(np.uint32(x << np.uint32(15)) & np.uint32(0xEFC60000)))
-    return np.uint32(x ^ np.uint32(x >> np.uint32(18)))
-
-
-@nb.njit(cache=True)
-def advance(window: Any) -> None:
-    """The window 624 words later, in place, in a kernel."""
-    for i in range(WINDOW):
-        joined = np.uint32((window[i] & np.uint32(_TOP)) | (window[(i + 1) % WINDOW] & np.uint32(_REST)))
-        odd = np.uint32(np.uint32(0) - np.uint32(joined & np.uint32(1)))
-        new = np.uint32(np.uint32(joined >> np.uint32(1)) ^ np.uint32(odd & np.uint32(_TWIST)))
-        window[i] = np.uint32(window[(i + _SHIFT) % WINDOW] ^ new)
-
-
 def low_bits(window: Words, start: int, stop: int) -> npt.NDArray[np.uint8]:
     """The lowest bits of outputs start .. stop-1: what ``torch.randint(2)`` draws.
 
