@@ -253,7 +253,7 @@ def test_too_few_crops_that_pass(photos: str, counted: list[int]) -> None:
 
 @pytest.mark.parametrize(
     ("change", "name"),
-    [({"n": 0}, "n_public"), ({"min_keypoints": -1}, "min_keypoints"), ({"size": 257}, "size")],
+    [({"n": 0}, "n_public"), ({"size": 257}, "size"), ({"size": (0, 32)}, "size")],
 )
 def test_impossible_parameters(photos: str, change: dict, name: str) -> None:
     with pytest.raises(InputError, match=name):

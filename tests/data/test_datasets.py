@@ -160,9 +160,7 @@ def test_links_devices_and_ways_out_leave_nothing(
     tmp_path: Path, own_cache: Path, info: tarfile.TarInfo
 ) -> None:
     (tmp_path / IMAGENETTE.file).write_bytes(gzip.compress(tar(FILES["imagenette"], info), 1))
-    refused(
-        "imagenette", tmp_path, r"imagenette2-160\.tgz: holds .*, a link, device or path that leads outside"
-    )
+    refused("imagenette", tmp_path, r"imagenette2-160\.tgz: holds .*, a link, device or way out")
     assert listing(own_cache) == set()
 
 
@@ -212,7 +210,7 @@ def test_whatever_an_archive_holds_is_unpacked_inside_or_refused_whole(content: 
         archive, cache = Path(name) / "a/b/imagenette2-160.tgz", Path(name) / "a/b/cache"
         patch.setenv("INSTAHIDE_NB_CACHE", str(cache))
         extract(archive.parent, {archive.name: content})
-        found = attempt("archive", lambda: data_set_folder("imagenette", archive))
+        found = attempt(lambda: data_set_folder("imagenette", archive))
         written = [path for path in Path(name).rglob("*") if not path.is_dir() or path.is_symlink()]
         assert not any(path.is_symlink() for path in written)
         assert [path for path in written if cache / "imagenette" not in path.parents] == [archive]
@@ -281,7 +279,7 @@ def test_a_fetch_that_fails_leaves_nothing_and_says_what_to_do(server: Server, o
     assert list((own_cache / "archives").iterdir()) == []
     server.server_close()
     with pytest.raises(
-        InputError, match=r"cannot be fetched .* put set\.tgz in a folder and write cifar10:FOLDER"
+        InputError, match=r"cannot be fetched .* put set\.tgz in a FOLDER and write cifar10:FOLDER"
     ):
         fetch("cifar10")
 
@@ -384,18 +382,18 @@ def test_whatever_else_a_pickle_asks_for_is_refused(
 def test_damaged_pickles(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "x").write_bytes(content)
-        attempt("unpickle", lambda: unpickle(Path(folder) / "x"))
+        attempt(lambda: unpickle(Path(folder) / "x"))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("batches.meta", pickle.dumps({"labels": 1}), "it has no list label_names"),
-        ("data_batch_3", pickle.dumps({"labels": []}), r"data must be uint8 \(n, 3072\)"),
-        ("data_batch_3", batch(IMAGES[0, :, :5], [0] * 6), r"data must be uint8 \(n, 3072\)"),
-        ("data_batch_3", batch(IMAGES[0], [0] * 5), "labels must be 6 class numbers"),
-        ("data_batch_3", batch(IMAGES[0], [0] * 5 + [4]), "labels must be 6 class numbers"),
-        ("data_batch_3", batch(IMAGES[0], [0] * 5 + [-1]), "labels must be 6 class numbers"),
+        ("data_batch_3", pickle.dumps({"labels": []}), r"must hold data \(n, 3072\) and n labels"),
+        ("data_batch_3", batch(IMAGES[0, :, :5], [0] * 6), r"must hold data \(n, 3072\) and n labels"),
+        ("data_batch_3", batch(IMAGES[0], [0] * 5), "n labels below 4"),
+        ("data_batch_3", batch(IMAGES[0], [0] * 5 + [4]), "n labels below 4"),
+        ("data_batch_3", batch(IMAGES[0], [0] * 5 + [-1]), "n labels below 4"),
         ("data_batch_3", b"", "is not a CIFAR-10 file"),
         ("data_batch_3", pickle.dumps(["x"]), "is not a CIFAR-10 file"),
         ("data_batch_4", None, "cannot be read"),

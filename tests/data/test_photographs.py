@@ -118,7 +118,7 @@ def read_picture(content: bytes) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.png"
         path.write_bytes(content)
-        return attempt("photograph", lambda: open_photograph(path).read())
+        return attempt(lambda: open_photograph(path).read())
 
 
 @settings(max_examples=150)

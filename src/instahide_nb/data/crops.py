@@ -50,17 +50,8 @@ _Ints = npt.NDArray[np.int64]
 class CropTable:
     """Crops in the order drawn, rejected ones included.
 
-    Attributes
-    ----------
-    photographs : tuple of Photograph
-    photo : ndarray of int64, shape (m,)
-        The photograph of each crop, an index into `photographs`.
-    box : ndarray of int64, shape (m, 3)
-        x and y of the upper left corner, and the side, in pixels of the photograph.
-    keypoints : ndarray of int64, shape (m,)
-        SIFT key points in the crop at its own size.
-    min_keypoints : int
-        A crop is kept if it has more key points.
+    Crop i lies in ``photographs[photo[i]]`` at ``box[i]``: x and y of the upper left corner, and the side. It has
+    ``keypoints[i]`` SIFT key points at its own size, and is kept if they are more than `min_keypoints`.
     """
 
     photographs: tuple[Photograph, ...]
@@ -163,11 +154,10 @@ def kept_crops(
     photographs: Sequence[Photograph],
     n: int,
     min_keypoints: int,
-    *,
-    smallest: int = SMALLEST,
-    draw: int = 0,
+    smallest: int,
+    draw: int,
     folder: Path,
-    source: str = "",
+    source: str,
 ) -> CropTable:
     """Draw crops until `n` have more than `min_keypoints` key points.
 

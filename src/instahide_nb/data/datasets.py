@@ -69,8 +69,7 @@ def data_set_folder(name: str, root: Path | None = None) -> Path:
     """The folder with the files of ``cifar10`` or ``imagenette``.
 
     `root` is the extracted folder or the archive, or a folder that holds one of them; without it the archive is
-    fetched once and its md5 is checked. Archives are unpacked into the cache. An InputError says that the data are
-    absent or damaged, or cannot be fetched.
+    fetched once and its md5 is checked. Archives are unpacked into the cache.
     """
     data = DATA_SETS[name]
     if root is None:
@@ -104,17 +103,13 @@ def fetch(name: str) -> Path:
     bar = progress(total=1, desc=data.file, unit="B", scaled=True)
     try:
         # Written under a temporary name and renamed once its md5 is right.
-        return Path(
-            pooch.retrieve(data.url, f"md5:{data.md5}", fname=data.file, path=folder, progressbar=bar)
-        )
+        return Path(pooch.retrieve(data.url, f"md5:{data.md5}", data.file, folder, progressbar=bar))
     except ValueError:
         reason = f"{data.url} sent a file whose md5 is not {data.md5}; try again"
     except Exception as error:
         # requests, urllib3 and the operating system each have their own errors for "no connection".
         reason = f"{data.url} cannot be fetched ({type(error).__name__})"
-    raise InputError(
-        f"{name}: {reason}, or put {data.file} in a folder and write {name}:FOLDER, or use embedded"
-    )
+    raise InputError(f"{name}: {reason}, or put {data.file} in a FOLDER and write {name}:FOLDER")
 
 
 def _unpack(archive: Path, folder: Path) -> None:
@@ -130,9 +125,7 @@ def _unpack(archive: Path, folder: Path) -> None:
             path = PurePosixPath(member.name)
             total += member.size
             if path.is_absolute() or ".." in path.parts or not (member.isreg() or member.isdir()):
-                raise InputError(
-                    f"{archive}: holds {member.name!r}, a link, device or path that leads outside"
-                )
+                raise InputError(f"{archive}: holds {member.name!r}, a link, device or way out of its folder")
             if total > _LARGEST:
                 raise InputError(f"{archive}: unpacks to more than 8 GiB")
             if (content := tar.extractfile(member)) is not None:
@@ -197,14 +190,14 @@ def read_cifar10(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.in
     for file in (folder / f"data_batch_{number}" for number in range(1, 6)):
         content = unpickle(file)
         data, classes = content.get("data"), content.get("labels")
-        if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != 3072:
-            raise InputError(f"{file}: is not a CIFAR-10 file (data must be uint8 (n, 3072))")
-        if (
-            not isinstance(classes, list)
-            or len(classes) != len(data)
-            or not all(type(label) is int and 0 <= label < len(names) for label in classes)
+        if not (
+            isinstance(data, np.ndarray)
+            and isinstance(classes, list)
+            and data.shape == (len(classes), 3072)
+            and all(type(label) is int and 0 <= label < len(names) for label in classes)
         ):
-            raise InputError(f"{file}: is not a CIFAR-10 file (labels must be {len(data)} class numbers)")
+            wanted = f"it must hold data (n, 3072) and n labels below {len(names)}"
+            raise InputError(f"{file}: is not a CIFAR-10 file ({wanted})")
         images.append(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))  # rows hold the planes R, G, B
         labels += classes
     return np.concatenate(images), np.array(labels, np.int64), names
@@ -213,10 +206,7 @@ def read_cifar10(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.in
 def read_npz(
     path: Path, *, labelled: bool
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], tuple[str, ...]]:
-    """Read images (n, h, w, 3), and labels (n,) and class names if `labelled`, from an ``.npz`` without unpickling.
-
-    An InputError says that the file is damaged, or that its arrays are missing or of another dtype or shape.
-    """
+    """Read images (n, h, w, 3), and labels (n,) and class names if `labelled`, from an ``.npz`` without unpickling."""
     with reading(path, "is not a readable .npz file of plain arrays (pickled objects are never loaded)"):
         with zipfile.ZipFile(path) as container:
             if sum(member.file_size for member in container.infolist()) > _LARGEST:
@@ -228,10 +218,10 @@ def read_npz(
     images = arrays.get("images")
     if images is None:
         raise InputError(f"{path}: has no array named images; save it with numpy.savez(path, images=...)")
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
-        raise InputError(f"{path}: images must be uint8 (n, h, w, 3); found {images.dtype} {images.shape}")
-    if max(images.shape[1:3]) > _MAX_SIDE:
-        raise InputError(f"{path}: images are {images.shape[1:3]} pixels; give at most {_MAX_SIDE} per side")
+    fits = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3 and images.size > 0
+    if not fits or max(images.shape[1:3]) > _MAX_SIDE:
+        wanted = f"must be uint8 (n, h, w, 3) with at most {_MAX_SIDE} px per side"
+        raise InputError(f"{path}: images {wanted}; found {images.dtype} {images.shape}")
     if not labelled:
         return images, np.zeros(0, np.int64), ()
     labels, names = arrays.get("labels"), arrays.get("class_names")

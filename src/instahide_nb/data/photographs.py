@@ -122,16 +122,10 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def reduce_area(image: npt.NDArray[np.uint8], size: int | Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Reduce an image; each new pixel is the mean over the area that it covers.
+    """Reduce an image (h, w, 3) to a side, or a height and width: each new pixel is the mean over its area.
 
     The means are exact ratios of integers, so the result is the same on every machine. Halves are rounded up where
     both sides are halved, and to even elsewhere: for squares this is what OpenCV's ``INTER_AREA`` gives on x86-64.
-
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (h, w, 3)
-    size : int or (int, int)
-        The new side, or height and width; no larger than the image.
 
     Examples
     --------

@@ -36,7 +36,7 @@ _GRAMMAR = "embedded, cifar10[:ROOT], imagenette[:ROOT], a folder of images or a
 
 
 class Source(NamedTuple):
-    """A source string, parsed: its kind (see `source_kind`), and the path or the word behind it."""
+    """A parsed source: its kind (see `source_kind`), its path, and whether it is the attacker's."""
 
     kind: str
     path: Path | None = None
@@ -52,17 +52,9 @@ class PrivateSet(NamedTuple):
 
 
 def source_kind(source: str) -> str:
-    """What may be published of a source: its keyword, ``npz`` or ``folder``, never a path.
-
-    Examples
-    --------
-    >>> source_kind("cifar10:/data"), source_kind("photos/mine.npz"), source_kind("photos")
-    ('cifar10', 'npz', 'folder')
-    """
+    """What may be published of a source: its keyword, ``npz`` or ``folder``, never a path."""
     word = source.partition(":")[0]
-    if word in _WORDS:
-        return word
-    return "npz" if source.lower().endswith(".npz") else "folder"
+    return word if word in _WORDS else "npz" if source.lower().endswith(".npz") else "folder"
 
 
 def parse_source(source: str, name: str = "source") -> Source:
@@ -72,14 +64,6 @@ def parse_source(source: str, name: str = "source") -> Source:
     ------
     InputError
         When the string has none of the known forms, or names something that does not exist; it begins with `name`.
-
-    Examples
-    --------
-    >>> parse_source("embedded:attacker").attacker
-    True
-    >>> parse_source("cifar100", "public_source")
-    Traceback (most recent call last):
-    instahide_nb.core.errors.InputError: public_source 'cifar100': no such folder; a source is embedded, ...
     """
     if not isinstance(source, str) or not source or "\0" in source:
         raise InputError(f"{name} {source!r}: a source is {_GRAMMAR}")
@@ -93,9 +77,7 @@ def parse_source(source: str, name: str = "source") -> Source:
         return Source(kind)
     path = Path(rest).expanduser()
     if kind in _WORDS and (not rest or not path.exists()):
-        raise InputError(
-            f"{name} {source!r}: no such folder; write {kind}:ROOT with the folder that holds it"
-        )
+        raise InputError(f"{name} {source!r}: no such folder; write {kind}:ROOT with an existing one")
     if kind == "npz" and not path.is_file():
         raise InputError(f"{name} {source!r}: no such file; check the path")
     if kind == "folder" and not path.is_dir():
@@ -118,23 +100,11 @@ def private_images(source: str, n_private: int, *, generator: np.random.Generato
 
     A source with exactly `n_private` images is used whole and in its own order. Otherwise each of its C classes
     gives n_private // C images and the first n_private % C classes give one more; what a small class cannot give,
-    the others give in the same way. Within a class the images are the first of a random permutation.
+    the others give in the same way. Within a class the images are the first of a random permutation by `generator`.
 
-    Parameters
-    ----------
-    source : str
-        See the module. Photographs in a folder are cut to their central square and reduced to 32 x 32 by area. A
-        plain folder is one class; otherwise each of its folders is one. Of Imagenette the validation half is taken,
-        so that its training half can serve as public images.
-    n_private : int
-        At least 2.
-    generator : numpy.random.Generator
-        The draw.
-
-    Returns
-    -------
-    PrivateSet
-        Ordered by class, then by draw.
+    Photographs in a folder are cut to their central square and reduced to 32 x 32 by area. A plain folder is one
+    class; otherwise each of its folders is one. Of Imagenette the validation half is taken, so that its training half
+    can serve as public images.
 
     Raises
     ------
@@ -221,18 +191,12 @@ def _images_in(folder: Path, source: str) -> list[Path]:
 
 
 def source_photographs(source: str) -> list[Photograph]:
-    """The photographs from which a public source's patches are cropped, measured but not decoded.
-
-    `source` is ``embedded``, ``embedded:attacker``, ``imagenette[:ROOT]`` (its training half) or a folder, searched
-    with all folders below it. An InputError says that it has no photographs or that one cannot be read.
-    """
+    """The photographs of a public source (of a folder at any depth, of Imagenette's training half), not yet decoded."""
     kind, path, attacker = parse_source(source, "public_source")
     if kind == "embedded":
         return embedded.public_regions("attacker" if attacker else "challenge")
     if kind in ("cifar10", "npz"):
-        raise InputError(
-            f"public_source {source!r}: has no photographs; name some, such as embedded or imagenette"
-        )
+        raise InputError(f"public_source {source!r}: has no photographs; name some, such as embedded")
     if kind == "imagenette" or path is None:
         path = data_set_folder(kind, path) / "train"
     files = _images_in(path, f"public_source {source!r}")
@@ -246,45 +210,32 @@ def public_crops(
     source: str, n: int, *, min_keypoints: int = 40, size: int | tuple[int, int] = 32, draw: int = 0
 ) -> CropTable:
     """The crops behind `public_patches`, which has the same parameters; row i of ``box[kept]`` is patch i."""
-    height, width = _height_width(size)
-    if (
-        n < 1
-        or min_keypoints < 0
-        or not 0 <= draw < 2**64
-        or not 1 <= min(height, width) <= max(height, width) <= 256
-    ):
+    height, width = (size, size) if isinstance(size, int) else size
+    if n < 1 or not 1 <= min(height, width) <= max(height, width) <= 256:
         raise InputError(
-            f"n_public {n}, min_keypoints {min_keypoints}, draw {draw}, size {size}: give 1 or more, 0 or more, "
-            "0 .. 2^64-1 and 1 .. 256"
+            f"n_public, size: {n} crops of {size} px are not possible; give 1 or more of 1 .. 256"
         )
     smallest, folder = max(SMALLEST, height, width), cache_folder() / "crops"
     photographs = source_photographs(source)
-    return kept_crops(
-        photographs, n, min_keypoints, smallest=smallest, draw=draw, folder=folder, source=source
-    )
+    return kept_crops(photographs, n, min_keypoints, smallest, draw, folder, source)
 
 
 def public_patches(
     source: str, n: int, *, min_keypoints: int = 40, size: int | tuple[int, int] = 32, draw: int = 0
 ) -> npt.NDArray[np.uint8]:
-    """Make `n` public patches; the same arguments and photographs give the same bits.
+    """Make `n` public patches, uint8 (n, h, w, 3); the same arguments and photographs give the same bits.
 
     Parameters
     ----------
     source : str
-        Photographs (see `source_photographs`), or an ``.npz`` with ready patches, of which the first `n` are taken.
+        Photographs, or an ``.npz`` with ready patches, of which the first `n` are taken.
     n : int
     min_keypoints : int
         A crop is kept if SIFT finds more key points than this in it.
     size : int or (int, int)
-        Side of a patch in pixels, or height and width, at most 256. Crops are squares of at least 64 px and at
-        least this size.
+        Side of a patch in pixels, or height and width, at most 256. Crops have at least this size and at least 64 px.
     draw : int
         0 .. 2^64-1: other draws are other crops of the same photographs.
-
-    Returns
-    -------
-    ndarray of uint8, shape (n, height, width, 3)
 
     Raises
     ------
@@ -297,7 +248,7 @@ def public_patches(
     >>> public_patches("embedded", 5).shape
     (5, 32, 32, 3)
     """
-    height, width = _height_width(size)
+    height, width = (size, size) if isinstance(size, int) else size
     kind, path, _ = parse_source(source, "public_source")
     if kind == "npz" and path is not None:
         ready = read_npz(path, labelled=False)[0]
@@ -317,7 +268,3 @@ def public_patches(
 
     for_each_photograph(cut, crops.photo[kept])
     return patches
-
-
-def _height_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
