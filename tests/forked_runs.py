@@ -21,6 +21,7 @@ from typing import Any
 
 import nbformat
 import numpy as np
+from matplotlib.figure import Figure
 
 from instahide_nb.attacks.result import AttackResult, on_the_grid
 from instahide_nb.core.errors import InputError
@@ -106,7 +107,7 @@ def _serve() -> None:
     assert all((report, notebook))
     for name in vars(plots):
         if name.endswith(("_histogram", "_plot")):
-            setattr(plots, name, lambda *values, **options: None)
+            setattr(plots, name, lambda *values, **options: Figure(figsize=(0.1, 0.1)))
     pipeline.execute = run_cells
     for line in sys.stdin:
         order = json.loads(line)
