@@ -19,13 +19,7 @@ from instahide_nb import __version__
 from instahide_nb.attacks.registry import check_method, split_options, why_not
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, read_json, write_bytes
-from instahide_nb.core.params import (
-    NOTEBOOKS,
-    AttackParams,
-    EvaluateParams,
-    GenDataParams,
-    read_yaml,
-)
+from instahide_nb.core.params import NOTEBOOKS, AttackParams, EvaluateParams, GenDataParams, read_yaml
 from instahide_nb.core.runs import (
     Messages,
     Watch,
@@ -209,13 +203,6 @@ def reproduce(
     Path
         The run's folder, with ``leaderboard.md``, ``leaderboard.json``, ``manifest.json``, ``resources.json`` and a
         file in ``log/``.
-
-    Raises
-    ------
-    InputError
-        If no method can attack the scheme, the folder is in use, or a notebook refuses its input.
-    NotebookError
-        If a notebook fails otherwise.
     """
     left_out = plan.left_out()
     if len(left_out) == len(plan.attacks):
@@ -285,13 +272,17 @@ def _evaluate_stage(params: EvaluateParams, challenge: dict[str, str], scored: d
 def _finished(run: Path, stage: _Stage) -> bool:
     """Whether the manifest has this stage with these parameters, and its files are unchanged."""
     known = read_manifest(run)["stages"].get(stage.name)
-    if known is None or known["parameters"] != stage.note:
+    folder, method = run / stage.folder, stage.name.partition("/")[2]
+    if (
+        known is None
+        or known["parameters"] != stage.note
+        or not (folder / _UNHASHED[stage.notebook]).is_file()
+    ):
         return False
-    expected = [_UNHASHED[stage.notebook]]
-    if stage.notebook != "evaluate" or _decrypted(run, stage.name.partition("/")[2]):
-        expected.append(f"{stage.notebook}.ipynb")
-    there = all((run / stage.folder / name).is_file() for name in expected)
-    return there and not compare(run, known["files"])
+    whole = bool(known["files"]) and (folder / f"{stage.notebook}.ipynb").is_file()
+    if not whole and (not method or _decrypted(run, method)):
+        return False
+    return not compare(run, known["files"])
 
 
 def _decrypted(run: Path, method: str) -> bool:
