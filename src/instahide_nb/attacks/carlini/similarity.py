@@ -7,6 +7,7 @@ for ten GPU hours. The default here, the correlation of local difference energie
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -40,9 +41,13 @@ def energy_similarity(release: Release, public: npt.NDArray[np.uint8]) -> Float3
         In [-1, 1], symmetric, 1 on the diagonal. The same bits on any machine.
     """
     feature = energy.features(release.encryption)
-    out = np.empty((len(feature), len(feature)), np.float32)
-    for low in range(0, len(feature), _ROWS):
-        out[low : low + _ROWS] = energy.correlation(feature[low : low + _ROWS], feature)
+    # Integers whose products stay below 2^24 are summed exactly in any order. Widths above 32,768 need shorter ones.
+    whole = np.rint(feature * np.float32(min(16, math.isqrt(2**23 // feature.shape[1]))))
+    length = np.sqrt((whole * whole).sum(axis=1))
+    out = np.empty((len(whole), len(whole)), np.float32)
+    for low in range(0, len(whole), _ROWS):
+        part = slice(low, low + _ROWS)
+        out[part] = whole[part] @ whole.T / np.maximum(length[part, None] * length, np.float32(1))
     return out
 
 
