@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,15 +40,13 @@ def _case(what: str, seconds: dict[str, list[float]], note: str = "") -> Case:
 def start_up(quick: bool, runs: int) -> Case:
     """The command's help and the package's import, against an interpreter that does nothing."""
 
-    def call(*words: str) -> Callable[[], object]:
-        return lambda: subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
-
-    candidates = {
-        "instahide-nb --help": call("-m", "instahide_nb.run.cli", "--help"),
-        "import instahide_nb": call("-c", "import instahide_nb"),
-        "python alone": call("-c", "pass"),
+    words = {
+        "instahide-nb --help": ("-m", "instahide_nb.run.cli", "--help"),
+        "import instahide_nb": ("-c", "import instahide_nb"),
+        "python alone": ("-c", "pass"),
     }
-    return _case("start-up", rounds(candidates, runs))
+    calls = {name: partial(subprocess.check_output, [sys.executable, *each]) for name, each in words.items()}
+    return _case("start-up", rounds(calls, runs))
 
 
 def encryption(quick: bool, runs: int) -> Case:
@@ -121,8 +120,7 @@ def evaluation(quick: bool, runs: int) -> Case:
     }
     seconds = rounds(candidates, runs)
     seconds["scikit-image per pair"] = [s * n / sample for s in seconds["scikit-image per pair"]]
-    note = f"scikit-image was timed on {sample} encryptions"
-    return _case(f"evaluate, {n:,} decryptions", seconds, note)
+    return _case(f"evaluate, {n:,} decryptions", seconds, f"scikit-image was timed on {sample} encryptions")
 
 
 def seed_scan(quick: bool, runs: int) -> Case:
@@ -140,14 +138,10 @@ def seed_scan(quick: bool, runs: int) -> Case:
         for seed in range(sample):
             np.random.RandomState(seed).standard_normal(6)
 
-    candidates = {
-        "ours": scan,
-        "RandomState per seed": one_by_one,
-    }
-    seconds = rounds(candidates, runs)
+    seconds = rounds({"ours": scan, "RandomState per seed": one_by_one}, runs)
     seconds["RandomState per seed"] = [s * count / sample for s in seconds["RandomState per seed"]]
-    note = f"RandomState was timed on {sample} seeds"
-    return _case(f"seed scan, 2^{count.bit_length() - 1} seeds", seconds, note)
+    what = f"seed scan, 2^{count.bit_length() - 1} seeds"
+    return _case(what, seconds, f"RandomState was timed on {sample} seeds")
 
 
 def busy(quick: bool, runs: int) -> Case:

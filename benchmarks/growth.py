@@ -1,7 +1,4 @@
-"""How time and memory grow with the number of encryptions: one stage of a run at one size.
-
-Private images are crops of photographs, because the package embeds no more than 100 squares.
-"""
+"""One stage of a run at one size. Private images are crops, because the package embeds no more than 100 squares."""
 
 from __future__ import annotations
 

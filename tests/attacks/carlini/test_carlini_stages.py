@@ -41,9 +41,6 @@ def ideal_similarity(pair: np.ndarray, coefficient: np.ndarray) -> np.ndarray:
     return (held @ held.T + (noise + noise.T) / 2).astype(np.float32)
 
 
-# similarity
-
-
 def test_energy_similarity_is_symmetric_and_does_not_feel_the_mask():
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (12, 8, 8, 3)).astype(np.float32)
@@ -54,9 +51,6 @@ def test_energy_similarity_is_symmetric_and_does_not_feel_the_mask():
     assert plain.tobytes() == masked.tobytes()
     assert (plain == plain.T).all()
     assert plain.diagonal() == pytest.approx(1.0, abs=1e-6)
-
-
-# groups
 
 
 def test_groups_are_grown_from_the_nearest():
@@ -71,14 +65,6 @@ def test_groups_are_grown_from_the_nearest():
     member = grow_groups(similarity, np.array([0]), 4, First(np.random.PCG64(0)))
     # 1 is nearest to 0; then 2 (0.8 + 0.1) is nearer to both together than 3 (0.5 + 0.3)
     assert member.tolist() == [[0, 1, 2, 3]]
-
-
-def test_grown_groups_have_distinct_members():
-    rng = np.random.default_rng(1)
-    similarity = rng.normal(size=(40, 40)).astype(np.float32)
-    member = grow_groups(similarity + similarity.T, np.arange(40), 25, rng)
-    assert all(len(set(row)) == 25 for row in member.tolist())
-    assert (member[:, 0] == np.arange(40)).all()
 
 
 def test_selected_groups_are_confirmed_and_have_little_in_common():
@@ -128,9 +114,6 @@ def test_second_similarity_counts_neither_an_encryption_itself_nor_those_that_ma
     assert second_similarity(similarity, core, candidate).ravel().tolist() == [0.25] * 3 + [7.0]
 
 
-# matching
-
-
 @pytest.mark.parametrize("matching", [optimal_matching, greedy_matching])
 def test_matching_respects_labels_and_capacities(matching):
     slots, _, _ = made_slots(120, 3, 2)
@@ -175,9 +158,6 @@ def test_with_a_perfect_score_both_matchings_are_right():
     assert (best == pair)[apart].mean() > 0.9
     assert (fast == pair)[apart & (fast >= 0).all(axis=1)].mean() > 0.95
     assert (fast >= 0).mean() < (best >= 0).mean() == 1.0
-
-
-# gradient descent with free signs
 
 
 def descent_problem(n: int = 60, images: int = 5, width: int = 7):
@@ -253,9 +233,6 @@ def test_stretch_of_a_flat_image_is_finite():
     assert np.isfinite(stretch(np.full((1, 2, 2, 3), 0.5, np.float32))).all()
 
 
-# what is learned
-
-
 def test_adam_follows_its_definition():
     rng = np.random.default_rng(0)
     value = rng.normal(size=5).astype(np.float32)
@@ -283,13 +260,6 @@ def test_a_colour_curve_undoes_a_colour_cast_pixel_by_pixel():
     place = rng.permutation(1024)
     mixed = cast.reshape(20, 1024, 3)[:, place].reshape(cast.shape)
     assert (made.reshape(20, 1024, 3)[:, place] == curve(mixed).reshape(20, 1024, 3)).all()
-
-
-def test_a_colour_curve_can_bend():
-    """A network without its hidden units could not: the best straight line leaves a mean square of 0.09."""
-    image = np.random.default_rng(1).uniform(-1, 1, (20, 32, 32, 1)).astype(np.float32)
-    made = learn_colour_curve(image, np.abs(image))(image)
-    assert ((made - np.abs(image)) ** 2).mean() < 0.002
 
 
 def test_cleaning_smooths_images_that_it_has_not_seen_and_looks_no_further_than_its_window():
