@@ -1,8 +1,9 @@
-"""The command line: what it refuses, how it says so, and that nothing is written then."""
+"""The command line: what it prints, its exit codes, and that refused input leaves nothing written."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,13 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked_runs import run_cells, small, small_plan
+from typer.testing import CliRunner, Result
 
 from instahide_nb.attacks.result import AttackResult, save_result
 from instahide_nb.challenge.build import build_challenge, save_challenge
 from instahide_nb.challenge.release import load_release
 from instahide_nb.challenge.secret import check_halves
+from instahide_nb.core.files import load_array
 from instahide_nb.core.params import GenDataParams
-from instahide_nb.run import cli
+from instahide_nb.evaluate.report import about_attack
+from instahide_nb.run import cli, pipeline
+from instahide_nb.run.cli import app
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -157,7 +163,7 @@ def test_a_secret_of_another_challenge_is_refused(
     words = ["score", str(tmp_path / "d.npy"), "--release", str(saved_run / "release"), "--secret"]
     for run_of, named in (
         ("other", r"labels fit \d+ of 35 rows"),
-        ("fewer", "28 encryptions .* the release of 35"),
+        ("fewer", "28 encryptions .* the release 35"),
     ):
         assert run(monkeypatch, *words, str(tmp_path / run_of / "secret")) == 2
         said = capsys.readouterr().err
@@ -194,3 +200,125 @@ def test_a_submission_takes_its_source_from_where_it_is_said_to_be(
     with zipfile.ZipFile(tmp_path / "attack-submission.zip") as archive:
         assert archive.read("source/far_away.py").startswith(b"def attack")
         assert b"not stated of wall time" not in archive.read("description.md")
+
+
+# Of a finished run
+
+FOLDER = "forked_runs-attack"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 400 encryptions, decrypted as the mean public image."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "execute", run_cells)
+        pipeline.reproduce(small_plan(run), lambda line: None)
+    return run
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(app, list(map(str, words)))
+
+
+def test_verify_counts_what_is_as_it_was(copied: Path) -> None:
+    result = call("verify", copied)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == "verified: 17 artefacts are as the run's manifest says\n"
+
+
+def test_verify_names_each_file_that_is_not(copied: Path) -> None:
+    image = load_array(copied / f"attack/{FOLDER}/recovered.npy")
+    np.save(copied / f"attack/{FOLDER}/recovered.npy", -image)
+    (copied / f"evaluate/{FOLDER}/overview.png").write_bytes(b"no picture")
+    (copied / "release/label.npy").unlink()
+    result = call("verify", copied)
+    assert (result.exit_code, result.stdout) == (1, "")
+    lines = result.stderr.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("differs: ") for line in lines)
+    for name, what in (("recovered.npy", "expected"), ("overview.png", "picture"), ("label.npy", "missing")):
+        assert any(name in line and what in line for line in lines), lines
+
+
+def test_only_a_preset_can_be_recorded(copied: Path) -> None:
+    result = call("verify", copied, "--record")
+    assert "not those of a preset" in str(result.exception)
+
+
+def test_score_gives_the_rank(copied: Path) -> None:
+    halves = ("--release", copied / "release", "--secret", copied / "secret")
+    result = call("score", copied / f"attack/{FOLDER}/decryption.npy", *halves)
+    assert result.exit_code == 0, result.output
+    assert "Rank       4 of 4, below Carlini et al. ver.2" in result.stdout
+    perfect = load_array(copied / "secret/private.npy")[load_array(copied / "secret/pair.npy")[:, 0]]
+    np.save(copied / "perfect.npy", (2 * perfect.astype(np.float64) / 255 - 1).astype(np.float32))
+    result = call("score", copied / "perfect.npy", *halves)
+    assert "Max_SSIM   1.0000" in result.stdout
+    assert "Rank       1 of 4" in result.stdout
+
+
+@pytest.mark.parametrize("damage", ["deleted", "damaged"])
+def test_a_decryption_is_known_by_what_lies_beside_it_and_may_come_alone(copied: Path, damage: str) -> None:
+    folder = copied / f"attack/{FOLDER}"
+    known = about_attack(folder / "decryption.npy")
+    assert known.details["method"] == "forked_runs:attack"
+    assert known.recovered is not None
+    for name in ("attack.json", "recovered.npy"):
+        if damage == "deleted":
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(b"{")
+    alone = about_attack(folder / "decryption.npy")
+    assert (alone.details, alone.recovered) == ({}, None)
+
+
+def test_submit_names_the_zip(copied: Path) -> None:
+    result = call("submit", copied / f"attack/{FOLDER}")
+    assert result.exit_code == 0, result.output
+    assert Path(result.stdout.strip()).is_file()
+
+
+def test_quiet_and_verbose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "execute", run_cells)
+    monkeypatch.chdir(tmp_path)
+    parameters = small(tmp_path)
+    words = [
+        "reproduce",
+        "--preset",
+        "tiny",
+        "--out",
+        str(tmp_path / "run"),
+        "--method",
+        "forked_runs:attack",
+    ]
+    words += [f"-p{name}={value}" for name, value in parameters.items()]
+    logs: list[Path] = []
+
+    def reproduce(*more: str) -> tuple[Result, str]:
+        result = CliRunner().invoke(app, [*words, *more])
+        assert result.exit_code == 0, result.output
+        (log,) = set((tmp_path / "run/log").glob("*.log")) - set(logs)
+        logs.append(log)
+        return result, log.read_text()
+
+    # What the cells print goes to this process here, and to the notebook otherwise; so everything is made first.
+    reproduce()
+    quiet, _ = reproduce("-q")
+    assert quiet.output == ""
+    usual, text = reproduce()
+    assert usual.stderr == ""
+    stages = [line.split()[0].partition("/")[0] for line in usual.stdout.splitlines()[:3]]
+    assert stages == ["gen_data", "attack", "evaluate"]
+    verbose, text = reproduce("-v")
+    assert verbose.stdout == usual.stdout
+    lines = [re.sub(r"^\S+ [A-Z]+ ", "", line) for line in text.splitlines()]
+    assert verbose.stderr.splitlines() == lines
+    assert any(re.search("[0-9a-f]{16}", line) for line in lines), "hashes are shown"
+    for log in logs:
+        assert str(parameters["seed"]) not in log.read_text()
