@@ -40,7 +40,7 @@ ATTACK = {
     "seconds": {"energy": 61.2, "images": 89.4},
     "platform": "x86_64, 2 cores",
 }
-CONTENT = measured_row(METRICS, ATTACK, challenge=HASH, day="2026-01-31").model_dump()
+CONTENT = measured_row(METRICS, ATTACK, challenge=HASH).model_dump() | {"date": "2026-01-31"}
 
 
 def row(**change: object) -> Row:
@@ -139,6 +139,8 @@ def test_only_a_reported_row_may_lack_max_l2():
     assert parse_row(reported).max_l2 is None
     with pytest.raises(InputError, match="min_l2"):
         parse_row(reported | {"min_l2": None, "recovered_generator": False})
+    with pytest.raises(InputError, match="max_ssim"):
+        parse_row(CONTENT | {"max_ssim": None, "recovered_generator": False})
 
 
 def test_a_file_that_is_not_a_row(tmp_path):

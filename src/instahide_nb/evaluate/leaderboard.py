@@ -14,6 +14,7 @@ import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from importlib.resources import files
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -63,10 +64,12 @@ class Row(BaseModel):
 
     @model_validator(mode="after")
     def _has_its_scores(self) -> Row:
-        missing = [name for name in METRICS if getattr(self, name) is None]
-        if self.kind == "reported":
-            missing = [name for name in missing if name != "max_l2"]
-        if missing and (self.kind == "reported" or self.recovered_generator is not False):
+        optional = {"max_l2"} if self.kind == "reported" else set()
+        missing = [name for name in METRICS if getattr(self, name) is None and name not in optional]
+        unscored = (
+            self.kind == "measured" and self.recovered_generator is False and len(missing) == len(METRICS)
+        )
+        if missing and not unscored:
             raise ValueError(f"field '{missing[0]}': a number is expected")
         return self
 
@@ -104,15 +107,9 @@ def save_row(path: Path | str, row: Row) -> None:
 
 
 def measured_row(
-    metrics: Mapping[str, float] | None,
-    attack: Mapping[str, object],
-    *,
-    challenge: str,
-    name: str = "",
-    note: str = "",
-    day: str = "",
+    metrics: Mapping[str, float] | None, attack: Mapping[str, object], *, challenge: str, name: str = ""
 ) -> Row:
-    """The row of an attack of this day.
+    """The row of an attack, dated today (UTC).
 
     Parameters
     ----------
@@ -123,24 +120,23 @@ def measured_row(
         on the generator ``recovered`` and ``reason``. What is missing is shown as "not stated".
     challenge : str
         sha256 of the array of encryptions, or "2020".
-    name, note, day : str
-        In place of the method's name, of a note on the generator, and of today's date (UTC).
+    name : str
+        In place of the method's name.
     """
     recovered = attack.get("recovered")
-    if recovered is False and not note:
-        note = f"random generator not found ({one_line(attack.get('reason'))})"
+    lost = f"random generator not found ({one_line(attack.get('reason'))})"
     title = name or str(attack.get("method") or "unnamed")
     content = {
         "attack": title,
         "source": f"instahide-nb {__version__}",
-        "date": day or datetime.now(UTC).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
         "complexity": one_line(attack.get("complexity")),
         "time": wall_time(attack.get("seconds")),
         "hardware": one_line(attack.get("platform")),
         "kind": "measured",
         "challenge": challenge,
         "recovered_generator": recovered,
-        "note": note,
+        "note": lost if recovered is False else "",
         **{field: (metrics or {}).get(field) for field in (*METRICS, "success_rate")},
     }
     return parse_row(content, f"the row of {title}")
@@ -180,13 +176,9 @@ def load_published() -> list[Row]:
 
 def sort_rows(rows: Iterable[Row]) -> list[Row]:
     """Best first: by max_ssim, mean_ssim, smaller min_l2, then by name; rows without scores last."""
-    return sorted(
-        rows,
-        key=lambda row: (
-            *(not row.ranked, -(row.max_ssim or 0), -(row.mean_ssim or 0), row.min_l2 or 0),
-            *(row.attack, row.challenge),
-        ),
-    )
+    named = sorted(rows, key=lambda row: (row.attack, row.challenge))
+    scores = ((row.ranked, row.max_ssim or 0, row.mean_ssim or 0, -(row.min_l2 or 0)) for row in named)
+    return [row for _, row in sorted(zip(scores, named, strict=True), key=itemgetter(0), reverse=True)]
 
 
 def to_json(rows: Iterable[Row]) -> str:

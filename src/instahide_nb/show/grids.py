@@ -3,7 +3,7 @@
 They are composed in uint8. Font libraries render text a little differently from version to version, so letters come
 from a picture in the package (``lettering.png``: DejaVu Sans, drawn once by ``tests/show/make_lettering.py``) and are
 blended in integers. Images are enlarged by whole factors. Every grid uses one scale: images and encryptions run from
--1 (black) to 1 (white), absolute values from 0 to 1.
+-1 (black) to 1 (white), absolute values from 0 to 1. A grid is uint8 (height, width, 3), RGB.
 """
 
 from __future__ import annotations
@@ -121,10 +121,9 @@ def draw_text(
     align: str = "left",
     colour: tuple[int, int, int] = INK,
 ) -> None:
-    """Write a line of text on an RGB canvas, in place.
+    """Write a line of text on an RGB canvas, in place; what falls outside is cut off.
 
-    `x` is its left end, its middle ("centre") or its right end, as `align` says; `y` is its top. What falls outside is
-    cut off, and a character that the shipped font lacks becomes "?".
+    `x` is its left end, its middle ("centre") or its right end, as `align` says; `y` is its top.
     """
     width = text_width(text, style)
     x -= {"left": 0, "centre": width // 2, "right": width}[align]
@@ -261,7 +260,6 @@ def comparison_grid(
     scores: Scores,
     *,
     rows: int = 8,
-    title: str = "Encryptions and decryptions, best to worst",
 ) -> UInt8:
     """Private image, encryption, its absolute value and decryption, from the best encryption to the worst.
 
@@ -277,12 +275,6 @@ def comparison_grid(
         From :func:`instahide_nb.evaluate.metrics.score`.
     rows : int
         How many encryptions, evenly spaced in rank.
-    title : str
-        The first line.
-
-    Returns
-    -------
-    uint8 (height, width, 3)
     """
     n, height, width = encryption.shape[:3]
     shown = compare_encryptions(encryption, decryption, private, pair, scores.ssim, rows)
@@ -296,7 +288,7 @@ def comparison_grid(
     canvas = _headed(
         top + count * (tall + _GAP) - _GAP + _MARGIN,
         left + len(shown.images) * step - _GAP + _MARGIN,
-        title,
+        "Encryptions and decryptions, best to worst",
         f"{count} of {n:,} encryptions, evenly spaced in rank",
     )
     for place, row in enumerate(shown.chosen):
@@ -316,29 +308,8 @@ def comparison_grid(
     return canvas
 
 
-def overview(
-    private: UInt8,
-    recovered: npt.NDArray[np.floating],
-    *,
-    columns: int = 8,
-    title: str = "Private images and what was recovered of them",
-) -> UInt8:
-    """All private images, each beside the recovered image matched to it, from the best to the worst.
-
-    Parameters
-    ----------
-    private : uint8 (n_private, h, w, 3)
-    recovered : floating (m, h, w, 3)
-        Recovered images in [-1, 1] in any order, m at least n_private.
-    columns : int
-        Pairs in a row.
-    title : str
-        The first line.
-
-    Returns
-    -------
-    uint8 (height, width, 3)
-    """
+def overview(private: UInt8, recovered: npt.NDArray[np.floating], *, columns: int = 8) -> UInt8:
+    """All private images, each beside the recovered image that :func:`match_images` gives it, best to worst."""
     n, height, width = private.shape[:3]
     place, ssim = match_images(recovered, private)
     columns, factor = min(columns, n), _factor(height, _TILE * 3 // 4)
@@ -348,7 +319,7 @@ def overview(
     canvas = _headed(
         _HEAD + -(-n // columns) * down - _GAP + _MARGIN,
         2 * _MARGIN + columns * step - 2 * _GAP,
-        title,
+        "Private images and what was recovered of them",
         f"left private, right recovered; SSIM below. {n} images, mean {mean:.3f}, worst {ssim.min():.3f}",
     )
     for position, i in enumerate(np.argsort(-ssim, kind="stable")):
@@ -359,17 +330,8 @@ def overview(
     return canvas
 
 
-def method_grid(
-    private: UInt8,
-    recovered: Mapping[str, npt.NDArray[np.floating]],
-    *,
-    rows: int = 8,
-    title: str = "The same private images, recovered by each attack",
-) -> UInt8:
-    """Private images in the first column and what each attack recovered of them in the others.
-
-    The arguments are those of :func:`compare_attacks`; returns uint8 (height, width, 3).
-    """
+def method_grid(private: UInt8, recovered: Mapping[str, npt.NDArray[np.floating]], *, rows: int = 8) -> UInt8:
+    """Private images, and what each attack recovered of them; the arguments are those of :func:`compare_attacks`."""
     shown = compare_attacks(private, recovered, rows)
     height, width = private.shape[1:3]
     factor, count = _factor(height, _TILE), len(shown.chosen)
@@ -381,7 +343,7 @@ def method_grid(
     canvas = _headed(
         top + count * down - _GAP + _MARGIN,
         2 * _MARGIN + len(shown.images) * step - 2 * _GAP,
-        title,
+        "The same private images, recovered by each attack",
         f"{count} of {len(private)} private images, evenly spaced in rank by mean SSIM; SSIM below each",
     )
     for column, (name, images) in enumerate(shown.images.items()):
@@ -414,22 +376,9 @@ def write_method_grid(run: Path, methods: Sequence[str]) -> Path | None:
 def contact_sheet(
     images: Images, captions: Sequence[str] | None = None, *, columns: int = 10, tile: int = 64
 ) -> UInt8:
-    """Images in rows, with a caption below each when given.
+    """Images (n, h, w, 3), pixels or values in [-1, 1], in rows of `columns`, with a caption below each when given.
 
-    Parameters
-    ----------
-    images : uint8 or floating (n, h, w, 3)
-        Pixels, or values in [-1, 1].
-    captions : sequence of str, optional
-        One short text per image.
-    columns : int
-        Images in a row.
-    tile : int
-        Images are enlarged by the largest whole factor that keeps them within this height.
-
-    Returns
-    -------
-    uint8 (height, width, 3)
+    They are enlarged by the largest whole factor that keeps them within `tile` pixels of height.
     """
     n, height, width = images.shape[:3]
     if captions is not None and len(captions) != n:

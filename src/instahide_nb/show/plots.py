@@ -12,12 +12,14 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import cv2
 import matplotlib.style
 import numpy as np
 import numpy.typing as npt
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
@@ -25,6 +27,7 @@ from matplotlib.figure import Figure
 from instahide_nb.core.errors import InputError
 from instahide_nb.data.crops import CropTable, key_points
 from instahide_nb.evaluate.leaderboard import Row, sort_rows
+from instahide_nb.evaluate.metrics import METRICS
 from instahide_nb.show.grids import INK, MUTED, draw_text, enlarge, line_height, text_width
 
 if TYPE_CHECKING:  # only a sweep's table needs pandas
@@ -33,11 +36,14 @@ if TYPE_CHECKING:  # only a sweep's table needs pandas
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 """Blue, orange, green, vermilion, purple, sky blue, black."""
 
+_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+
 STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # ships with Matplotlib: the same font on every machine
     "font.size": 8,
     "axes.titlesize": 8,
+    "axes.titlelocation": "left",
     "axes.labelsize": 8,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
@@ -48,16 +54,17 @@ STYLE = {
     "ytick.major.width": 0.6,
     "lines.linewidth": 1.2,
     "lines.markersize": 4,
+    "errorbar.capsize": 2,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "axes.prop_cycle": cycler(color=OKABE_ITO, linestyle=_LINES),
     "pdf.fonttype": 42,  # TrueType, embedded: editors and archives can read the text
 }
 """Matplotlib settings of every plot here."""
 
 _GREY, _LIGHT = "#767676", "#E4E4E4"
 _TALLEST = 3.0  # inches: a wide plot need not be tall
-_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 Float64 = npt.NDArray[np.float64]
@@ -79,18 +86,19 @@ def figure_bytes(figure: Figure, *, kind: str = "png", dpi: int = 110, title: st
     return buffer.getvalue()
 
 
-def new_figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
-    """A white figure of that size in inches and its panels, side by side."""
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A white figure of that size in inches, and its axes."""
     figure = Figure(figsize=(width, min(height, _TALLEST)), layout="constrained", facecolor="white")
-    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+    return figure, figure.add_subplot()
 
 
-def _steps(axis: Axes, values: Float64, edges: Float64, position: int, label: str) -> None:
+def _shares(axis: Axes, values: Float64, edges: Float64, label: str) -> None:
     """The share of `values` in each bin, as an outline over a light area."""
     share = np.histogram(values, edges)[0] / len(values)
-    colour, line = OKABE_ITO[position % len(OKABE_ITO)], _LINES[position % len(_LINES)]
-    axis.stairs(share, edges, fill=True, color=colour, alpha=0.18)
-    axis.stairs(share, edges, color=colour, linestyle=line, linewidth=1.2, label=label)
+    (line,) = axis.plot(edges, [*share, share[-1]], drawstyle="steps-post", label=label)
+    axis.fill_between(
+        edges, [*share, share[-1]], step="post", color=line.get_color(), alpha=0.18, linewidth=0
+    )
 
 
 def _finish(axis: Axes, xlabel: str, ylabel: str, *, legend: bool = True) -> None:
@@ -101,13 +109,12 @@ def _finish(axis: Axes, xlabel: str, ylabel: str, *, legend: bool = True) -> Non
         axis.legend()
 
 
-def _limit(axis: Axes, place: float, text: str, *, right: bool = True) -> None:
+def _limit(axis: Axes, place: float, text: str) -> None:
     """A vertical line at a limit, labelled."""
-    axis.axvline(place, color=OKABE_ITO[3], linewidth=1)
+    axis.axvline(place, color=OKABE_ITO[3], linewidth=1, linestyle="-")
     axis.annotate(
-        text, (place, 1), xycoords=("data", "axes fraction"), xytext=(4 if right else -4, 2),
-        textcoords="offset points", ha="left" if right else "right", va="bottom", color=OKABE_ITO[3], fontsize=7,
-        annotation_clip=False,
+        text, (place, 1), xycoords=("data", "axes fraction"), xytext=(4, 2), textcoords="offset points",
+        va="bottom", color=OKABE_ITO[3], fontsize=7, annotation_clip=False,
     )  # fmt: skip
 
 
@@ -118,9 +125,9 @@ def ssim_histogram(best_ssim: Mapping[str, Float64], *, width: float = 6.0) -> F
     lowest = min(float(values.min()) for values in best_ssim.values())
     edges = np.arange(min(0, math.floor(lowest * 40)), 41) / 40
     with style():
-        figure, (axis,) = new_figure(width, 0.5 * width)
-        for position, (name, values) in enumerate(best_ssim.items()):
-            _steps(axis, values, edges, position, f"{name} (mean {math.fsum(values) / len(values):.3f})")
+        figure, axis = new_figure(width, 0.5 * width)
+        for name, values in best_ssim.items():
+            _shares(axis, values, edges, f"{name} (mean {math.fsum(values) / len(values):.3f})")
         axis.set_xlim(edges[0], 1)
         _finish(axis, "SSIM with the nearer private image", "share of encryptions")
     return figure
@@ -129,20 +136,20 @@ def ssim_histogram(best_ssim: Mapping[str, Float64], *, width: float = 6.0) -> F
 def keypoint_histogram(
     keypoints: npt.NDArray[np.integer], min_keypoints: int = 40, *, width: float = 6.0
 ) -> Figure:
-    """Distribution of the numbers of SIFT key points (m,) of random crops; crops with more than the least are kept."""
+    """Numbers of SIFT key points (m,) of random crops; crops with more than `min_keypoints` are kept."""
     kept, highest = keypoints > min_keypoints, int(keypoints.max(initial=1))
     # A bin ends exactly at the cut, so that no bar holds both kept and refused crops.
     step = max(1, -(-highest // 60))
     edges = np.arange((min_keypoints + 1) % step - step, highest + 2 * step, step) - 0.5
     with style():
-        figure, (axis,) = new_figure(width, 0.45 * width)
+        figure, axis = new_figure(width, 0.45 * width)
         for values, colour, name, hatch in (
             (keypoints[~kept], _GREY, "refused", "////"),
             (keypoints[kept], OKABE_ITO[0], "kept", ""),
         ):
-            axis.bar(
-                edges[:-1], np.histogram(values, edges)[0], step, align="edge", color=colour, alpha=0.75,
-                label=f"{name}: {len(values):,}", hatch=hatch, edgecolor="white", linewidth=0.4,
+            axis.hist(
+                values, list(edges), color=colour, alpha=0.75, label=f"{name}: {len(values):,}", hatch=hatch,
+                edgecolor="white", linewidth=0.4, linestyle="-",
             )  # fmt: skip
         _limit(axis, min_keypoints + 0.5, f"more than {min_keypoints}")
         axis.set_xlim(max(-0.5, edges[0]), edges[-1])
@@ -151,39 +158,22 @@ def keypoint_histogram(
 
 
 def coefficient_histogram(
-    coefficient: npt.NDArray[np.floating],
-    *,
-    max_coefficient: float | None = None,
-    min_private_sum: float | None = None,
-    width: float = 6.0,
+    coefficient: npt.NDArray[np.floating], max_coefficient: float, *, width: float = 6.0
 ) -> Figure:
-    """Distribution of the coefficients (n, k): the largest of each encryption, the second, and the others.
-
-    `max_coefficient` is drawn as a limit. `min_private_sum` adds a second panel: the sum of the first two coefficients,
-    which are those of the private images, and this limit.
-    """
+    """The coefficients (n, k): the largest of each encryption, the second, and the others; and their limit."""
     ordered = np.sort(coefficient.astype(np.float64), axis=1)[:, ::-1]
     edges = np.arange(51) / 50
     parts = {"largest": ordered[:, 0], "second": ordered[:, 1], "all others": ordered[:, 2:].ravel()}
-    panels = 1 if min_private_sum is None else 2
     with style():
-        figure, axes = new_figure(width, (0.45 if panels == 1 else 0.36) * width, panels)
-        for position, (label, values) in enumerate(parts.items()):
+        figure, axis = new_figure(width, 0.45 * width)
+        for label, values in parts.items():
             if values.size:
-                _steps(axes[0], values, edges, position, label)
-        axes[0].set_xlim(0, 1)
-        _finish(axes[0], "coefficient", "share", legend=panels == 1)
-        axes[0].set_yscale("log")  # two thirds of the others and more are close to zero
-        axes[0].set_ylim(1e-4, 1)
-        if max_coefficient is not None:
-            _limit(axes[0], max_coefficient, f"at most {max_coefficient:g}")
-        if min_private_sum is not None:
-            both = coefficient[:, :2].astype(np.float64).sum(axis=1)
-            _steps(axes[1], both, edges, 2, "both private images")
-            axes[1].set_xlim(0, 1)
-            _finish(axes[1], "sum of both private coefficients", "share of encryptions", legend=False)
-            _limit(axes[1], min_private_sum, f"at least {min_private_sum:g}", right=False)
-            figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
+                _shares(axis, values, edges, label)
+        axis.set_xlim(0, 1)
+        _finish(axis, "coefficient", "share")
+        axis.set_yscale("log")  # two thirds of the others and more are close to zero
+        axis.set_ylim(1e-4, 1)
+        _limit(axis, max_coefficient, f"at most {max_coefficient:g}")
     return figure
 
 
@@ -199,10 +189,10 @@ def similarity_histogram(same: Float64, different: Float64, *, width: float = 6.
     spread = math.sqrt((float(same.var()) + float(different.var())) / 2)
     distance = (float(same.mean()) - float(different.mean())) / spread if spread else math.inf
     with style():
-        figure, (axis,) = new_figure(width, 0.5 * width)
-        _steps(axis, different, edges, 0, "no private image shared")
-        _steps(axis, same, edges, 3, "a private image shared")
-        axis.set_title(f"d′ = {distance:.2f}", loc="left")
+        figure, axis = new_figure(width, 0.5 * width)
+        _shares(axis, different, edges, "no private image shared")
+        _shares(axis, same, edges, "a private image shared")
+        axis.set_title(f"d′ = {distance:.2f}")
         _finish(axis, "similarity of two encryptions", "share of pairs")
     return figure
 
@@ -212,12 +202,11 @@ def product_plot(
 ) -> Figure:
     """Products of one pixel in pairs of images: (m,) in the recovered images, (m,) as estimated from encryptions."""
     with style():
-        figure, (axis,) = new_figure(width, 0.53 * width)
-        axis.plot(seen, estimated, ".", color=OKABE_ITO[0], markersize=3)
-        axis.plot([-1, 1], [-1, 1], color=_GREY, linewidth=0.8)
-        axis.set_xlabel("product of the pixel in the two recovered images")
+        figure, axis = new_figure(width, 0.53 * width)
+        axis.plot(seen, estimated, ".", markersize=3)
+        axis.plot([-1, 1], [-1, 1], "-", color=_GREY, linewidth=0.8)
+        axis.set(xlabel="product of the pixel in the two recovered images", ylim=(-2, 2))
         axis.set_ylabel("as estimated from the encryptions' squares")
-        axis.set_ylim(-2, 2)
     return figure
 
 
@@ -230,7 +219,7 @@ def error_plot(curve: Sequence[Sequence[float]], *, width: float = 6.0) -> Figur
     none = wrong == 0
     percent = 100 * np.where(none, 1, wrong) / taken
     with style():
-        figure, (axis,) = new_figure(width, 0.53 * width)
+        figure, axis = new_figure(width, 0.53 * width)
         axis.plot(taken[~none], percent[~none], "o-", color=OKABE_ITO[0], label="wrong")
         axis.plot(
             taken[none], percent[none], "v", color=OKABE_ITO[0], fillstyle="none", label="none wrong: below"
@@ -242,30 +231,26 @@ def error_plot(curve: Sequence[Sequence[float]], *, width: float = 6.0) -> Figur
 
 def attack_comparison(rows: Sequence[Row], *, width: float = 6.0) -> Figure:
     """Max_SSIM of each row of the leaderboard that has scores, best first; reported rows are hatched."""
-    ordered = [(row, row.max_ssim) for row in sort_rows(rows)[::-1] if row.max_ssim is not None]
-    if not ordered:
+    scored = [row for row in sort_rows(rows)[::-1] if row.max_ssim is not None]
+    if not scored:
         raise InputError("rows: no attack is given; name one or more")
+    looks = {
+        "measured": ("measured here", OKABE_ITO[0], "", "{:.3f}"),
+        "reported": ("reported by its authors", "#C9C9C9", "////", "{:.2f}"),
+    }
     with style():
-        figure, (axis,) = new_figure(width, 0.55 + 0.24 * len(ordered))
-        for kind, colour, hatch, label in (
-            ("measured", OKABE_ITO[0], "", "measured here"),
-            ("reported", "#C9C9C9", "////", "reported by its authors"),
-        ):
-            bars = {place: value for place, (row, value) in enumerate(ordered) if row.kind == kind}
-            if bars:
-                axis.barh(
-                    list(bars), list(bars.values()), 0.66, color=colour, hatch=hatch, edgecolor="white", label=label
+        figure, axis = new_figure(width, 0.55 + 0.24 * len(scored))
+        for kind, (label, colour, hatch, digits) in looks.items():
+            values = {place: row.max_ssim or 0.0 for place, row in enumerate(scored) if row.kind == kind}
+            if values:
+                bars = axis.barh(
+                    list(values), list(values.values()), 0.66,
+                    color=colour, hatch=hatch, edgecolor="white", label=label,
                 )  # fmt: skip
-        for place, (row, value) in enumerate(ordered):
-            axis.text(
-                max(value, 0) + 0.015, place, f"{value:.{3 if row.kind == 'measured' else 2}f}", fontsize=7,
-                va="center_baseline", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
-            )  # fmt: skip
-        axis.set_yticks(range(len(ordered)), [row.attack for row, _ in ordered])
+                axis.bar_label(bars, fmt=digits, padding=3, fontsize=7)
+        axis.set_yticks(range(len(scored)), [row.attack for row in scored])
         axis.tick_params(axis="y", length=0)
-        axis.set_xlim(min(0, *(value for _, value in ordered)), 1.1)
-        axis.set_xticks(np.arange(6) / 5)
-        axis.set_xlabel("Max_SSIM")
+        axis.set(xlim=(min(0, *(row.max_ssim or 0 for row in scored)), 1.1), xlabel="Max_SSIM")
         axis.grid(axis="x", color=_LIGHT, linewidth=0.5)
         figure.legend(loc="outside upper right", ncols=2)
     return figure
@@ -275,12 +260,13 @@ _TITLES = {
     "k": "images mixed, k",
     "encryptions_per_image": "encryptions per private image",
     "n_private": "private images",
+    **{name: name.capitalize().replace("ssim", "SSIM").replace("l2", "L2") for name in METRICS},
 }
 
 
 def title_of(column: str) -> str:
     """The name of a sweep table's column on an axis."""
-    return _TITLES.get(column, column.capitalize().replace("ssim", "SSIM").replace("l2", "L2"))
+    return _TITLES.get(column, column)
 
 
 def sweep_plot(
@@ -300,58 +286,54 @@ def sweep_plot(
     label = (name + scored[lines].astype(str)).rename(None)
     low, mean, high = (scored.pivot_table(y, x, label, how, sort=False) for how in ("min", "mean", "max"))
     with style():
-        figure, (axis,) = new_figure(width, 0.62 * width)
+        figure, axis = new_figure(width, 0.62 * width)
         if is_numeric_dtype(scored[x]):
-            for position, column in enumerate(mean):
+            for column, marker in zip(mean, cycle(_MARKERS), strict=False):
                 value, below, above = (part[column].dropna().sort_index() for part in (mean, low, high))
-                axis.errorbar(
-                    value.index, value, [value - below, above - value], label=column, capsize=2, elinewidth=0.8,
-                    color=OKABE_ITO[position % len(OKABE_ITO)],
-                    linestyle=_LINES[position % len(_LINES)], marker=_MARKERS[position % len(_MARKERS)],
-                )  # fmt: skip
+                reach = [value - below, above - value]
+                axis.errorbar(value.index, value, reach, label=column, marker=marker, elinewidth=0.8)
             axis.set_xticks(sorted(scored[x].unique()))
         else:
             reach = [[mean[column] - low[column], high[column] - mean[column]] for column in mean]
-            mean.plot.bar(ax=axis, yerr=reach, color=OKABE_ITO, capsize=2, rot=0, width=0.8)
+            mean.plot.bar(ax=axis, yerr=reach, color=OKABE_ITO, rot=0, width=0.8)
             for bars in axis.containers:
                 if isinstance(bars, BarContainer):
                     axis.bar_label(bars, fmt="%.2f", fontsize=7)
-        _finish(axis, title_of(x), title_of(y))
+        _finish(axis, title_of(x), title_of(y), legend=False)
+        figure.legend(loc="outside upper left", ncols=4)
         axis.set_ylim(0, 1.02)
     return figure
 
 
-_KEPT, _REFUSED, _SPOT = (
-    (0, 114, 178),
-    (213, 94, 0),
-    (240, 228, 66),
-)  # Okabe and Ito's blue, vermilion, yellow
+_KEPT, _REFUSED, _SPOT = (0, 114, 178), (213, 94, 0), (240, 228, 66)  # blue, vermilion, yellow
 _LONGEST = 720  # a larger photograph is reduced by a whole factor
 _CROP = 400  # a crop is enlarged by the largest whole factor that keeps it within this side
 _GAP = 20
 
 
-def crop_picture(crops: CropTable, *, photograph: int = 0, most: int = 10) -> UInt8:
-    """A photograph with outlines of crops, and beside it the first kept crop with its key points.
+def crop_picture(crops: CropTable) -> UInt8:
+    """The first photograph with a kept crop, outlines of ten of its crops, and a kept one with its key points.
 
-    Kept crops are outlined in blue, refused ones in vermilion, at most `most` of them. When the photograph of number
-    `photograph` has no kept crop, the next one that has is taken; an :class:`InputError` says when none has. OpenCV's
-    circles and resizing may differ between versions, so this picture is not hashed.
+    Kept crops are outlined in blue, refused ones in vermilion. OpenCV's circles and resizing may differ between
+    versions, so this picture is not hashed.
+
+    Raises
+    ------
+    InputError
+        When no crop was kept.
     """
-    kept = np.flatnonzero(crops.kept)
-    if not kept.size:
+    if not crops.kept.any():
         raise InputError("crops: none was kept; lower min_keypoints or choose other photographs")
-    away = (crops.photo[kept] - photograph) % len(crops.photographs)
-    shown = int(crops.photo[kept[np.argmin(away)]])
+    shown = int(crops.photo[crops.kept].min())
     mine = np.flatnonzero(crops.photo == shown)
     first = int(mine[crops.kept[mine]][0])
-    chosen = np.unique(np.append(mine[:most], first))
+    chosen = np.unique(np.append(mine[:10], first))
     pixels = crops.photographs[shown].read()
     x, y, side = (int(value) for value in crops.box[first])
-    kept_here = int(crops.kept[chosen].sum())
+    kept = int(crops.kept[chosen].sum())
+    order = sorted(chosen.tolist(), key=lambda row: (row == first, bool(crops.kept[row])))
     left = _captioned(
-        _outlined(pixels, crops, sorted(chosen, key=lambda row: (row == first, crops.kept[row])), first),
-        f"{len(chosen)} crops: {kept_here} kept, {len(chosen) - kept_here} refused",
+        _outlined(pixels, crops, order), f"{len(order)} crops: {kept} kept, {len(order) - kept} refused"
     )
     right = _captioned(
         _spotted(pixels[y : y + side, x : x + side]),
@@ -372,15 +354,15 @@ def _captioned(image: UInt8, text: str) -> UInt8:
     return canvas
 
 
-def _outlined(pixels: UInt8, crops: CropTable, order: Sequence[int], first: int) -> UInt8:
-    """The photograph, reduced where it is large, with outlines of crops in that order; `first` is thicker."""
+def _outlined(pixels: UInt8, crops: CropTable, order: Sequence[int]) -> UInt8:
+    """The photograph, reduced where it is large, with outlines of crops in that order; the last is thicker."""
     factor = -(-max(pixels.shape[:2]) // _LONGEST)
     height, width = (length // factor for length in pixels.shape[:2])
     whole = np.ascontiguousarray(pixels[: height * factor, : width * factor])
     picture = np.array(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     for row in order:
         x, y, side = (int(value) // factor for value in crops.box[row])
-        thick = 4 if row == first else 2
+        thick = 4 if row == order[-1] else 2
         _frame(picture[y : y + side, x : x + side], thick, _KEPT if crops.kept[row] else _REFUSED)
         # A white line inside the coloured one keeps the outline visible on any background.
         _frame(picture[y + thick : y + side - thick, x + thick : x + side - thick], 1, (255, 255, 255))
