@@ -140,7 +140,7 @@ def strip(images: list[np.ndarray], captions: list[str]) -> np.ndarray:
 def test_what_is_in_an_encryption(scheme: str, gen_data_params: GenDataParams) -> None:
     """The sum of the images that are shown, by the weights below them, is the mixture that is shown."""
     k = {"cross": 4, "inside": 4, "mixup": 2}[scheme]
-    made = build_challenge(replace(gen_data_params, scheme=scheme, k=k))
+    made = build_challenge(gen_data_params.changed(scheme=scheme, k=k))
     release, secret, row = made.release, made.secret, 5
     pool = secret.public if scheme == "cross" else secret.private
     images = [secret.private[i] for i in secret.pair[row]] + [pool[i] for i in secret.public_index[row]]
@@ -181,7 +181,7 @@ def test_what_an_attack_made_of_it(challenge: Challenge) -> None:
 @pytest.mark.parametrize("scheme", ["cross", "inside"])
 def test_how_it_is_scored(scheme: str, gen_data_params: GenDataParams) -> None:
     """Inside, all k images are private ones."""
-    made = build_challenge(replace(gen_data_params, scheme=scheme))
+    made = build_challenge(gen_data_params.changed(scheme=scheme))
     release, secret = made.release, made.secret
     inside = private_inside(secret)
     assert inside.shape == (35, {"cross": 2, "inside": 4}[scheme])
