@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import zip_longest
 from pathlib import Path
 
 import nbformat
@@ -72,7 +73,7 @@ def test_shape_of_a_notebook(name: str) -> None:
             assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.While), (
                 "an algorithm belongs in src"
             )
-        for output, below in zip(cell.outputs, [*cell.outputs[1:], None], strict=True):
+        for output, below in zip_longest(cell.outputs, cell.outputs[1:]):
             if output.output_type == "display_data":
                 assert output.data.keys() == {"image/png", "text/plain"}
                 assert output.metadata["image/png"]["alt"] == output.data["text/plain"], "a picture in words"
