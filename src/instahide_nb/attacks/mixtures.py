@@ -117,7 +117,7 @@ def _add_rows(
                 target[p] += by * source[p]
 
 
-def _add(matrix: csr_array, table: Float, out: Float, threads: bool = True) -> Float:
+def add_product(matrix: csr_array, table: Float, out: Float, threads: bool = True) -> Float:
     """out += matrix @ table, in the precision of `out`."""
     parts = matrix.indptr.astype(np.int32), matrix.indices.astype(np.int32), matrix.data.astype(out.dtype)
     if threads:
@@ -143,10 +143,10 @@ def predictions(mixtures: Mixtures, image: FloatT, mean: FloatT) -> FloatT:
     """
     n = len(mixtures.assignment)
     assignment = np.hstack([mixtures.assignment, np.full((n, 1), mixtures.n_images)])
-    coefficient = np.hstack([mixtures.coefficient, mixtures.rest[:, None]])
+    coefficient: Float = np.hstack([mixtures.coefficient, mixtures.rest[:, None]])
     whole = Mixtures(assignment, coefficient, mixtures.n_images + 1)
     out = np.zeros((n, image.shape[1]), image.dtype)
-    _add(whole.matrix, np.vstack([image, mean[None].astype(image.dtype)]), out)
+    add_product(whole.matrix, np.vstack([image, mean[None].astype(image.dtype)]), out)
     return out
 
 
@@ -162,11 +162,11 @@ def _weighted(weight: Weights, table: Float) -> Float:
     """Q times some columns (n, width), on one thread."""
     if isinstance(weight, Regression):
         difference, transposed = weight.left_over
-        left = _add(difference, table, np.zeros_like(table), threads=False)
+        left = add_product(difference, table, np.zeros_like(table), threads=False)
         left /= weight.scale[:, None].astype(left.dtype)
-        return _add(transposed, left, np.zeros_like(table), threads=False)
+        return add_product(transposed, left, np.zeros_like(table), threads=False)
     if weight.ndim == 3:
-        return _add(_block_matrix(weight), table, np.zeros_like(table), threads=False)
+        return add_product(_block_matrix(weight), table, np.zeros_like(table), threads=False)
     return np.multiply(weight.astype(table.dtype)[:, None], table)
 
 
@@ -176,7 +176,7 @@ def weighted_design(mixtures: Mixtures, weight: Weights, table: Float64) -> Floa
 
     def columns(low: int, high: int) -> None:
         mixed = np.zeros((len(out), high - low))
-        _add(mixtures.matrix, np.ascontiguousarray(table[:, low:high]), mixed, threads=False)
+        add_product(mixtures.matrix, np.ascontiguousarray(table[:, low:high]), mixed, threads=False)
         out[:, low:high] = _weighted(weight, mixed)
 
     in_blocks(columns, table.shape[1], block=_IMAGES)
@@ -186,7 +186,7 @@ def weighted_design(mixtures: Mixtures, weight: Weights, table: Float64) -> Floa
 def normal_matrix(mixtures: Mixtures, weight: Weights) -> Float64:
     """``A^T Q A``, float64 (n_images, n_images)."""
     out = np.zeros((mixtures.n_images, mixtures.n_images))
-    _add(mixtures.matrix.T.tocsr(), weighted_design(mixtures, weight, np.eye(mixtures.n_images)), out)
+    add_product(mixtures.matrix.T.tocsr(), weighted_design(mixtures, weight, np.eye(mixtures.n_images)), out)
     return out
 
 
@@ -196,20 +196,20 @@ def right_side(rows: Float, mixtures: Mixtures, weight: Weights, mean: Float) ->
     out = np.zeros((mixtures.n_images, rows.shape[1]))
     if isinstance(weight, np.ndarray) and weight.ndim == 1:
         across.data = across.data * weight[across.indices]
-        _add(across, rows, out)
-        out -= _add(across, np.ones((len(rows), 1)), np.zeros((len(out), 1))) * mean
+        add_product(across, rows, out)
+        out -= add_product(across, np.ones((len(rows), 1)), np.zeros((len(out), 1))) * mean
         return out
     if isinstance(weight, np.ndarray) and rows.dtype == np.float32:
         size = weight.shape[1]
         for g, precision in enumerate(weight):
             part = slice(g * size, (g + 1) * size)
             centred = np.ascontiguousarray((rows[part] - mean).T)
-            _add(mixtures.part(part).matrix.T.tocsr(), integer_product(precision, centred), out)
+            add_product(mixtures.part(part).matrix.T.tocsr(), integer_product(precision, centred), out)
         return out
 
     def columns(low: int, high: int) -> None:
         mixed = _weighted(weight, rows[:, low:high] - mean[low:high])
-        out[:, low:high] = _add(across, mixed, np.zeros((len(out), high - low)), threads=False)
+        out[:, low:high] = add_product(across, mixed, np.zeros((len(out), high - low)), threads=False)
 
     in_blocks(columns, rows.shape[1], block=_COLUMNS)
     return out
@@ -261,6 +261,23 @@ def influence(mixtures: Mixtures, weight: Weights, ridge: float) -> Float64:
     float64 (n, n_images)
     """
     return weighted_design(mixtures, weight, inverse(_factor(mixtures, weight, ridge)))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Images, and what they were fitted to.
+
+    Attributes
+    ----------
+    image : float32 (n_images, ...)
+    mixtures : Mixtures
+    influence : float64 (n, n_images)
+        See `influence`.
+    """
+
+    image: Float32
+    mixtures: Mixtures
+    influence: Float64
 
 
 def mean_square(rows: Float) -> Float64:

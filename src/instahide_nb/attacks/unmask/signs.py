@@ -1,10 +1,13 @@
-"""The mask lifted: the expected sign of every value of an encryption, given a prediction of it.
+"""The mask lifted: the expected sign of every value of an encryption, and of every pixel of a recovered image.
 
-Alone, a value of size ``|x|`` whose prediction is m with residual variance v is positive with a probability of
-which ``2 p - 1 = tanh(|x| m / v)``. The algebraic sigmoid ``u / sqrt(1 + u^2)`` serves as well and has the same
-bits on every machine. But the residual ``x - m`` is a mixture of public images and as smooth as they are, so the signs
-of an encryption are coupled, and are inferred together: mean field, each pixel given its neighbours, from a high
-temperature down.
+A value of size ``|x|`` whose prediction is m, with residual variance v, is positive with a probability p for which
+``2 p - 1 = tanh(|x| m / v)``. The algebraic sigmoid ``u / sqrt(1 + u^2)`` serves as well and has the same bits on any
+machine. The residual ``x - m`` is a mixture of public images and as smooth as they are, so the signs of an encryption
+are coupled: they are inferred together by mean field, each pixel given its neighbours, at falling temperatures.
+
+Recovered images have pixels with the wrong sign where they are far from grey: |P| is right, and no encryption shows
+the sign where the other images are small. Such a pixel is flipped where the smoothness of natural images demands it
+more than the encryptions forbid it.
 """
 
 from __future__ import annotations
@@ -13,63 +16,28 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.unmask.smoothness import RADIUS, Smoothness, predict
+from instahide_nb.attacks.mixtures import Mixtures
+from instahide_nb.attacks.unmask.smoothness import RADIUS, TAPS, Smoothness, predict
 from instahide_nb.core.threads import in_blocks
 
-__all__ = ["coupled_signs", "independent_signs"]
-
 Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+TEMPERATURE = np.array([4, 4, 2, 2, 1, 1, 1, 1], np.float32)
+_BLOCK = 256  # pixels at a time
 
 
 @numba.njit(cache=True, nogil=True)
-def _independent(
-    first: int, last: int, size: Float32, prediction: Float32, variance: Float32, out: Float32
-) -> None:
-    one = np.float32(1)
-    for i in range(first, last):
-        inverse = one / variance[i]
-        for p in range(size.shape[1]):
-            u = size[i, p] * prediction[i, p] * inverse
-            out[i, p] = size[i, p] * u / np.sqrt(one + u * u)
-
-
-def independent_signs(size: Float32, prediction: Float32, variance: Float32) -> Float32:
-    """Expected value of x given its size, each value alone.
-
-    Parameters
-    ----------
-    size : float32 (n, d)
-        Absolute values of the encryptions.
-    prediction : float32 (n, d)
-    variance : float32 (n,)
-        Variance of the residual of each encryption.
-
-    Returns
-    -------
-    float32 (n, d)
-        ``|x| E[sign]``.
-
-    Examples
-    --------
-    >>> f = np.float32
-    >>> independent_signs(np.ones((1, 2), f), np.array([[3, -3]], f), np.ones(1, f)).round(3).tolist()
-    [[0.9490000009536743, -0.9490000009536743]]
-    """
-    out = np.empty(size.shape, np.float32)
-    in_blocks(_independent, len(size), size, prediction, variance, out)
-    return out
-
-
-@numba.njit(cache=True, nogil=True)
-def _coupled(
+def _lift(
     first: int,
     last: int,
     size: Float32,
     prediction: Float32,
     scale: Float32,
+    pixel_variance: float,
     tap: Float32,
     variance: Float32,
-    row: npt.NDArray[np.int64],
+    row: Int64,
     temperature: Float32,
     out: Float32,
 ) -> None:
@@ -78,6 +46,14 @@ def _coupled(
     padded = np.zeros((channels, h + 2 * RADIUS, w + 2 * RADIUS), np.float32)
     line = np.empty(w, np.float32)
     for i in range(first, last):
+        inverse = one / (scale[i] * np.float32(pixel_variance))
+        for c in range(channels):
+            for y in range(h):
+                for x in range(w):
+                    u = size[i, c, y, x] * prediction[i, c, y, x] * inverse
+                    out[i, c, y, x] = size[i, c, y, x] * u / np.sqrt(one + u * u)
+        if temperature.shape[0] == 0:
+            continue
         padded[:, RADIUS : RADIUS + h, RADIUS : RADIUS + w] = out[i] - prediction[i]
         for sweep in range(temperature.shape[0]):
             inverse = one / (scale[i] * temperature[sweep])
@@ -94,34 +70,168 @@ def _coupled(
         out[i] = padded[:, RADIUS : RADIUS + h, RADIUS : RADIUS + w] + prediction[i]
 
 
-def coupled_signs(
+def lift_masks(
     size: Float32,
     prediction: Float32,
     scale: Float32,
-    model: Smoothness,
-    temperature: Float32,
-    start: Float32,
+    pixel_variance: float | np.float32,
+    local: Smoothness,
+    temperature: Float32 = TEMPERATURE,
 ) -> Float32:
-    """Expected value of x given its size, all signs of an encryption together.
+    """Expected value of x given its size.
 
     Parameters
     ----------
     size, prediction : float32 (n, channels, h, w)
+        Absolute values of the encryptions, and their predictions.
     scale : float32 (n,)
         Covariance of the residual of each encryption, in units of the public covariance.
-    model : Smoothness
+    pixel_variance : float
+        Variance of a public pixel.
+    local : Smoothness
     temperature : float32 (sweeps,)
-        One for each sweep; the last should be 1.
-    start : float32 (n, channels, h, w)
-        Where to begin, such as `independent_signs`.
+        One for each sweep over all pixels; none at all leaves each value to itself.
 
     Returns
     -------
     float32 (n, channels, h, w)
         ``|x| E[sign]``.
     """
-    out = start.copy()
-    in_blocks(
-        _coupled, len(size), size, prediction, scale, model.tap, model.variance, model.row, temperature, out
-    )
+    out = np.empty_like(size)
+    field = local.tap, local.variance, local.row, temperature
+    in_blocks(_lift, len(size), size, prediction, scale, float(pixel_variance), *field, out)
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _flip_gain(
+    low: int,
+    high: int,
+    used: Int64,
+    size: Float32,
+    image: Float32,
+    assignment: Int64,
+    coefficient: Float32,
+    rest: Float32,
+    variance: Float32,
+    mean: Float32,
+    out: Float32,
+) -> None:
+    one, two, half = np.float32(1), np.float32(2), np.float32(0.5)
+    width = high - low
+    made, now = np.empty(width, np.float32), np.empty(width, np.float32)
+    for i in used:
+        inverse, absolute = one / variance[i], size[i, low:high]
+        for p in range(width):
+            made[p] = rest[i] * mean[low + p]
+        for j in range(assignment.shape[1]):
+            share, source = coefficient[i, j], image[assignment[i, j], low:high]
+            for p in range(width):
+                made[p] += share * source[p]
+        for p in range(width):
+            u = absolute[p] * made[p] * inverse
+            now[p] = np.sqrt(one + u * u) - half * made[p] * made[p] * inverse
+        for j in range(assignment.shape[1]):
+            share, source = two * coefficient[i, j], image[assignment[i, j], low:high]
+            target = out[assignment[i, j], low:high]
+            for p in range(width):
+                m = made[p] - share * source[p]
+                u = absolute[p] * m * inverse
+                target[p] += np.sqrt(one + u * u) - half * m * m * inverse - now[p]
+
+
+def flip_gain(size: Float32, image: Float32, mixtures: Mixtures, variance: Float32, mean: Float32) -> Float32:
+    """What the encryptions gain in log-likelihood when one pixel of one image changes its sign.
+
+    Parameters
+    ----------
+    size : float32 (n, d)
+        Absolute values of the encryptions.
+    image : float32 (images, d)
+    mixtures : Mixtures
+        Rows with an unknown image, or with one image twice, are left out.
+    variance : float32 (n,)
+        Residual variance of each encryption.
+    mean : float32 (d,)
+        Mean public image.
+
+    Returns
+    -------
+    float32 (images, d)
+        Sum over the image's encryptions of the folded normal log-likelihood, after minus before, with
+        ``sqrt(1 + u^2) - 1``, the integral of the algebraic sigmoid, for log cosh(u).
+    """
+    out = np.zeros(image.shape, np.float32)
+    ordered = np.sort(mixtures.assignment, axis=1)
+    used = np.flatnonzero((ordered[:, 0] >= 0) & (np.diff(ordered, axis=1) > 0).all(axis=1))
+    rows = mixtures.assignment, mixtures.coefficient, mixtures.rest, variance
+    in_blocks(_flip_gain, size.shape[1], used, size, image, *rows, mean, out, block=_BLOCK)
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _flip(
+    first: int,
+    last: int,
+    image: Float32,
+    gain: Float32,
+    mean: Float32,
+    tap: Float32,
+    variance: Float32,
+    row: Int64,
+    trust: float,
+    sweeps: int,
+) -> None:
+    _, channels, h, w = image.shape
+    padded = np.zeros((channels, h + 2 * RADIUS, w + 2 * RADIUS), np.float32)
+    sign = np.empty((channels, h, w), np.float32)
+    for a in range(first, last):
+        for c in range(channels):
+            padded[c, RADIUS : RADIUS + h, RADIUS : RADIUS + w] = image[a, c] - mean[c]
+        sign[:] = np.float32(1)
+        for _ in range(sweeps):
+            changed = False
+            for y in range(h):
+                for x in range(w):
+                    for c in range(channels):
+                        value = padded[c, y + RADIUS, x + RADIUS] + mean[c]
+                        expected = mean[c]
+                        for d in range(channels):
+                            for i in range(TAPS):
+                                for j in range(TAPS):
+                                    expected += tap[row[y], c, d, i, j, x] * padded[d, y + i, x + j]
+                        # Gaussian given its neighbours: ((-P - e)^2 - (P - e)^2) / (2 v) = 2 P e / v
+                        energy = np.float32(2) * value * expected / variance[row[y], c, x]
+                        if energy < np.float32(trust) * gain[a, c, y, x] * sign[c, y, x]:
+                            sign[c, y, x] = -sign[c, y, x]
+                            padded[c, y + RADIUS, x + RADIUS] = -value - mean[c]
+                            changed = True
+            if not changed:
+                break
+        image[a] *= sign
+
+
+def repair_signs(
+    image: Float32, gain: Float32, mean: Float32, local: Smoothness, trust: float = 0.15, sweeps: int = 10
+) -> Float32:
+    """Flip pixels where smoothness demands it and the encryptions do not forbid it.
+
+    Parameters
+    ----------
+    image, gain : float32 (images, channels, h, w)
+        `gain` from `flip_gain`.
+    mean : float32 (channels,)
+        Mean colour of public images.
+    local : Smoothness
+    trust : float
+        Weight of the encryptions' evidence; below 1 because residuals of neighbours are not independent.
+    sweeps : int
+        At most so many passes over each image.
+
+    Returns
+    -------
+    float32 (images, channels, h, w)
+    """
+    out = image.copy()
+    in_blocks(_flip, len(out), out, gain, mean, local.tap, local.variance, local.row, trust, sweeps)
     return out

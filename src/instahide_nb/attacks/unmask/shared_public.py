@@ -1,0 +1,267 @@
+"""Encryptions that share public images: their residuals are correlated, and what correlates can be predicted.
+
+In one epoch N rows are mixed from N public images, each used in several rows. The residuals ``R = C U`` of an epoch,
+C the unknown sparse public coefficients and U the public images, have a covariance ``C C^T`` between rows that is far
+from diagonal; in some combinations of rows public images nearly cancel. The Gram matrix of whitened residuals
+estimates that covariance without knowing C or U. Its inverse K predicts each residual from the others,
+``r_i ~ -sum_j K_ij r_j / K_ii``, and is the weight of generalised least squares for the private images (`by_epoch`).
+
+Where rows are in no epochs, or epochs are long, every row is compared with all others in a block, and its residual is
+regressed on those that correlate with it (`by_correlation`): the pool of public images is drawn from again in every
+epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+from instahide_nb.attacks.exact import factor, integer_product, integers, inverse, solve, whole_product
+from instahide_nb.attacks.mixtures import Regression, add_product
+from instahide_nb.attacks.unmask.smoothness import Smoothness, whiten
+from instahide_nb.core.threads import in_blocks
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+Residuals = Callable[[slice], Float32]
+"""Residuals (m, channels, h, w) of some rows: a function, so that all of them need not be in memory at once."""
+
+_SHRINKAGE = 0.5  # added to the diagonal of a covariance, as a share of it, times rows over values
+_MOST = 40  # rows that a residual is regressed on
+_LEAST = 0.08  # correlation of rows that share an image; chance alone gives 0.02 to 0.03 at 32 x 32 pixels
+_LEAST_DEVIATIONS = 4.4  # and in units of one over the root of the number of values, for smaller images
+_ROWS = 1000  # at a time
+
+
+@numba.njit(cache=True, nogil=True)
+def _shrunk_factor(covariance: Float64, shrinkage: float, typical: float) -> Float64:
+    """Cholesky factor of a covariance with a larger diagonal.
+
+    Whitening by a local filter is not quite a positive form: where that shows, the diagonal grows until the factor
+    has no tiny pivot.
+    """
+    n = covariance.shape[0]
+    regular, lower = covariance.copy(), covariance
+    for _ in range(30):
+        for r in range(n):
+            own = covariance[r, r]
+            regular[r, r] = own + shrinkage * max(own, 1e-3 * typical) + 1e-9
+        lower = factor(regular)
+        smallest = lower[0, 0]
+        for r in range(n):
+            smallest = min(smallest, lower[r, r])
+        if smallest * smallest > 1e-9 * typical:
+            break
+        shrinkage = 2.0 * shrinkage + 0.1
+    return lower
+
+
+@numba.njit(cache=True, nogil=True)
+def _precision(covariance: Float64, shrinkage: float, typical: float) -> Float64:
+    return inverse(_shrunk_factor(covariance, shrinkage, typical))
+
+
+def precision_of(residual: Float32, local: Smoothness, shrinkage: float = _SHRINKAGE) -> Float64:
+    """Inverse covariance between a few rows (size, channels, h, w), in units of the public covariance."""
+    flat, white = (rows.reshape(len(rows), -1) for rows in (residual, whiten(residual, local)))
+    gram = integer_product(flat, white) / flat.shape[1]
+    gram = 0.5 * (gram + gram.T)
+    typical = float(np.add.accumulate(np.abs(np.diagonal(gram)))[-1]) / len(gram)
+    return _precision(gram, shrinkage * len(gram) / flat.shape[1], typical)
+
+
+def by_epoch(residual: Residuals, size: int, local: Smoothness, expected: Float32) -> tuple[Float64, Float32]:
+    """Predict the residuals of each epoch from each other.
+
+    Parameters
+    ----------
+    residual : callable
+    size : int
+        Rows of an epoch, which follow each other.
+    local : Smoothness
+        Whitens the pixels, so that each of them counts as a sample of its own.
+    expected : float32 (n, channels, h, w)
+        Gets ``-sum_j K_ij r_j / K_ii``.
+
+    Returns
+    -------
+    precision : float64 (epochs, size, size)
+        K, the weights for :mod:`..mixtures`.
+    scale : float32 (n,)
+        ``1 / K_ii``, what remains of the covariance of each row, in units of the public covariance.
+    """
+    precision = np.empty((len(expected) // size, size, size))
+    for e in range(len(precision)):
+        rows = slice(e * size, (e + 1) * size)
+        left = residual(rows)
+        precision[e] = precision_of(left, local)
+        weight = -precision[e] / np.diagonal(precision[e])[:, None]
+        np.fill_diagonal(weight, 0)
+        flat = left.reshape(size, -1)
+        expected[rows] = integer_product(weight, np.ascontiguousarray(flat.T)).reshape(left.shape)
+    scale = 1.0 / np.diagonal(precision, axis1=1, axis2=2).ravel()
+    return precision, scale.astype(np.float32)
+
+
+def parts(n: int, together: int, whole: int = 1) -> list[slice]:
+    """Blocks of at most `together` rows, all about as long, that cut no epoch of `whole` rows.
+
+    Examples
+    --------
+    >>> parts(10, 4)
+    [slice(0, 4, None), slice(4, 8, None), slice(8, 10, None)]
+    >>> parts(10, 7, whole=5)
+    [slice(0, 5, None), slice(5, 10, None)]
+    """
+    groups, most = -(-n // whole), max(together // whole, 1)
+    step = -(-groups // -(-groups // most)) * whole
+    return [slice(low, min(low + step, n)) for low in range(0, n, step)]
+
+
+def _gram(residual: Float32, local: Smoothness) -> Float32:
+    """Whitened covariance of all pairs of rows, float32; the filter's two orders are taken as equal."""
+    n, n_values = len(residual), residual[0].size
+    left, left_scale = integers(residual.reshape(n, n_values))
+    right, right_scale = integers(whiten(residual, local).reshape(n, n_values))
+    out = np.empty((n, n), np.float32)
+    for low in range(0, n, _ROWS):
+        rows = slice(low, low + _ROWS)
+        part = whole_product(left[rows], right[low:])
+        np.divide(part, left_scale[rows, None], out=part, casting="same_kind")
+        np.divide(part, n_values * right_scale[low:], out=part, casting="same_kind")
+        out[rows, low:] = part
+        out[low:, rows] = part.T
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _choose(r: int, gram: Float32, assignment: Int64, most: int, least: float) -> Int64:
+    """The rows that correlate most with row r, ascending.
+
+    Rows that share a private image are left out: their residuals share the error of that image, which must not be
+    explained away.
+    """
+    n = gram.shape[0]
+    place, strength, count = np.empty(n, np.int64), np.empty(n), 0
+    for s in range(n):
+        product = float(gram[r, s]) * float(gram[r, s])
+        both = float(gram[r, r]) * float(gram[s, s])
+        # a row whose whitened length is not positive has no correlation
+        if s == r or not (gram[r, r] > 0 and gram[s, s] > 0 and product > least * least * both):
+            continue
+        alien = True
+        for a in assignment[r]:
+            for b in assignment[s]:
+                alien = alien and (a != b or a < 0)
+        if alien:
+            place[count], strength[count] = s, -product / both
+            count += 1
+    if count <= most:
+        return place[:count]
+    return np.sort(place[np.argsort(strength[:count], kind="mergesort")[:most]])
+
+
+@numba.njit(cache=True, nogil=True)
+def _regress(
+    first: int,
+    last: int,
+    gram: Float32,
+    assignment: Int64,
+    least: float,
+    shrinkage: float,
+    typical: float,
+    row: Int64,
+    weight: Float64,
+    scale: Float32,
+) -> None:
+    for r in range(first, last):
+        chosen = _choose(r, gram, assignment, row.shape[1], least)
+        count, own = len(chosen), float(gram[r, r])
+        scale[r] = np.float32(max(own if own > 0.0 else typical, 1e-3 * typical, 1e-9))
+        if count == 0:
+            continue
+        covariance, right = np.empty((count, count)), np.empty((count, 1))
+        for i in range(count):
+            right[i, 0] = gram[chosen[i], r]
+            for j in range(count):
+                covariance[i, j] = gram[chosen[i], chosen[j]]
+        found = solve(_shrunk_factor(covariance, shrinkage * count, typical), right)
+        left = own
+        for i in range(count):
+            row[r, i], weight[r, i] = chosen[i], found[i, 0]
+            left -= found[i, 0] * right[i, 0]
+        scale[r] = np.float32(max(left, 0.01 * own, 1e-3 * typical, 1e-9))
+
+
+def regression(
+    residual: Float32,
+    assignment: Int64,
+    local: Smoothness,
+    most: int = _MOST,
+    least: float | None = None,
+    shrinkage: float = _SHRINKAGE,
+) -> Regression:
+    """Regress each residual on those that correlate with it.
+
+    Parameters
+    ----------
+    residual : float32 (n, channels, h, w)
+    assignment : int64 (n, p)
+        Private images of each row.
+    local : Smoothness
+    most : int
+        Rows that a residual is regressed on.
+    least : float, optional
+        Smallest correlation of such rows; left out, 0.08, or what chance hardly gives in smaller images.
+    shrinkage : float
+        Added to the diagonal of their covariance, as a share of it, times their number over that of values.
+    """
+    n, n_values = len(residual), residual[0].size
+    row, weight = np.full((n, most), -1, np.int64), np.zeros((n, most))
+    scale, gram = np.empty(n, np.float32), _gram(residual, local)
+    least = max(_LEAST, _LEAST_DEVIATIONS / math.sqrt(n_values)) if least is None else least
+    typical = float(np.add.accumulate(np.abs(np.diagonal(gram)).astype(np.float64))[-1] / n)
+    in_blocks(_regress, n, gram, assignment, least, shrinkage / n_values, typical, row, weight, scale)
+    used = row >= 0
+    start = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
+    return Regression(csr_array((weight[used], row[used], start), shape=(n, n)), scale)
+
+
+def by_correlation(
+    residual: Residuals, assignment: Int64, blocks: list[slice], local: Smoothness, expected: Float32
+) -> tuple[Regression, Float32]:
+    """Predict residuals from those of any other rows of the same block that correlate with them.
+
+    Parameters
+    ----------
+    residual : callable
+    assignment : int64 (n, p)
+    blocks : list of slice
+        From `parts`. Among all rows at once the search would cost their square.
+    local : Smoothness
+    expected : float32 (n, channels, h, w)
+        Gets ``sum_j W_ij r_j``.
+
+    Returns
+    -------
+    Regression
+        W of all rows, the weights for :mod:`..mixtures`.
+    scale : float32 (n,)
+        As `by_epoch`.
+    """
+    from scipy.sparse import block_diag
+
+    found = []
+    for rows in blocks:
+        left = residual(rows)
+        found.append(regression(left, assignment[rows], local))
+        flat = left.reshape(len(left), -1)
+        expected[rows] = add_product(found[-1].weight, flat, np.zeros_like(flat)).reshape(left.shape)
+    scale = np.concatenate([one.scale for one in found])
+    return Regression(csr_array(block_diag([one.weight for one in found], format="csr")), scale), scale
