@@ -22,10 +22,10 @@ from instahide_nb.data.sources import private_images, public_patches
 from instahide_nb.evaluate.metrics import match_images, score
 
 PARTS: dict[str, dict[str, Any]] = {
-    "first images, independent signs": {"rounds": 0, "companion_rounds": 0, "repair": False},
-    "+ sign repair": {"rounds": 0, "companion_rounds": 0},
-    "+ 4 rounds, independent signs": {"rounds": 4, "companion_rounds": 0, "coupled": False},
-    "+ 4 rounds, coupled signs": {"rounds": 4, "companion_rounds": 0},
+    "first images, independent signs": {"rounds": 0, "shared_rounds": 0, "repair": False},
+    "+ sign repair": {"rounds": 0, "shared_rounds": 0},
+    "+ 4 rounds, independent signs": {"rounds": 4, "shared_rounds": 0, "coupled": False},
+    "+ 4 rounds, coupled signs": {"rounds": 4, "shared_rounds": 0},
     "whole, without sign repair": {"repair": False},
     "whole, independent signs": {"coupled": False},
     "whole, energies not whitened": {"whitened": False},

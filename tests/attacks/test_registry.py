@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from instahide_nb.attacks.registry import METHODS, check_method, find_attack, method_names, run_attack
-from instahide_nb.attacks.result import AttackResult, load_result, on_the_grid, save_result
+from instahide_nb.attacks.result import AttackResult, on_the_grid, save_result
 from instahide_nb.challenge.build import Challenge
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, read_json
@@ -235,25 +235,23 @@ def test_a_generator_that_was_not_found_leaves_one_file(challenge: Challenge, tm
 
 
 @pytest.mark.parametrize("recovered", [None, True])
-def test_results_come_back_as_they_were(recovered: bool | None, tmp_path: Path) -> None:
-    save_result(tmp_path / "attack", dataclasses.replace(RESULT, recovered_generator=recovered))
-    back = load_result(tmp_path / "attack")
-    assert back.seconds == {"thinking": 1.235}
-    assert (back.method, back.complexity, back.details) == ("grey", "O(1)", {"note": "grey"})
-    assert back.recovered_generator is recovered
-    for name in ("recovered", "assignment", "decryption"):
-        assert (getattr(back, name) == getattr(RESULT, name)).all()
-        assert getattr(back, name).dtype == getattr(RESULT, name).dtype
-    files = sorted(path.name for path in (tmp_path / "attack").iterdir())
-    assert files == ["assignment.npy", "attack.json", "decryption.npy", "recovered.npy"]
-    content = read_json(tmp_path / "attack" / "attack.json")
-    assert ("recovered" in content) == (recovered is not None)
+def test_results_are_saved_as_they_are(recovered: bool | None, tmp_path: Path) -> None:
+    seconds = {"a": np.float32(0.5), "b": 2, "thinking": 1.23456}
+    save_result(tmp_path, dataclasses.replace(RESULT, recovered_generator=recovered, seconds=seconds))
+    content = read_json(tmp_path / "attack.json")
+    assert content["seconds"] == {"a": 0.5, "b": 2.0, "thinking": 1.235}
+    assert (content["method"], content["complexity"], content["details"]) == (
+        "grey",
+        "O(1)",
+        {"note": "grey"},
+    )
+    assert content.get("recovered") is recovered
     assert "numpy" in content["platform"]
-
-
-def test_times_of_any_number_type_are_saved(tmp_path: Path) -> None:
-    save_result(tmp_path, dataclasses.replace(RESULT, seconds={"a": np.float32(0.5), "b": 2}))
-    assert load_result(tmp_path).seconds == {"a": 0.5, "b": 2.0}
+    for name in ("recovered", "assignment", "decryption"):
+        saved = load_array(tmp_path / f"{name}.npy")
+        assert np.array_equal(saved, getattr(RESULT, name))
+        assert saved.dtype == getattr(RESULT, name).dtype
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_the_last_file_of_an_attack_is_its_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,11 +281,3 @@ def test_the_nearest_value_of_the_grid_is_taken(values: np.ndarray[Any, Any]) ->
     nearest = np.abs(grid - clipped[:, None]).min(axis=1)
     # Between two values of the grid, as near as float64 can tell.
     assert (np.abs(found - clipped) <= nearest + 1e-7).all()
-
-
-def test_a_damaged_result_is_refused(tmp_path: Path) -> None:
-    save_result(tmp_path, RESULT)
-    np.save(tmp_path / "assignment.npy", np.zeros((N, 3), np.int64))
-    with pytest.raises(InputError, match=r"assignment\.npy: has shape"):
-        load_result(tmp_path)
-    assert load_array(tmp_path / "decryption.npy").shape == (N, *IMAGE)

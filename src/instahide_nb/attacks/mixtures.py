@@ -143,7 +143,7 @@ def predictions(mixtures: Mixtures, image: FloatT, mean: FloatT) -> FloatT:
     """
     n = len(mixtures.assignment)
     assignment = np.hstack([mixtures.assignment, np.full((n, 1), mixtures.n_images)])
-    coefficient: Float = np.hstack([mixtures.coefficient, mixtures.rest[:, None]])
+    coefficient: Float = np.append(mixtures.coefficient, mixtures.rest[:, None], axis=1)
     whole = Mixtures(assignment, coefficient, mixtures.n_images + 1)
     out = np.zeros((n, image.shape[1]), image.dtype)
     add_product(whole.matrix, np.vstack([image, mean[None].astype(image.dtype)]), out)

@@ -4,8 +4,13 @@ After any of these ``:option=value,option=value`` may follow, where the attack h
 ``carlini-v2:steps=published``. Values are text.
 
 A package adds attacks through the entry point group ``instahide_nb.attacks``. An attack is a function
-``attack(release, public, *, seed_start, seed_stop, workdir)`` that returns an
-:class:`~instahide_nb.attacks.result.AttackResult`; one that needs none of the keywords may leave them out.
+``attack(release, public)`` that returns an :class:`~instahide_nb.attacks.result.AttackResult`. Its arguments:
+
+* release : :class:`~instahide_nb.challenge.release.Release`, all that was published;
+* public : uint8 (m, h, w, 3), the attacker's own public images;
+* seed_start, seed_stop : int, keyword-only, if it has them: the seeds to scan;
+* workdir : Path or None, keyword-only, if it has it: a folder for files between stages;
+* any further keyword-only arguments of type str are its options.
 """
 
 from __future__ import annotations
@@ -13,12 +18,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +30,8 @@ import numpy.typing as npt
 from instahide_nb.attacks.result import AttackResult
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
-
-__all__ = ["METHODS", "check_method", "find_attack", "method_names", "run_attack", "split_options"]
+from instahide_nb.core.progress import Stopwatch
+from instahide_nb.core.threads import one_blas_thread
 
 _GROUP = "instahide_nb.attacks"
 _GIVEN = ("seed_start", "seed_stop", "workdir")  # what run_attack passes by itself
@@ -84,13 +88,7 @@ def split_options(method: str) -> tuple[str, dict[str, str]]:
 
 
 def check_method(method: str) -> None:
-    """Refuse a method that does not exist, without loading this package's attacks.
-
-    Raises
-    ------
-    InputError
-        When :func:`find_attack` would.
-    """
+    """Raise what :func:`find_attack` would, without loading this package's attacks."""
     if method not in _OWN:
         find_attack(method)
 
@@ -175,20 +173,14 @@ def run_attack(
     seed_stop: int = 2**32,
     workdir: Path | None = None,
 ) -> AttackResult:
-    """Run an attack and check that what it returns fits the release.
+    """Run an attack, with BLAS on one thread, and check that what it returns fits the release.
 
     Parameters
     ----------
     method : str
         See :func:`method_names`.
-    release : Release
-        All that was published.
-    public : (m, h, w, 3) uint8 array
-        The attacker's own public images.
-    seed_start, seed_stop : int
-        The range that ``prng-seed`` scans.
-    workdir : Path, optional
-        A folder for files between stages.
+    release, public, seed_start, seed_stop, workdir
+        The arguments of an attack, see the module; it gets those that it has.
 
     Raises
     ------
@@ -196,7 +188,7 @@ def run_attack(
         When there is no such attack, or it returns arrays of other dtypes or shapes.
     """
     attack = find_attack(method)
-    options: dict[str, Any] = {"seed_start": seed_start, "seed_stop": seed_stop, "workdir": workdir}
+    options: dict[str, object] = {"seed_start": seed_start, "seed_stop": seed_stop, "workdir": workdir}
     try:
         signature = inspect.signature(attack)
         accepted = signature.parameters
@@ -206,9 +198,9 @@ def run_attack(
         signature.bind(release, public, **options)
     except (TypeError, ValueError):
         raise InputError(f"method: {method} is not a function attack(release, public, ...)") from None
-    start = time.perf_counter()
-    result = attack(release, public, **options)
-    seconds = time.perf_counter() - start
+    watch = Stopwatch()
+    with one_blas_thread(), watch.stage("attack"):
+        result = attack(release, public, **options)
     if not isinstance(result, AttackResult):
         raise InputError(
             f"method: {method} returned {type(result).__name__}; an attack returns an AttackResult"
@@ -226,6 +218,5 @@ def run_attack(
                 f"method: {method} returned {name} as {array.dtype} {array.shape}; "
                 f"{np.dtype(dtype)} {shape} is expected"
             )
-    # The name under which it was asked for is the one by which a submission finds its source.
-    # One that tells no times is timed as a whole.
-    return replace(result, method=method, seconds=result.seconds or {"attack": seconds})
+    # A submission finds the source of an attack by the name under which it was asked for.
+    return replace(result, method=method, seconds=result.seconds or watch.seconds)

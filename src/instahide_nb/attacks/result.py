@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.core.errors import InputError
-from instahide_nb.core.files import load_array, make_folder, read_json, save_array, write_json
+from instahide_nb.core.files import make_folder, save_array, write_json
 from instahide_nb.core.runs import machine_line
 from instahide_nb.scheme.encryption import pixel_bytes, pixel_values
-
-__all__ = ["AttackResult", "load_result", "on_the_grid", "platform_line", "save_result"]
 
 
 @dataclass(frozen=True)
@@ -88,11 +85,6 @@ def on_the_grid(images: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32
     return pixel_values(pixel_bytes(images))
 
 
-def platform_line() -> str:
-    """The machine in words, for a submission: processors, memory, system, Python and numpy."""
-    return machine_line()
-
-
 def save_result(folder: Path | str, result: AttackResult) -> None:
     """Write ``decryption.npy``, ``recovered.npy``, ``assignment.npy`` and, last, ``attack.json``.
 
@@ -110,7 +102,7 @@ def save_result(folder: Path | str, result: AttackResult) -> None:
         "method": result.method,
         "complexity": result.complexity,
         "seconds": {name: round(float(value), 3) for name, value in result.seconds.items()},
-        "platform": platform_line(),
+        "platform": machine_line(),
         "details": result.details,
     }
     if result.recovered_generator is not None:
@@ -118,28 +110,3 @@ def save_result(folder: Path | str, result: AttackResult) -> None:
     if not found:
         content["reason"] = result.reason
     write_json(folder / "attack.json", content)
-
-
-def load_result(folder: Path | str) -> AttackResult:
-    """Load what :func:`save_result` wrote.
-
-    Raises
-    ------
-    InputError
-        When a file is missing or damaged.
-    """
-    folder = Path(folder)
-    about = read_json(folder / "attack.json")
-    for name, kind in (("seconds", dict), ("details", dict), ("recovered", bool)):
-        if not isinstance(about.get(name, kind()), kind):
-            raise InputError(f"{folder / 'attack.json'}: {name} is not of its type; run the attack again")
-    return AttackResult(
-        method=str(about.get("method", folder.name)),
-        recovered=load_array(folder / "recovered.npy", dtype=np.float32, shape=(None, None, None, 3)),
-        assignment=load_array(folder / "assignment.npy", dtype=np.int64, shape=(None, 2)),
-        decryption=load_array(folder / "decryption.npy", dtype=np.float32, shape=(None, None, None, 3)),
-        complexity=str(about.get("complexity", "")),
-        seconds=dict(about.get("seconds", {})),
-        details=dict(about.get("details", {})),
-        recovered_generator=about.get("recovered"),
-    )

@@ -204,11 +204,10 @@ def _explained(release: Release, result: AttackResult) -> bool:
 
 def _whitened_similarity(release: Release, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Correlations of the whitened energies of some encryptions, as `unmask` computes them."""
-    from instahide_nb.attacks.unmask import energy, textures
+    from instahide_nb.attacks.unmask.edges import edge_features, edge_filter, similarity
 
-    feature = energy.planes(energy.features(release.encryption), *release.encryption.shape[1:3])
-    similarity = textures.similarity(feature[rows], textures.texture_filter(feature))
-    return similarity.astype(np.float64)
+    feature = edge_features(release.encryption)
+    return similarity(feature[rows], edge_filter(feature))
 
 
 def similarities(
@@ -254,7 +253,7 @@ def cluster_matrix(
     """
     if not _explained(release, result):
         return None
-    from instahide_nb.attacks.unmask.assignment import read_slots
+    from instahide_nb.attacks.unmask.matching import read_slots
 
     coefficient = read_slots(release.label, release.info.n_private).coefficient
     rows: list[int] = []
@@ -278,14 +277,17 @@ def eigenvector_plot(
     """
     if not _explained(release, result):
         return None
-    from instahide_nb.attacks.unmask.assignment import read_slots
-    from instahide_nb.attacks.unmask.spectral import pixel_matrix
+    from instahide_nb.attacks.mixtures import Mixtures
+    from instahide_nb.attacks.unmask.matching import read_slots
+    from instahide_nb.attacks.unmask.squares import pixel_matrix
     from instahide_nb.show.plots import product_plot
 
     height, width = release.encryption.shape[1:3]
     y, x, channel = pixel or (height // 2, width // 2, 1)
     slots = read_slots(release.label, release.info.n_private)
-    product, weight = pixel_matrix(release.encryption, slots, result.assignment, (y, x, channel))
+    known = np.where(slots.shared[:, None], -1, result.assignment)
+    mixtures = Mixtures(known, slots.coefficient, len(result.recovered))
+    product, weight = pixel_matrix(release.encryption, mixtures, (y, x, channel))
     value = result.recovered[:, y, x, channel]
     seen = np.triu(weight > np.quantile(weight[weight > 0], 0.5), 1)
     return product_plot(np.outer(value, value)[seen], product[seen])

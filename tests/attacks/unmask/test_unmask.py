@@ -11,7 +11,7 @@ import pytest
 from dead_leaves import dead_leaves
 from skimage.metrics import structural_similarity
 
-from instahide_nb.attacks.unmask import companions
+from instahide_nb.attacks.unmask import shared_public
 from instahide_nb.attacks.unmask.attack import Settings, UnmaskResult, decrypt, run, solve
 from instahide_nb.challenge.build import Challenge, build_challenge
 from instahide_nb.challenge.release import Release
@@ -117,7 +117,7 @@ def test_run_reports_what_solve_found(case: Case) -> None:
 def test_the_same_bits_with_any_number_of_threads(
     case: Case, monkeypatch: pytest.MonkeyPatch, epochs: bool
 ) -> None:
-    short = Settings(rounds=1, companion_rounds=1, epochs=epochs)
+    short = Settings(rounds=1, shared_rounds=1, epochs=epochs)
     results = []
     for threads in ("1", "3"):
         monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
@@ -132,7 +132,7 @@ def test_rows_in_any_order_are_recovered_too(case: Case) -> None:
     shuffled = replace(release, encryption=release.encryption[order], label=release.label[order])
     result = solve(shuffled, case.public)
     assert result.details["epochs"] is False
-    assert result.stages[-1] == "companions 6"
+    assert result.stages[-1] == "shared public images 6"
     assert similarity(result.recovered, case.challenge.secret.private).mean() > 0.8
 
 
@@ -142,14 +142,14 @@ def test_labels_of_four_decimals_suffice(case: Case) -> None:
     assert similarity(result.recovered, case.challenge.secret.private).mean() > 0.9
 
 
-def test_without_public_images_nobody_has_companions(tmp_path: Path) -> None:
+def test_without_public_images_none_are_shared(tmp_path: Path) -> None:
     challenge, public = make_case(tmp_path, k=2)
     result = solve(challenge.release, public)
     assert result.stages[-1] == "round 4"
     assert similarity(result.recovered, challenge.secret.private).mean() > 0.99
 
 
-def test_at_k_3_companions_are_looked_for_in_all_epochs(
+def test_at_k_3_shared_images_are_looked_for_in_all_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     challenge, public = make_case(tmp_path, k=3)
@@ -157,9 +157,9 @@ def test_at_k_3_companions_are_looked_for_in_all_epochs(
     def never(*_: object) -> None:
         raise AssertionError("rows of an epoch share no public image")
 
-    monkeypatch.setattr(companions, "row_precision", never)
+    monkeypatch.setattr(shared_public, "by_epoch", never)
     result = solve(challenge.release, public)
-    assert result.stages[-1] == "companions 6"
+    assert result.stages[-1] == "shared public images 6"
     assert similarity(result.recovered, challenge.secret.private).mean() > 0.9
 
 
@@ -215,7 +215,7 @@ def test_photographs_are_told_from_negatives_where_the_public_ones_differ_in_bri
     shifted = np.clip(public_patches("embedded", 200).astype(int) + shift, 0, 255).astype(np.uint8)
     np.savez(tmp_path / "public.npz", images=shifted)
     challenge = build_challenge(GenDataParams(public_source=str(tmp_path / "public.npz")))
-    settings = Settings(rounds=1, companion_rounds=0)
+    settings = Settings(rounds=1, shared_rounds=0)
     found = solve(challenge.release, public_patches("embedded:attacker", 200), settings=settings)
     upright = similarity(found.recovered, challenge.secret.private).mean()
     assert upright > 0.6

@@ -36,7 +36,7 @@ from instahide_nb.attacks.carlini.groups import dense_groups
 from instahide_nb.attacks.carlini.matching import greedy_matching, optimal_matching
 from instahide_nb.attacks.carlini.similarity import Similarity, energy_similarity, second_similarity
 from instahide_nb.attacks.result import AttackResult, on_the_grid
-from instahide_nb.attacks.unmask.assignment import Slots, read_slots
+from instahide_nb.attacks.unmask.matching import Slots, read_slots
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import Stopwatch, progress

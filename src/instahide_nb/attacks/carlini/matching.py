@@ -1,7 +1,7 @@
 """Two private images for each encryption: stage 4 of the published attack.
 
 The labels name the classes of an encryption's two private images. So each encryption has two slots
-(`instahide_nb.attacks.unmask.assignment`), and each slot is filled with a group of its class. A private image fills
+(`instahide_nb.attacks.unmask.matching`), and each slot is filled with a group of its class. A private image fills
 ``2 n / N`` slots. Carlini et al. (arXiv 2011.05315) describe a minimum-cost matching under these constraints; their
 code (``step_4_final_graph``) takes a greedy shortcut and calls it within a percent or two. Both are here.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.unmask.assignment import Slots
+from instahide_nb.attacks.unmask.matching import Slots
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.unmask import energy
+from instahide_nb.attacks.unmask.edges import edge_features
 from instahide_nb.challenge.release import Release
 
 Float32 = npt.NDArray[np.float32]
@@ -40,7 +40,7 @@ def energy_similarity(release: Release, public: npt.NDArray[np.uint8]) -> Float3
     float32 (n, n)
         In [-1, 1], symmetric, 1 on the diagonal. The same bits on any machine.
     """
-    feature = energy.features(release.encryption)
+    feature = edge_features(release.encryption).reshape(len(release.encryption), -1)
     # Integers whose products stay below 2^24 are summed exactly in any order. Widths above 32,768 need shorter ones.
     whole = np.rint(feature * np.float32(min(16, math.isqrt(2**23 // feature.shape[1]))))
     length = np.sqrt((whole * whole).sum(axis=1))

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_array
 
-from instahide_nb.attacks.exact import factor, integer_product, inverse, solve_spd
+from instahide_nb.attacks.exact import factor, integer_product, inverse, solve
 from instahide_nb.attacks.generator.replay import Replay, image_classes
 from instahide_nb.attacks.mixtures import Mixtures, fit, mean_square, normal_matrix, predictions, right_side
 from instahide_nb.challenge.release import Release
@@ -289,7 +289,7 @@ def _row_coefficients(
             for p in range(size):
                 total += a[p] * rows[r, p]
             right[i, 0] = total
-        out[r] = solve_spd(normal, right)[:, 0]
+        out[r] = solve(factor(normal), right)[:, 0]
 
 
 def row_coefficients(rows: Float64, index: Int64, images: Float64) -> Float64:

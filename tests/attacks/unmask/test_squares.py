@@ -1,0 +1,92 @@
+"""First images from squares, joined signs, and photographs against their negatives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from dead_leaves import dead_leaves
+
+from instahide_nb.attacks.mixtures import Mixtures
+from instahide_nb.attacks.unmask.squares import (
+    colour_axis,
+    expected_square,
+    first_images,
+    join_signs,
+    pixel_matrix,
+    rather_photograph,
+)
+
+
+def challenge(places: int, n: int = 1500) -> tuple[np.ndarray, np.ndarray, Mixtures]:
+    """Absolute values of mixtures of some of 8 images and one public image."""
+    rng = np.random.default_rng(0)
+    images = dead_leaves(8, (16, 16), 21).astype(np.float32) / 127.5 - 1
+    public = dead_leaves(100, (16, 16), 22).astype(np.float32) / 127.5 - 1
+    held = np.stack([rng.permutation(8)[:places] for _ in range(n)])
+    share = rng.uniform(0.5, 0.9, (n, places)).astype(np.float32) / places
+    rest = 1 - share.sum(axis=1)[:, None, None, None]
+    x = (share[:, :, None, None, None] * images[held]).sum(axis=1) + rest * public[rng.integers(0, 100, n)]
+    return images, np.abs(x).astype(np.float32), Mixtures(held, share, 8)
+
+
+@pytest.mark.parametrize("places", [2, 3])
+def test_images_are_retrieved_up_to_one_sign(places: int) -> None:
+    images, size, mixtures = challenge(places)
+    found = first_images(size, mixtures)
+    agreement = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(found, images, strict=True)]
+    assert np.min(np.abs(agreement)) > 0.6
+    assert abs(np.sign(agreement).sum()) == len(images)
+
+
+def test_pixel_matrix_estimates_products() -> None:
+    images, size, mixtures = challenge(2)
+    product, weight = pixel_matrix(size, mixtures, (5, 6, 1))
+    true, off = np.outer(images[:, 5, 6, 1], images[:, 5, 6, 1]), ~np.eye(8, dtype=bool)
+    assert (weight[off] > 0).all()
+    assert np.array_equal(product, product.T)
+    assert np.corrcoef(product[off], true[off])[0, 1] > 0.6
+    unknown = Mixtures(np.where(mixtures.assignment == 7, -1, mixtures.assignment), mixtures.coefficient, 8)
+    assert not pixel_matrix(size, unknown, (5, 6, 1))[1][7].any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_joined_signs_agree_up_to_one(seed: int) -> None:
+    images = dead_leaves(60, (10, 12), 30).astype(np.float32).reshape(60, -1) / 127.5 - 1
+    flip = np.random.default_rng(seed).choice(np.float32([-1, 1]), images.shape[1])
+    ratio = join_signs(images * flip, (10, 12, 3)) * np.sign(images)
+    sign = np.sign(ratio.sum(axis=0))
+    assert (np.abs(sign.sum()) == len(sign)).all()
+
+
+def test_expected_square_fits_its_own_form() -> None:
+    share = np.random.default_rng(1).uniform(0.1, 0.3, (200, 3)).astype(np.float32)
+    wide = share.astype(float)
+    square = 0.3 * (wide**2).sum(axis=1) + 0.1 * (1 - wide.sum(axis=1)) ** 2 + 0.02
+    assert np.allclose(expected_square(square, share), square, atol=1e-6)
+
+
+def collection(seed: int, brightness: float) -> np.ndarray:
+    """Patches whose brightness varies much and whose blue lies a little below red."""
+    rng = np.random.default_rng(seed)
+    level = brightness + rng.normal(0, 40, (300, 1, 1, 1))
+    colour = np.array([6.0, 0.0, -6.0]) + rng.normal(0, 8, (300, 1, 1, 3))
+    return np.clip(np.rint(level + colour + rng.normal(0, 5, (300, 8, 8, 3))), 0, 255).astype(np.uint8)
+
+
+def mean_colours(public: np.ndarray) -> np.ndarray:
+    return (2.0 * public.astype(float) - 255).mean(axis=(1, 2)) / 255
+
+
+@pytest.mark.parametrize("learned", [110.0, 140.0])
+@pytest.mark.parametrize("seen", [105.0, 145.0])
+def test_the_balance_of_colours_decides_where_brightness_misleads(learned: float, seen: float) -> None:
+    axis, colour = colour_axis(collection(0, learned)), mean_colours(collection(1, seen))
+    assert rather_photograph(colour, axis).mean() > 0
+    assert np.array_equal(rather_photograph(-colour, axis), -rather_photograph(colour, axis))
+
+
+def test_axis_is_fishers_discriminant() -> None:
+    for public in (collection(3, 100.0), collection(0, 90.0)[..., :1]):
+        colour = mean_colours(public)
+        expected = np.linalg.solve(colour.T @ colour / len(colour), colour.mean(axis=0))
+        assert np.allclose(colour_axis(public), expected, rtol=1e-3)
