@@ -198,7 +198,6 @@ def unmask_sees(monkeypatch):
         n = len(signed)
         solved = UnmaskResult(
             recovered=np.zeros(made.private.shape, np.float32),
-            image_class=np.arange(len(made.private)) % 5,
             assignment=made.mixtures.index[:, :2].astype(np.int64),
             coefficient=np.full((n, 2), 0.3, np.float32),
             confidence=np.ones((n, 2), np.float32),
