@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.exact import integer_product, integers, whole_product
+from instahide_nb.attacks.exact import integer_product
 from instahide_nb.attacks.mixtures import Fit, Mixtures, fit, influence
 from instahide_nb.attacks.unmask.matching import Matching, Slots, match, square_lengths
 from instahide_nb.attacks.unmask.smoothness import Moments, Smoothness, autocovariance, smoothness, whiten
@@ -113,15 +113,6 @@ def edge_features(encryption: Float32) -> Float32:
     in_blocks(over_set, table.shape[1], block=_COLUMNS)
     in_blocks(within, len(table), block=_ROWS)
     return energy
-
-
-def correlation(a: Float32, b: Float32) -> Float32:
-    """Correlations of all pairs of rows of two tables of `edge_features`, float32 (n, m)."""
-    (left, _), (right, _) = integers(a.reshape(len(a), -1)), integers(b.reshape(len(b), -1))
-    # sums of squares of integers below 2^24, exact in any order
-    length = [np.sqrt(np.maximum((table * table).sum(axis=1), 1)) for table in (left, right)]
-    product: Float32 = whole_product(left, right).astype(np.float32, copy=False)
-    return np.divide(product, length[0][:, None] * length[1], out=product)
 
 
 def edge_filter(feature: Float32, ridge: float = 0.3) -> Smoothness:
