@@ -43,9 +43,11 @@ class _Attempt:
     def impossible(self) -> str | None:
         """Why nothing can be replayed, or None."""
         info, n = self.release.info, len(self.release.encryption)
+        if info.scheme == "mixup" and self.method == "prng-state":
+            return "mixup has no mask, so no bits of the generator are seen"
         if info.rng != "mt19937":
             return f"the release names the generator {info.rng}, which has no 32-bit seed and no linear state"
-        if n == 0 or n != info.n_private * info.encryptions_per_image:
+        if n != info.n_private * info.encryptions_per_image:
             return f"{n} encryptions are not {info.encryptions_per_image} epochs of {info.n_private}"
         return None
 
@@ -87,25 +89,11 @@ class _Attempt:
 def prng_seed(
     release: Release, public: Images8, *, seed_start: int = 0, seed_stop: int = 2**32
 ) -> AttackResult:
-    """Find the seed of the coefficients, and decrypt everything.
+    """Scan seed_start .. seed_stop - 1 for the seed of the coefficients, and decrypt everything.
 
-    Parameters
-    ----------
-    release : Release
-    public : (m, h, w, 3) uint8 array
-        The attacker's own public images; hardly needed.
-    seed_start, seed_stop : int
-        Seeds to scan: seed_start .. seed_stop - 1.
-
-    Returns
-    -------
-    AttackResult
-        ``recovered_generator`` says whether the seed was found, `reason` why not.
-
-    Raises
-    ------
-    InputError
-        When the range is not within 0 .. 2^32, or labels have fewer than three decimals.
+    The attacker's `public` images (m, h, w, 3) are hardly needed. Where no seed is found, the result says why
+    (:meth:`AttackResult.not_found`). InputError when the range is not within 0 .. 2^32, or labels have fewer than three
+    decimals.
     """
     run = _Attempt("prng-seed", "O(2^32 + E)", release, public)
     if (reason := run.impossible()) is not None:
@@ -140,23 +128,13 @@ def prng_seed(
 def prng_state(release: Release, public: Images8) -> AttackResult:
     """Recover the state of the mask generator, and decrypt everything.
 
-    Parameters
-    ----------
-    release : Release
-    public : (m, h, w, 3) uint8 array
-        The attacker's own public images.
-
-    Returns
-    -------
-    AttackResult
-        ``recovered_generator`` says whether the state was found, `reason` why not.
+    The attacker's `public` images (m, h, w, 3) serve `unmask` and where coefficients are not known. Where no state is
+    found, the result says why (:meth:`AttackResult.not_found`).
     """
     from instahide_nb.attacks.unmask.attack import solve
 
     run = _Attempt("prng-state", "O(E + 19937^3)", release, public)
     cross, solved = release.info.scheme == "cross", None
-    if release.info.scheme == "mixup":
-        return run.not_found("mixup has no mask, so no bits of the generator are seen")
     if (reason := run.impossible()) is not None:
         return run.not_found(reason)
     with run.watch.stage("ranking"):

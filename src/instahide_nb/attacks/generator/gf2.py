@@ -36,43 +36,25 @@ class Factorisation:
     order : (m,) int64 array
     pivot : (rank,) int64 array
         The pivot column of each pivot row, ascending.
-    words : int
-        Words per row.
     """
 
     tiles: Packed
     order: Int64
     pivot: Int64
-    words: int
 
     @property
     def rank(self) -> int:
         """Number of independent equations."""
         return len(self.pivot)
 
-    def reduce(self, right: Bits) -> tuple[Bits, Bits]:
-        """Reduced right-hand sides (m,): those of the pivot rows, and the checks."""
-        reduced = right[self.order].astype(np.uint8)
-        _reduce(self.tiles, self.pivot, reduced)
-        return reduced[: self.rank], reduced[self.rank :]
-
     def solve(self, right: Bits) -> Packed | None:
-        """The solution, packed like a row, with 0 for columns without a pivot; None if a check fails."""
-        reduced, checks = self.reduce(right)
-        if checks.any():
-            return None
+        """The solution for right-hand sides (m,), packed like a row and padded; None if a check fails.
+
+        Unknowns without a pivot are 0.
+        """
         solution = np.zeros((len(self.tiles), _TILE), np.uint64)
-        _substitute(self.tiles, self.pivot, reduced, solution)
-        return solution.ravel()[: self.words]
-
-
-@numba.njit(cache=True, nogil=True)
-def _swap_rows(tiles: Packed, i: int, j: int) -> None:
-    for t in range(len(tiles)):
-        for c in range(_TILE):
-            kept = tiles[t, i, c]
-            tiles[t, i, c] = tiles[t, j, c]
-            tiles[t, j, c] = kept
+        consistent = _solve(self.tiles, self.pivot, right[self.order].astype(np.uint8), solution)
+        return solution.ravel() if consistent else None
 
 
 @numba.njit(cache=True, nogil=True)
@@ -94,7 +76,9 @@ def _panel(
         if chosen == m:
             continue
         if chosen != rank:
-            _swap_rows(tiles, chosen, rank)
+            for t in range(len(tiles)):
+                for c in range(_TILE):
+                    tiles[t, chosen, c], tiles[t, rank, c] = tiles[t, rank, c], tiles[t, chosen, c]
             order[chosen], order[rank] = order[rank], order[chosen]
             panel[chosen], panel[rank] = panel[rank], panel[chosen]
             multiplier[chosen], multiplier[rank] = multiplier[rank], multiplier[chosen]
@@ -155,7 +139,7 @@ def factorise(rows: Packed) -> Factorisation:
     Three equations in two unknowns, a = 1, b = 0, a + b = 1; the third is a check:
 
     >>> system = factorise(np.array([[1], [2], [3]], np.uint64))
-    >>> system.rank, system.solve(np.array([1, 0, 1], np.uint8))
+    >>> system.rank, system.solve(np.array([1, 0, 1], np.uint8))[:1]
     (2, array([1], dtype=uint64))
     >>> system.solve(np.array([1, 0, 0], np.uint8)) is None
     True
@@ -180,7 +164,7 @@ def factorise(rows: Packed) -> Factorisation:
                 _trailing(tiles[t], low, first, rank, multiplier, table)
         if rank == m:
             break
-    return Factorisation(tiles, order, pivot[:rank].copy(), words)
+    return Factorisation(tiles, order, pivot[:rank].copy())
 
 
 @numba.njit(cache=True, nogil=True)
@@ -202,18 +186,20 @@ def _set(solution: Packed, column: int) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _reduce(tiles: Packed, pivot: Int64, right: Bits) -> None:
-    """Forward substitution. `known` has bits in earlier pivot columns only, which select the multipliers of a row."""
-    known = np.zeros((len(tiles), _TILE), np.uint64)
+def _solve(tiles: Packed, pivot: Int64, right: Bits, solution: Packed) -> bool:
+    """Forward substitution; if all checks are zero, back substitution into `solution`.
+
+    A row's entries left of its pivot are multipliers, which bits of `known` select; bits of `solution` right of the
+    pivot select the others.
+    """
+    known = np.zeros_like(solution)
     for i in range(len(right)):
         right[i] ^= _parity(tiles, i, known)
-        if i < len(pivot) and right[i]:
+        if right[i]:
+            if i >= len(pivot):
+                return False
             _set(known, pivot[i])
-
-
-@numba.njit(cache=True, nogil=True)
-def _substitute(tiles: Packed, pivot: Int64, right: Bits, solution: Packed) -> None:
-    """Back substitution. `solution` has bits in later pivot columns only, which select the entries right of a pivot."""
     for i in range(len(pivot) - 1, -1, -1):
         if right[i] ^ _parity(tiles, i, solution):
             _set(solution, pivot[i])
+    return True

@@ -55,22 +55,11 @@ _BLOCK = 500  # rows or columns at a time
 
 @dataclass(frozen=True)
 class RecoveredImages:
-    """Private images, and how certain they are.
+    """Private images (N, d) in [-1, 1], and how certain they are.
 
-    Attributes
-    ----------
-    private : (N, d) float64 array
-        In [-1, 1].
-    coefficient : (n, p) float array
-        The private coefficients of each encryption, as far as known.
-    proved : (N,) bool array
-        Images in an encryption that images and coefficients reproduce bit for bit.
-    reproduced : float
-        Share of encryptions that are so reproduced.
-    how : str
-        What the images follow from, in words.
-    public_images : int
-        Public images that were recovered on the way.
+    `coefficient` (n, p) holds the private coefficients as far as known. `proved` images (N,) are in an encryption that
+    images and coefficients reproduce bit for bit; `reproduced` is the share of such encryptions. `how` says what the
+    images follow from, `public_images` how many public images were recovered on the way.
     """
 
     private: Float64
@@ -148,9 +137,7 @@ def _from_all_coefficients(
     if not proved.all():  # LAPACK's bits, which differ between machines, would show
         images = fit(rows, mixtures, np.ones(len(rows)), mean, _RIDGE)
         proved, share = _proved(release, mixtures.assignment, weight, images, size)
-    how = "pairs, masks and all coefficients" + (
-        ", solved together with the public images" if len(used) else ""
-    )
+    how = "pairs, masks and all coefficients" + ", solved together with the public images" * (len(used) > 0)
     return RecoveredImages(images[:size], coefficient[:, :places], proved, share, how, len(used))
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -48,12 +47,8 @@ Window = npt.NDArray[np.uint32]
 class Layout:
     """How many words of the mask generator each step of an epoch takes.
 
-    Attributes
-    ----------
-    pool, order, partners, mask : int
-        The public pool; the order of the first images; the orders of all other places; the masks.
-    epochs, rows, size : int
-        Epochs; encryptions per epoch; values per encryption.
+    The public `pool`; the `order` of the first images; the orders of the `partners`, all other places; the `mask` of
+    all encryptions. `rows` is the number of encryptions per epoch, `size` that of values per encryption.
     """
 
     pool: int
@@ -101,16 +96,9 @@ class Layout:
 
 @dataclass(frozen=True)
 class Replay:
-    """What was drawn.
-
-    Attributes
-    ----------
-    index : (n, k) int32 array
-        Images of each encryption, as in :class:`instahide_nb.scheme.encryption.Mixtures`.
-    weight : (n, k) uint32 array or None
-        Coefficients times 2^24; None if the coefficient generator is not known.
-    positive : (n, h*w*3) bool array
-        Where the mask is +1.
+    """What was drawn for each encryption: the images at its k places (n, k), as in
+    :class:`instahide_nb.scheme.encryption.Mixtures`; their coefficients times 2^24 (n, k), or None if the coefficient
+    generator is not known; and where the mask is +1 (n, h*w*3).
     """
 
     index: npt.NDArray[np.int32]
@@ -152,18 +140,8 @@ def replay_coefficients(info: ReleaseInfo, seed: int) -> Iterator[npt.NDArray[np
 def replay_epochs(release: Release, window: Window, starts: Int64, seed: int | None, n_public: int) -> Replay:
     """Draw all epochs again.
 
-    Parameters
-    ----------
-    release : Release
-        Its parameters and shape are used.
-    window : (624,) uint32 array
-        Of the mask generator.
-    starts : (epochs,) int64 array
-        The first word of each epoch: :meth:`Layout.starts` or from :func:`align`.
-    seed : int or None
-        Of the coefficient generator.
-    n_public : int
-        Size of the pool of public images.
+    `window` is the mask generator's, `seed` the coefficient generator's, `starts` the first word of each epoch, and
+    `n_public` the size of the pool of public images.
     """
     info, layout = release.info, Layout.of(release)
     count, size = layout.rows, layout.size
@@ -201,31 +179,22 @@ def large_neighbours(encryption: npt.NDArray[np.float32]) -> tuple[Int64, Int64,
     return first, first + 1, ((flat[first] > 0) != (flat[first + 1] > 0)).astype(np.uint8)
 
 
-@numba.njit(cache=True, nogil=True)
-def _search(bits: Bits, low: int, high: int, first: Int64, second: Int64, differ: Bits, share: float) -> int:
+def _search(bits: Bits, low: int, high: int, first: Int64, second: Int64, differ: Bits) -> int:
     """The first place low .. high-1 whose mask makes neighbours agree, or -1; most fail the first few pairs."""
-    for at in range(low, high):
-        same = 0
-        for i in range(len(first)):
-            if bits[at + first[i]] ^ bits[at + second[i]] == differ[i]:
-                same += 1
-            if i + 1 == _FIRST_PAIRS and same <= 0.65 * _FIRST_PAIRS:
-                break
-        if same > share * len(first):
-            return at
+    few = list(zip(first.tolist(), second.tolist(), differ.tolist(), strict=True))[:_FIRST_PAIRS]
+    same = np.zeros(high - low, np.uint8)
+    for a, b, different in few:
+        same += bits[a + low : a + high] ^ bits[b + low : b + high] == different
+    for at in low + np.flatnonzero(same > 0.65 * len(few)):
+        if (bits[at + first] ^ bits[at + second] == differ).mean() > SAME_SIGN:
+            return int(at)
     return -1
 
 
 def align(release: Release, window: Window, *, first_limit: int = _MOST_EXTRA) -> tuple[Int64, int] | None:
     """Find each epoch's place in the stream by the signs of neighbouring pixels; the expected place comes first.
 
-    Parameters
-    ----------
-    release : Release
-    window : (624,) uint32 array
-        Of the mask generator.
-    first_limit : int
-        How many words may come before the first mask, beyond those expected.
+    At most `first_limit` words may come before the first mask, beyond those expected.
 
     Returns
     -------
@@ -250,7 +219,7 @@ def align(release: Release, window: Window, *, first_limit: int = _MOST_EXTRA) -
         for low, high in tried:
             if len(bits) < high + layout.mask:
                 bits = np.concatenate([bits, low_bits(window, len(bits), high + layout.mask)])
-            found = int(_search(bits, low, high, *pairs, SAME_SIGN))
+            found = _search(bits, low, high, *pairs)
             if found >= 0:
                 break
         if found < 0:
@@ -270,13 +239,8 @@ def find_replay(
 ) -> tuple[Replay | None, bool, dict[str, object]]:
     """Replay the mask generator with this window, and the coefficient generator if its seed is known.
 
-    Returns
-    -------
-    replay : Replay or None
-        None if the masks are not found.
-    pairs_fit : bool
-        Whether the labels agree with the replayed pairs; they do not if other permutations were drawn.
-    details : dict
+    Returns the replay, or None if the masks are not found; whether the labels agree with the replayed pairs, which they
+    do not if other permutations were drawn; and details as JSON can hold them.
     """
     info, layout = release.info, Layout.of(release)
     placed = align(release, window)
@@ -295,19 +259,10 @@ def find_replay(
 
 
 def image_classes(label: Float, index: npt.NDArray[np.integer]) -> tuple[Int64, float]:
-    """The class of each private image: the one that most of its encryptions show.
+    """The class of each private image, which is the one that most of its encryptions show.
 
-    Parameters
-    ----------
-    label : (n, classes) float array
-    index : (n, p) int array
-        The private images of each encryption.
-
-    Returns
-    -------
-    classes : (N,) int64 array
-    agreeing : float
-        Share of encryptions that show no other class than those of their images.
+    `label` is (n, classes), `index` (n, p) the private images of each encryption. Also the share of encryptions that
+    show no other class than those of their images.
 
     Examples
     --------

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from numba.extending import intrinsic
 
 from instahide_nb.attacks.generator.replay import makes_labels, rows_agree
-from instahide_nb.challenge.release import Release
+from instahide_nb.challenge.release import Release, ReleaseInfo
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.params import private_per_row
 from instahide_nb.core.progress import progress
@@ -51,18 +51,18 @@ _MOST_OVERLOOKED = 0.01  # probability
 _MOST_ATTEMPTS = 56  # points whose words depend on the seeding alone, not on other words
 _RATIO_ROUNDING = 2.0**-21  # words cut to 32 bits, single precision, over a radius that is seldom small
 _NEVER = 2.0  # lower end of an interval that no ratio is in
-_SHOWN_ALONE = (
-    0.4  # inside: probability that neither coefficient of a pair shares its class with another, at least
-)
+_SHOWN_ALONE = 0.4  # inside: least probability that no coefficient of a pair shares its class with another
 
+Float = npt.NDArray[np.floating]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 UInt32 = npt.NDArray[np.uint32]
+Tables = tuple[Int32, Float32, Float32, Int64]
 
 
-def label_tolerance(label: npt.NDArray[np.floating], k: int) -> tuple[float, int | None]:
+def label_tolerance(label: Float, k: int) -> tuple[float, int | None]:
     """How far a label may be from the sum of coefficients that it shows, and its decimals if it was rounded.
 
     Rounding k coefficients to multiples of 2^-24 leaves a remainder, which is in the largest. Labels of fewer than
@@ -90,39 +90,17 @@ def label_tolerance(label: npt.NDArray[np.floating], k: int) -> tuple[float, int
     return exact, None
 
 
-@dataclass(frozen=True)
-class RatioTargets:
-    """Ratios of the smaller coefficient over the larger, between `low` and `high`, that the right seed reproduces.
+def ratio_targets(label: Float, k: int, places: int, tolerance: float) -> tuple[Int64, Float64, Float64]:
+    """Ratios of the smaller coefficient over the larger that the right seed reproduces: row, least, greatest (t,).
 
-    One entry per pair of label values; the entries of one `row` of the label are alternatives.
-    """
-
-    row: Int64
-    low: Float64
-    high: Float64
-
-    def of(self, rows: Int64) -> RatioTargets:
-        """The targets of some rows."""
-        keep = np.isin(self.row, rows)
-        return RatioTargets(self.row[keep], self.low[keep], self.high[keep])
-
-    def chance(self) -> float:
-        """Expected number of targets that a wrong seed meets; a ratio r has density 4 / pi / (1 + r^2)."""
-        middle = np.clip((self.low + self.high) / 2, 0, 1)
-        width = np.clip(self.high, 0, 1) - np.clip(self.low, 0, 1)
-        return float((width * 4 / np.pi / (1 + middle * middle)).sum())
-
-
-def ratio_targets(label: npt.NDArray[np.floating], k: int, places: int, tolerance: float) -> RatioTargets:
-    """The ratios of those rows that start with a pair of normal numbers and show the coefficients of both.
-
-    `label` (N, classes) is of the first epoch; its rows sum the first `places` of k coefficients. If k is odd, only
-    every other row starts with a pair.
+    From the rows of `label` (N, classes), which sums the first `places` of k coefficients, that start with a pair of
+    normal numbers (if k is odd, every other row) and show the coefficients of both. Several entries of a row are
+    alternatives.
 
     Examples
     --------
-    >>> targets = ratio_targets(np.array([[0.2, 0.4], [0.6, 0.0]]), 6, 2, 1e-6)
-    >>> targets.row, bool((targets.low < 0.5).all() and (targets.high > 0.5).all())
+    >>> row, least, greatest = ratio_targets(np.array([[0.2, 0.4], [0.6, 0.0]]), 6, 2, 1e-6)
+    >>> row, bool(least[0] < 0.5 < greatest[0])
     (array([0]), True)
     """
     found = []
@@ -131,39 +109,32 @@ def ratio_targets(label: npt.NDArray[np.floating], k: int, places: int, toleranc
         # If more than one class were missing, hardly any pair of values would be two single coefficients.
         if max(2, places - 1) <= len(values) <= places:
             for small, large in itertools.combinations(values, 2):
-                low = (small - tolerance) / (large + tolerance)
-                found.append((r, low, (small + tolerance) / max(large - tolerance, tolerance)))
+                least = (small - tolerance) / (large + tolerance)
+                found.append((r, least, (small + tolerance) / max(large - tolerance, tolerance)))
     row, low, high = np.array(found, np.float64).reshape(-1, 3).T
-    return RatioTargets(row.astype(np.int64), low, high)
+    return row.astype(np.int64), low, high
+
+
+def chance_to_meet(low: Float64, high: Float64) -> Float64:
+    """Probability that a wrong seed's ratio is between `low` and `high`: a ratio r has density 4 / pi / (1 + r^2)."""
+    low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
+    return (high - low) * 4 / np.pi / (1 + ((low + high) / 2) ** 2)
 
 
 @dataclass(frozen=True)
 class ScanPlan:
     """What is compared for each seed.
 
-    Attributes
-    ----------
-    rows : (r,) int64 array
-        Rows of the label that are compared.
-    needed : int
-        How many ratios must agree.
-    accepted : (attempts, t) int32 array
-        Per point, how many points in the disc come before it if it is the first pair of a target's row.
-    low, high : (attempts, t) float32 arrays
-        Intervals of the ratio of these targets.
-    count : (attempts,) int64 array
-        How many targets there are.
-    overlooked : float
-        Probability that the right seed does not survive, because too many of the rows were redrawn.
+    `rows` of the label, of whose ratios as many as `needed` must agree. So many rows may be redrawn that the right seed
+    does not survive with probability `overlooked`. The `tables` hold per attempt at a point the targets that the point
+    may be (attempts, t): how many points in the disc come before it, least and greatest ratio; and how many targets
+    there are (attempts,).
     """
 
     rows: Int64
     needed: int
-    accepted: Int32
-    low: Float32
-    high: Float32
-    count: Int64
     overlooked: float
+    tables: Tables
 
 
 def _last_attempt(accepted: int) -> int:
@@ -173,47 +144,44 @@ def _last_attempt(accepted: int) -> int:
     return int(np.ceil(mean + 2.5 * np.sqrt(variance))) + 1
 
 
-def plan_scan(targets: RatioTargets, k: int, kept: float) -> ScanPlan | None:
+def plan_scan(targets: tuple[Int64, Float64, Float64], k: int, kept: float) -> ScanPlan | None:
     """Choose as few rows as possible such that few wrong seeds survive and the right one hardly ever fails.
 
     `kept` is the share of rows of k coefficients that are not redrawn. None if no row can be compared.
     """
     from scipy.special import bdtr  # P(at most m of n)
 
-    usable = np.unique(targets.row)
+    row, low, high = targets
+    usable = np.unique(row)
     usable = usable[[_last_attempt(int(r) * k // 2) <= _MOST_ATTEMPTS for r in usable]]
-    best: tuple[float, Int64, int] | None = None
+    chance = np.cumsum([chance_to_meet(low[row == r], high[row == r]).sum() for r in usable])
+    best = (2.0, 0, 0)
     for size in range(min(_FEWEST_ROWS, len(usable)), len(usable) + 1):
-        rows = usable[:size]
-        chance = min(targets.of(rows).chance() / max(size, 1), 0.99)
         for needed in range(1, size + 1):
-            if 1 - bdtr(needed - 1, size, chance) <= _MOST_SURVIVORS:
-                overlooked = float(bdtr(needed - 1, size, kept))
-                if best is None or overlooked < best[0]:
-                    best = (overlooked, rows, needed)
+            if 1 - bdtr(needed - 1, size, min(chance[size - 1] / size, 0.99)) <= _MOST_SURVIVORS:
+                best = min(best, (float(bdtr(needed - 1, size, kept)), size, needed))
                 break
-        if best is not None and best[0] <= _MOST_OVERLOOKED:
+        if best[0] <= _MOST_OVERLOOKED:
             break
-    if best is None or len(best[1]) == 0:
+    overlooked, size, needed = best
+    if size == 0:
         return None
-    overlooked, rows, needed = best
-    return ScanPlan(rows, needed, *_intervals(targets.of(rows), k), overlooked)
+    own = np.isin(row, usable[:size])
+    tables = _tables(row[own] * k // 2, low[own], high[own])
+    return ScanPlan(usable[:size], needed, overlooked, tables)
 
 
-def _intervals(targets: RatioTargets, k: int) -> tuple[Int32, Float32, Float32, Int64]:
-    """Per attempt, the intervals of those targets whose first pair that attempt may be."""
-    before = targets.row * k // 2  # points before the row's first pair
+def _tables(before: Int64, low: Float64, high: Float64) -> Tables:
+    """See :class:`ScanPlan`; `before` is how many points in the disc come before a target's row."""
     last = np.array([_last_attempt(int(c)) for c in before])
-    attempts = int(last.max())
-    possible = [np.flatnonzero((before <= a) & (a < last)) for a in range(attempts)]
-    most = -(-max(len(p) for p in possible) // _TOGETHER) * _TOGETHER
-    accepted = np.zeros((attempts, most), np.int32)
-    low, high = np.full((2, attempts, most), _NEVER, np.float32)
+    possible = [np.flatnonzero((before <= a) & (a < last)) for a in range(int(last.max()))]
+    shape = len(possible), -(-max(len(p) for p in possible) // _TOGETHER) * _TOGETHER
+    place, least, greatest = np.zeros(shape, np.int32), *np.full((2, *shape), _NEVER, np.float32)
     for a, chosen in enumerate(possible):
-        accepted[a, : len(chosen)] = before[chosen]
-        low[a, : len(chosen)] = targets.low[chosen] - _RATIO_ROUNDING
-        high[a, : len(chosen)] = targets.high[chosen] + _RATIO_ROUNDING
-    return accepted, low, high, np.array([len(p) for p in possible], np.int64)
+        place[a, : len(chosen)] = before[chosen]
+        least[a, : len(chosen)] = low[chosen] - _RATIO_ROUNDING
+        greatest[a, : len(chosen)] = high[chosen] + _RATIO_ROUNDING
+    return place, least, greatest, np.array([len(p) for p in possible])
 
 
 @intrinsic
@@ -271,54 +239,44 @@ def _four_steps(word: UInt32, j: int, out: UInt32) -> None:
 
 
 @numba.njit(**_compiled)
-def _point(
-    words: UInt32,
-    word: UInt32,
-    j: int,
-    accepted: Int32,
-    out: UInt32,
-    accepted_out: Int32,
-    small: Float32,
-    large: Float32,
-) -> None:
-    """The point of x(j) .. x(j+4), `words`, and x(j+396), `word`: its smaller and its larger coordinate.
+def _point(a: int, words: UInt32, state: UInt32, accepted: Int32, points: Float32) -> None:
+    """Point number a: its smaller and its larger coordinate; outside the disc (1, 0), which no ratio fits.
 
-    Outside the disc they are (1, 0), which no ratio fits.
+    Reads x(4a+396) and how many points were in the disc from one row of `state` and `accepted`, and writes x(4a+400)
+    and the new count to the other.
     """
     wide_vectors()
-    w0, w1, w2, w3 = words[0], words[1], words[2], words[3]
+    w0, w1, w2, w3 = words[4 * a], words[4 * a + 1], words[4 * a + 2], words[4 * a + 3]
+    word, next_word = state[a % 2], state[1 - a % 2]
+    count, next_count = accepted[a % 2], accepted[1 - a % 2]
+    small, large = points[0], points[1]
+    j = 397 + 4 * a
     for i in range(LANES):
-        v = _step(word[i], j + 397)
+        v = _step(word[i], j)
         x1 = abs(np.float32(_signed_word(w0[i], w1[i], v)))
-        v = _step(_step(v, j + 398), j + 399)
+        v = _step(_step(v, j + 1), j + 2)
         x2 = abs(np.float32(_signed_word(w2[i], w3[i], v)))
-        out[i] = _step(v, j + 400)
+        next_word[i] = _step(v, j + 3)
         inside = np.float32(np.float32(x1 * x1) + np.float32(x2 * x2)) < np.float32(2.0**62)
         less = x1 if x1 < x2 else x2
         more = x2 if x1 < x2 else x1
         small[i] = less if inside else np.float32(1)
         large[i] = more if inside else np.float32(0)
-        accepted_out[i] = np.int32(accepted[i] + np.int32(inside))
+        next_count[i] = np.int32(count[i] + np.int32(inside))
 
 
 @numba.njit(**_compiled)
 def _compare(
-    accepted: Int32,
-    small: Float32,
-    large: Float32,
-    place: Int32,
-    low: Float32,
-    high: Float32,
-    hits: Int32,
-    out: Int32,
+    count: Int32, points: Float32, place: Int32, low: Float32, high: Float32, hits: Int32, out: Int32
 ) -> None:
     """Add to `hits` how many of three targets the points meet."""
     wide_vectors()
+    small, large = points[0], points[1]
     place0, place1, place2 = place[0], place[1], place[2]
     low0, low1, low2 = low[0], low[1], low[2]
     high0, high1, high2 = high[0], high[1], high[2]
     for i in range(LANES):
-        a, s, t = accepted[i], small[i], large[i]
+        a, s, t = count[i], small[i], large[i]
         meets0 = (a == place0) & (s >= np.float32(low0 * t)) & (s <= np.float32(high0 * t))
         meets1 = (a == place1) & (s >= np.float32(low1 * t)) & (s <= np.float32(high1 * t))
         meets2 = (a == place2) & (s >= np.float32(low2 * t)) & (s <= np.float32(high2 * t))
@@ -326,20 +284,12 @@ def _compare(
 
 
 @numba.njit(**_compiled)
-def _survivors(
-    start: int,
-    groups: int,
-    place: Int32,
-    low: Float32,
-    high: Float32,
-    count: Int64,
-    needed: int,
-    found: UInt32,
-) -> int:
+def _survivors(start: int, groups: int, tables: Tables, needed: int, found: UInt32) -> int:
     """Write the surviving seeds of `groups` groups of LANES to `found`, ascending; returns how many."""
+    place, low, high, count = tables
     attempts, survivors = len(count), 0
     words, spare = np.empty((4 * attempts + 1, LANES), np.uint32), np.empty((2, 4, LANES), np.uint32)
-    states, points = np.empty((2, LANES), np.uint32), np.empty((2, LANES), np.float32)
+    state, points = np.empty((2, LANES), np.uint32), np.empty((2, LANES), np.float32)
     accepted, hits = np.empty((2, LANES), np.int32), np.empty((2, LANES), np.int32)
     for group in range(groups):
         seeds = words[0]
@@ -350,29 +300,20 @@ def _survivors(
             out = words[j : j + 4] if j < 4 * attempts else spare[j // 4 % 2]
             _four_steps(word, j, out)
             word = out[3]
+        state[0] = word
         accepted[0] = 0
         hits[0] = 0
-        compared = 0
+        c = 0
         for a in range(attempts):
-            old, new = a % 2, 1 - a % 2
-            _point(
-                words[4 * a :], word, 4 * a, accepted[old], states[new], accepted[new], points[0], points[1]
-            )
-            word = states[new]
+            _point(a, words, state, accepted, points)
             for t in range(0, count[a], _TOGETHER):
-                some = slice(t, t + _TOGETHER)
+                own = slice(t, t + _TOGETHER)
+                before = accepted[a % 2]
                 _compare(
-                    accepted[old],
-                    points[0],
-                    points[1],
-                    place[a, some],
-                    low[a, some],
-                    high[a, some],
-                    hits[compared % 2],
-                    hits[1 - compared % 2],
+                    before, points, place[a, own], low[a, own], high[a, own], hits[c % 2], hits[1 - c % 2]
                 )
-                compared += 1
-        total = hits[compared % 2]
+                c += 1
+        total = hits[c % 2]
         for i in range(LANES):
             if total[i] >= needed:
                 found[survivors] = seeds[i]
@@ -382,36 +323,27 @@ def _survivors(
 
 @dataclass(frozen=True)
 class SeedTest:
-    """The tests of one release: the plan, and the labels of the first rows."""
+    """The tests of one release: a plan of ratios, and the labels of the first rows."""
 
     plan: ScanPlan
     label: Float64
-    places: int
     tolerance: float
-    k: int
-    max_coefficient: float
-    min_private_sum: float
+    info: ReleaseInfo
 
     @classmethod
     def of(cls, release: Release, tolerance: float) -> SeedTest | None:
         """None if no row of the labels shows a ratio of two coefficients."""
-        info = release.info
+        info, label = release.info, np.asarray(release.label[: release.info.n_private], np.float64)
         places = private_per_row(info.scheme, info.k)
-        least = info.min_private_sum if info.scheme == "cross" else 0.0
-        label = np.asarray(release.label[: info.n_private], np.float64)
-        normals = np.random.RandomState(0).standard_normal((20_000, info.k))
-        kept = float(_drawn(normals, info.max_coefficient, least)[1].mean())
+        kept = float(_drawn(np.random.RandomState(0).standard_normal((20_000, info.k)), info)[1].mean())
         targets = ratio_targets(label, info.k, places, tolerance)
         plan = plan_scan(targets, info.k, kept * (1.0 if places == 2 else _SHOWN_ALONE))
-        if plan is None:
-            return None
-        return cls(plan, label[:_CHECKED_ROWS], places, tolerance, info.k, info.max_coefficient, least)
+        return None if plan is None else cls(plan, label[:_CHECKED_ROWS], tolerance, info)
 
     def survivors(self, start: int, stop: int) -> Int64:
         """Seeds start .. stop-1 of which enough ratios agree."""
-        out, p = np.empty(stop - start + LANES, np.uint32), self.plan
-        groups = -(-(stop - start) // LANES)
-        found = _survivors(start, groups, p.accepted, p.low, p.high, p.count, p.needed, out)
+        out, groups = np.empty(stop - start + LANES, np.uint32), -(-(stop - start) // LANES)
+        found = _survivors(start, groups, self.plan.tables, self.plan.needed, out)
         seeds = out[:found].astype(np.int64)
         # The last group may go past the end of the range, and past 2^32.
         return seeds[(seeds >= start) & (seeds < stop)]
@@ -419,45 +351,32 @@ class SeedTest:
     def fits(self, seeds: Int64) -> npt.NDArray[np.bool_]:
         """Which seeds reproduce the first rows, except those that they redraw."""
         generator = np.random.RandomState()
-        normals = np.empty((len(seeds), len(self.label), self.k))
+        normals = np.empty((len(seeds), len(self.label), self.info.k))
         for i, seed in enumerate(seeds.tolist()):
             generator.seed(seed)
             normals[i] = generator.standard_normal(normals.shape[1:])
-        coefficient, kept = _drawn(normals, self.max_coefficient, self.min_private_sum)
-        agree = rows_agree(self.label, coefficient[..., : self.places], self.tolerance)
-        return np.logical_and.reduce(agree | ~kept, axis=1)
+        coefficient, kept = _drawn(normals, self.info)
+        private = coefficient[..., : private_per_row(self.info.scheme, self.info.k)]
+        return np.logical_and.reduce(rows_agree(self.label, private, self.tolerance) | ~kept, axis=1)
 
 
-def _drawn(normals: Float64, greatest: float, least: float) -> tuple[Float64, npt.NDArray[np.bool_]]:
+def _drawn(normals: Float64, info: ReleaseInfo) -> tuple[Float64, npt.NDArray[np.bool_]]:
     """Coefficients from normal numbers, and which rows meet the constraints."""
     size = np.abs(normals)
     coefficient = size / size.sum(axis=-1, keepdims=True)
-    return coefficient, (coefficient.max(axis=-1) <= greatest) & (coefficient[..., :2].sum(axis=-1) >= least)
-
-
-@dataclass(frozen=True)
-class ScanOutcome:
-    """How a scan of the seeds start .. stop-1 went.
-
-    Attributes
-    ----------
-    seed : int or None
-        The lowest verified seed.
-    survivors, fitting : int
-        Seeds of which enough ratios agree; those of them that reproduce the first rows.
-    """
-
-    seed: int | None
-    start: int
-    stop: int
-    survivors: int
-    fitting: int
+    kept = coefficient.max(axis=-1) <= info.max_coefficient
+    if info.scheme == "cross":
+        kept &= coefficient[..., :2].sum(axis=-1) >= info.min_private_sum
+    return coefficient, kept
 
 
 def scan(
     test: SeedTest, start: int, stop: int, verify: Callable[[int], bool], *, threads: int | None = None
-) -> ScanOutcome:
-    """Scan the seeds start .. stop-1 for the lowest that fits the first rows and that `verify` accepts."""
+) -> tuple[int | None, int, int, int]:
+    """Scan the seeds start .. stop-1 for the lowest that fits the first rows and that `verify` accepts.
+
+    Returns it or None, where the scan stopped, how many seeds survived, and how many of these fit the first rows.
+    """
     threads = threads or thread_count()
 
     def look(part: tuple[int, int]) -> tuple[int, list[int]]:
@@ -477,36 +396,28 @@ def scan(
             for first in range(start, stop, CHUNK):
                 last = min(first + CHUNK, stop)
                 share = -(-(last - first) // (_PARTS * threads * LANES)) * LANES
-                found = list(
-                    pool.map(look, [(low, min(low + share, last)) for low in range(first, last, share)])
-                )
+                parts = [(low, min(low + share, last)) for low in range(first, last, share)]
+                found = list(pool.map(look, parts))
                 survivors += sum(count for count, _ in found)
                 seeds = sorted(seed for _, more in found for seed in more)
                 fitting += len(seeds)
                 bar.update(last - first)
                 for seed in seeds:
                     if verify(seed):
-                        return ScanOutcome(seed, start, last, survivors, fitting)
+                        return seed, last, survivors, fitting
         except KeyboardInterrupt:
             print(f"scan interrupted; continue with -p seed_start={first}", file=sys.stderr, flush=True)
             raise
-    return ScanOutcome(None, start, max(start, stop), survivors, fitting)
+    return None, stop, survivors, fitting
 
 
 def find_seed(
     release: Release, seed_start: int = 0, seed_stop: int = 2**32
 ) -> tuple[int | None, dict[str, object]] | None:
-    """Scan seeds for the lowest that reproduces all labels.
+    """Scan seeds for the lowest that reproduces all labels; returns it, or None, and details as JSON can hold them.
 
-    Returns
-    -------
-    (seed, details) or None
-        None if no row of the labels shows a ratio of coefficients.
-
-    Raises
-    ------
-    InputError
-        When the range is not within 0 .. 2^32, or labels have fewer than three decimals.
+    None if no row of the labels shows a ratio of coefficients. InputError when the range is not within 0 .. 2^32, or
+    labels have fewer than three decimals.
     """
     if not 0 <= seed_start < seed_stop <= 2**32:
         raise InputError(f"seed_start, seed_stop: {seed_start} .. {seed_stop} is not within 0 .. {2**32}")
@@ -514,18 +425,20 @@ def find_seed(
     test = SeedTest.of(release, tolerance)
     if test is None:
         return None
-    found = scan(test, seed_start, seed_stop, lambda seed: makes_labels(release, seed, tolerance))
-    return found.seed, {
+    seed, stop, survivors, fitting = scan(
+        test, seed_start, seed_stop, lambda seed: makes_labels(release, seed, tolerance)
+    )
+    return seed, {
         "label_decimals": "exact" if decimals is None else decimals,
         "rows_compared": test.plan.rows.tolist(),
         "ratios_needed": test.plan.needed,
         "chance_to_overlook": round(test.plan.overlooked, 6),
-        "scanned": [found.start, found.stop],
+        "scanned": [seed_start, stop],
         "funnel": {
-            "seeds": found.stop - found.start,
-            "survivors": found.survivors,
-            "fit the first rows": found.fitting,
-            "verified": int(found.seed is not None),
+            "seeds": stop - seed_start,
+            "survivors": survivors,
+            "fit the first rows": fitting,
+            "verified": int(seed is not None),
         },
-        "seed": found.seed,
+        "seed": seed,
     }

@@ -14,7 +14,7 @@ bits to trust:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from instahide_nb.attacks.generator.replay import Layout
 from instahide_nb.challenge.release import Release
 from instahide_nb.scheme.mersenne import (
     STATE_BITS,
+    WINDOW,
     low_bit_equations,
     low_bits,
     rewind,
@@ -49,22 +50,11 @@ Int64 = npt.NDArray[np.int64]
 
 
 def sign_confidence(signed: Float32, predicted: Float32, variance: Float32) -> Float32:
-    """Rank the signs of encryptions.
+    """How certain the inferred signs of encryptions are, (n, h, w, 3).
 
-    Parameters
-    ----------
-    signed : (n, h, w, 3) float32 array
-        Encryptions with their expected masks removed: |x| times the expected sign.
-    predicted : (n, h, w, 3) float32 array
-        Mean prediction of each encryption.
-    variance : (n,) float32 array
-        Residual variance of each encryption.
-
-    Returns
-    -------
-    (n, h, w, 3) float32 array
-        The least of ``predicted * signed / variance`` in the 3x3 neighbourhood (of the same colour) where all signs of
-        the 5x5 neighbourhood agree, else 0.
+    `signed` is |x| times the expected sign, `predicted` the mean prediction, both (n, h, w, 3), `variance` (n,) the
+    residual variance. The confidence is the least of ``predicted * signed / variance`` in the 3x3 neighbourhood (of the
+    same colour) where all signs of the 5x5 neighbourhood agree, else 0.
 
     Examples
     --------
@@ -87,16 +77,9 @@ def sign_confidence(signed: Float32, predicted: Float32, variance: Float32) -> F
 
 
 def neighbour_confidence(encryption: Float32) -> Float32:
-    """Rank pairs of neighbours in a line by how surely they have the same sign once the mask is removed.
+    """How certain it is that a value and the one to its right have the same sign without the mask, (n, h, w - 1, 3).
 
-    Parameters
-    ----------
-    encryption : (n, h, w, 3) float32 array
-
-    Returns
-    -------
-    (n, h, w - 1, 3) float32 array
-        For a value and the one to its right, the least |x| in the 3x3 neighbourhoods (of the same colour) of both.
+    The least |x| in the 3x3 neighbourhoods (of the same colour) of both.
     """
     from scipy.ndimage import minimum_filter
 
@@ -137,17 +120,8 @@ def error_curve(wrong: npt.NDArray[np.bool_], confidence: Float32) -> list[list[
 class FoundState:
     """A state, and the evidence for it.
 
-    Attributes
-    ----------
-    window : (624,) uint32 array
-        The generator before the first word of an epoch; the low 31 bits of its first word are zero.
-    checked, agreeing : int
-        Bits that were not used to find it, and how many of them it predicts.
-    attempt : int
-        The number of the system that gave it, see :func:`find_state`.
-    epoch : int
-    found_in : str
-        Which epochs the bits were taken from.
+    `window` (624,) is the mask generator before the first word of `epoch`; `found_in` says where the bits came from. Of
+    `checked` further bits it predicts `agreeing`; system number `attempt` gave it, see :func:`find_state`.
     """
 
     window: npt.NDArray[np.uint32]
@@ -180,14 +154,9 @@ def find_state(
         The estimated bits.
     attempts : range
         Which systems to try. Number 0 is made of the surest bits; each further one is a random draw from a larger pool
-        of them, so that a wrong bit among the surest does not spoil all.
+        of them, so that a wrong bit among the surest does not spoil all. None is returned if none succeeds.
     differences : bool
         Each bit is the sum of the lowest bits of its word and the next.
-
-    Returns
-    -------
-    FoundState or None
-        None if no attempt gave a state that predicts other bits, or there are too few bits.
     """
     if len(words) < EQUATIONS + _FEWEST_CHECKS:
         return None
@@ -196,11 +165,9 @@ def find_state(
         order = np.arange(pool) if attempt == 0 else np.random.default_rng(attempt).permutation(pool)
         chosen = order[:EQUATIONS]
         chosen = chosen[np.argsort(words[chosen], kind="stable")]
-        system = factorise(low_bit_equations(words[chosen], differences=differences))
-        solution = system.solve(bits[chosen]) if system.rank == STATE_BITS else None
-        if solution is None:
+        window = _solve(words[chosen], bits[chosen], differences)
+        if window is None:
             continue
-        window = solution.astype("<u8").view("<u4").astype(np.uint32)
         others = np.setdiff1d(np.arange(min(len(words), EQUATIONS + _MOST_CHECKS)), chosen)
         low = low_bits(window, 0, int(words[others].max()) + 2)
         predicted = low[words[others]]
@@ -210,6 +177,12 @@ def find_state(
         if agreeing >= _AGREEING * len(others):
             return FoundState(window, len(others), agreeing, attempt)
     return None
+
+
+def _solve(words: Int64, bits: Bits, differences: bool) -> npt.NDArray[np.uint32] | None:
+    system = factorise(low_bit_equations(words, differences=differences))
+    solution = system.solve(bits) if system.rank == STATE_BITS else None
+    return None if solution is None else solution.astype("<u8").view("<u4")[:WINDOW].astype(np.uint32)
 
 
 def state_from_neighbours(release: Release, confidence: Float32) -> FoundState | None:
@@ -240,7 +213,7 @@ def _search(release: Release, ranked: Int64, bits: Bits, *, differences: bool = 
             break  # the signs of `unmask` are more promising than further pairs
         state = find_state(words, bits[ranks], attempts=attempts, differences=differences)
         if state is not None:
-            return FoundState(state.window, state.checked, state.agreeing, state.attempt, epoch, found_in)
+            return replace(state, epoch=epoch, found_in=found_in)
     return None
 
 
