@@ -7,12 +7,10 @@ import pytest
 from synthetic_challenge import make, positive
 
 from instahide_nb.attacks.generator.replay import (
-    SAME_SIGN,
     Layout,
     align,
     find_replay,
     image_classes,
-    large_neighbours,
     makes_labels,
     replay_epochs,
     rows_agree,
@@ -60,24 +58,11 @@ def test_mask_words_are_where_the_masks_are():
     np.testing.assert_array_equal(bits[layout.mask_word(row, value)], positive(made)[row, value])
 
 
-def test_right_masks_make_neighbours_agree_and_others_do_not():
-    made, other = make(seed=2, epochs=1), make(seed=3, epochs=1)
-    shape = made.release.encryption.shape
-    same = []
-    for mask in (positive(made), positive(other)):
-        removed = np.where(mask.reshape(shape), made.release.encryption, -made.release.encryption)
-        same.append(1 - large_neighbours(removed)[2].mean())
-    assert same[0] > 0.85
-    assert abs(same[1] - 0.5) < 0.1
-    assert 0.6 < SAME_SIGN < 0.85
-
-
-@pytest.mark.parametrize("named", [True, False])
-@pytest.mark.parametrize("extra", [(0,), (4,), (1, 0, 2, 700), (100_000, 3)])
+@pytest.mark.parametrize(
+    ("extra", "named"), [((0,), True), ((0,), False), ((1, 0, 2, 700), True), ((100_000, 3), True)]
+)
 def test_epochs_are_found_behind_extra_words(extra, named):
     """The size of the pool follows from the places of the masks where it is not named and nothing comes between."""
-    if not named and extra != (0,):
-        return
     made = make(seed=31, epochs=6, extra_words=extra)
     info = replace(made.release.info, n_public=60 if named else 0)
     found = align(replace(made.release, info=info), seeded_window(31))
