@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,6 @@ KEY = "0123456789abcdef" * 4
 ARRAYS = ("private", "private_label", "pair", "coefficient", "public", "public_index", "mask")
 
 
-def changed(params: GenDataParams, **values: Any) -> GenDataParams:
-    return GenDataParams.from_mapping(params.as_dict() | values)
-
-
 def all_files(folder: Path) -> dict[str, str]:
     return {
         p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()
@@ -54,32 +49,22 @@ def test_what_is_kept_explains_what_is_published(challenge: Challenge, sources: 
     assert (release.encryption == (sign * total / (255 * 2**24)).astype(np.float32)).all()
 
 
-def test_labels_are_the_private_coefficients_by_class(challenge: Challenge) -> None:
-    secret, label = challenge.secret, challenge.release.label
-    assert challenge.release.info.class_names == CLASS_NAMES
-    assert label.shape == (35, 3)
-    expected = np.zeros((35, 3))
-    for row, (pair, coefficient) in enumerate(zip(secret.pair, secret.coefficient, strict=True)):
-        for image, part in zip(pair, coefficient[:2], strict=True):
-            expected[row, secret.private_label[image]] += float(part)
-    assert (label == expected).all()
-    assert (label.sum(axis=1) >= 0.3 - 1e-6).all()
-    assert (np.count_nonzero(label, axis=1) <= 2).all()
-
-
-@pytest.mark.parametrize(("scheme", "k"), [("inside", 4), ("mixup", 2)])
-def test_where_all_images_are_private_labels_are_of_all_of_them(
-    scheme: str, k: int, gen_data_params: GenDataParams
+@pytest.mark.parametrize(("scheme", "k", "p"), [("cross", 4, 2), ("inside", 4, 4), ("mixup", 2, 2)])
+def test_labels_are_the_coefficients_of_the_private_images_by_class(
+    scheme: str, k: int, p: int, gen_data_params: GenDataParams
 ) -> None:
-    made = build_challenge(changed(gen_data_params, scheme=scheme, k=k))
-    images = np.concatenate([made.secret.pair, made.secret.public_index], axis=1)
+    made = build_challenge(gen_data_params.changed(scheme=scheme, k=k))
+    secret, release = made.secret, made.release
+    images = np.concatenate([secret.pair, secret.public_index], axis=1)
     assert images.shape == (35, k)
     expected = np.zeros((35, 3))
-    for j in range(k):
-        expected[np.arange(35), made.secret.private_label[images[:, j]]] += made.secret.coefficient[:, j]
-    assert (made.release.label == expected).all()
-    assert (made.release.label.sum(axis=1, dtype=np.float64) == 1).all()
-    assert made.release.info.n_public == 0
+    for j in range(p):
+        expected[np.arange(35), secret.private_label[images[:, j]]] += secret.coefficient[:, j]
+    assert (release.label == expected).all()
+    total = release.label.sum(axis=1, dtype=np.float64)
+    assert (total >= 0.3 - 1e-6).all() if p < k else (total == 1).all()
+    assert release.info.class_names == CLASS_NAMES
+    assert release.info.n_public == (12 if scheme == "cross" else 0)
 
 
 def test_a_saved_challenge_comes_back(challenge: Challenge, saved_run: Path) -> None:
@@ -113,7 +98,7 @@ def test_a_saved_challenge_comes_back(challenge: Challenge, saved_run: Path) -> 
 def test_a_challenge_is_made_again_from_its_secret(
     values: dict[str, Any], gen_data_params: GenDataParams, tmp_path: Path
 ) -> None:
-    made = build_challenge(changed(gen_data_params, **values))
+    made = build_challenge(gen_data_params.changed(**values))
     save_challenge(tmp_path, made)
     secret, published = load_secret(tmp_path / "secret"), load_release(tmp_path / "release")
     again = regenerate(secret)
@@ -142,9 +127,9 @@ def test_pictures_need_not_be_square(tmp_path: Path) -> None:
 def test_the_same_parameters_give_the_same_files(
     values: dict[str, Any], gen_data_params: GenDataParams, tmp_path: Path
 ) -> None:
-    params = changed(gen_data_params, **values)
+    params = gen_data_params.changed(**values)
     for name in ("a", "b"):
-        save_challenge(tmp_path / name, build_challenge(changed(params, out_dir=f"elsewhere/{name}")))
+        save_challenge(tmp_path / name, build_challenge(params.changed(out_dir=f"elsewhere/{name}")))
     assert all_files(tmp_path / "a") == all_files(tmp_path / "b")
     assert len(all_files(tmp_path / "a")) == 3 + len(ARRAYS) + 1
 
@@ -156,11 +141,9 @@ def test_other_parameters_give_another_release(challenge: Challenge, gen_data_pa
         {"seed": "entropy"},
         {"scheme": "inside"},
     ):
-        other = build_challenge(changed(gen_data_params, **values))
+        other = build_challenge(gen_data_params.changed(**values))
         assert str(first_difference(challenge.release, other.release)).startswith("encryption.npy, row 0 ")
-    private = [
-        build_challenge(changed(gen_data_params, n_private=3, seed=s)).secret.private for s in range(8)
-    ]
+    private = [build_challenge(gen_data_params.changed(n_private=3, seed=s)).secret.private for s in range(8)]
     assert len({images.tobytes() for images in private}) > 1, "which images are taken depends on the seed"
 
 
@@ -199,7 +182,7 @@ def test_nothing_secret_is_in_the_release(
     sources: Sources,
     tmp_path: Path,
 ) -> None:
-    made = build_challenge(changed(gen_data_params, out_dir=str(tmp_path), **values))
+    made = build_challenge(gen_data_params.changed(out_dir=str(tmp_path), **values))
     save_challenge(tmp_path, made)
     needles = [*needles, str(tmp_path).encode(), str(sources.private_path.parent).encode(), b"hidden-"]
     for state in made.secret.info["start"].get("states", {}).values():
@@ -213,11 +196,6 @@ def test_nothing_secret_is_in_the_release(
     # The search does find them where they are: the secret's text, the sources' folder and name.
     secret = (tmp_path / "secret" / "secret.json").read_bytes()
     assert sum(needle in secret for needle in needles) >= 3
-
-
-def test_an_attack_needs_no_secret(run: Path, challenge: Challenge) -> None:
-    shutil.rmtree(run / "secret")
-    assert (load_release(run / "release").encryption == challenge.release.encryption).all()
 
 
 def test_the_first_differing_row_is_named(challenge: Challenge) -> None:
@@ -256,7 +234,7 @@ def test_a_tampered_secret_is_found_out(run: Path) -> None:
 def test_a_challenge_that_cannot_be_made_again_is_not_overwritten(
     values: dict[str, Any], gen_data_params: GenDataParams, challenge: Challenge, tmp_path: Path
 ) -> None:
-    params = changed(gen_data_params, **values)
+    params = gen_data_params.changed(**values)
     first = build_challenge(params)
     save_challenge(tmp_path, first)
     before = all_files(tmp_path)
@@ -273,7 +251,7 @@ def test_a_challenge_that_cannot_be_made_again_is_not_overwritten(
 
 
 def test_a_challenge_with_a_seed_is_overwritten(run: Path, gen_data_params: GenDataParams) -> None:
-    other = build_challenge(changed(gen_data_params, seed=1, k=3))
+    other = build_challenge(gen_data_params.changed(seed=1, k=3))
     save_challenge(run, other)
     assert first_difference(load_release(run / "release"), other.release) is None
     assert load_secret(run / "secret").info["start"] == {"seed": 1}
@@ -295,28 +273,17 @@ def test_a_run_that_cannot_be_written_is_refused(challenge: Challenge, tmp_path:
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
+def test_sources_that_cannot_serve_are_refused(gen_data_params: GenDataParams, tmp_path: Path) -> None:
+    files = write_sources(tmp_path, 7, 12, height=8, width=9)
+    for values, words in (
         ({"n_private": 8}, r"^n_private: 8 is not possible, private_source .* holds 7 images"),
         ({"n_public": 13}, r"^public_source .*: holds 12 patches of .*; 13 of .* are needed"),
         ({"private_source": "nowhere"}, "^private_source 'nowhere': no such folder"),
-        ({"private_source": "nowhere.npz"}, "no such file"),
         ({"public_source": "imagnet"}, "^public_source 'imagnet'"),
-        ({"public_source": ""}, "^public_source ''"),
-    ],
-)
-def test_sources_that_cannot_serve_are_refused(
-    values: dict[str, Any], words: str, gen_data_params: GenDataParams
-) -> None:
-    with pytest.raises(InputError, match=words):
-        build_challenge(changed(gen_data_params, **values))
-
-
-def test_images_of_other_sizes_are_refused(gen_data_params: GenDataParams, tmp_path: Path) -> None:
-    files = write_sources(tmp_path, 7, 12, height=8, width=9)
-    with pytest.raises(InputError, match=r"^public_source .*\(8, 9\) pixels; 12 of \(8, 8\)"):
-        build_challenge(changed(gen_data_params, public_source=str(files.public_path)))
+        ({"public_source": str(files.public_path)}, r"^public_source .*\(8, 9\) pixels; 12 of \(8, 8\)"),
+    ):
+        with pytest.raises(InputError, match=words):
+            build_challenge(gen_data_params.changed(**values))
 
 
 def refused(secret: Path, name: str) -> None:
@@ -388,9 +355,9 @@ def test_halves_of_two_challenges_are_told_apart(
     check_halves(challenge.release, challenge.secret)
     rounded = dataclasses.replace(challenge.release, label=challenge.release.label.round(2))
     check_halves(rounded, challenge.secret)
-    other = build_challenge(changed(gen_data_params, seed=1))
+    other = build_challenge(gen_data_params.changed(seed=1))
     with pytest.raises(InputError, match="name the two folders of one run"):
         check_halves(challenge.release, other.secret)
-    fewer = build_challenge(changed(gen_data_params, encryptions_per_image=4))
+    fewer = build_challenge(gen_data_params.changed(encryptions_per_image=4))
     with pytest.raises(InputError, match=r"^secret: has 28 encryptions .*, the release 35"):
         check_halves(challenge.release, fewer.secret)

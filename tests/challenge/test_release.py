@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from instahide_nb.challenge.build import Challenge
-from instahide_nb.challenge.release import Release, ReleaseInfo, load_release, save_release
+from instahide_nb.challenge.release import ReleaseInfo, load_release, save_release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import read_json, sha256_file
 
@@ -37,16 +37,6 @@ def two_arrays(folder: Path, encryption: Any, label: Any) -> Path:
     np.save(folder / "encryption.npy", encryption)
     np.save(folder / "label.npy", label)
     return folder
-
-
-def test_a_release_comes_back_as_it_was(challenge: Challenge, saved_run: Path) -> None:
-    back = load_release(saved_run / "release")
-    assert back.info == challenge.release.info
-    for name in ("encryption", "label"):
-        published, loaded = getattr(challenge.release, name), getattr(back, name)
-        assert loaded.dtype == np.float32
-        assert loaded.tobytes() == published.tobytes()
-        assert loaded.shape == published.shape
 
 
 def test_release_json_tells_everything_public(challenge: Challenge, saved_run: Path) -> None:
@@ -88,22 +78,15 @@ def test_two_arrays_of_2020_are_a_release(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("channels_first", [False, True])
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_float64_and_channels_first_are_read(
-    dtype: Any, channels_first: bool, order: Any, tmp_path: Path
-) -> None:
+def test_float64_and_channels_first_are_read(dtype: Any, channels_first: bool, tmp_path: Path) -> None:
     values = np.random.default_rng(0).uniform(-1, 1, (5, 4, 6, 3)).astype(dtype)
-    stored = np.asarray(values.transpose(0, 3, 1, 2) if channels_first else values, order=order)
+    values[0, 0, 0] = 1.0005  # as rounding to a few decimals may leave it
+    stored = np.asarray(values.transpose(0, 3, 1, 2) if channels_first else values)
     release = load_release(two_arrays(tmp_path / "r", stored, np.zeros((5, 10), dtype)))
     assert release.encryption.dtype == release.label.dtype == np.float32
     assert (release.encryption == values.astype(np.float32)).all()
     assert release.encryption.flags.c_contiguous
     assert release.info.encryptions_per_image == 1
-
-
-def test_rounding_to_a_few_decimals_is_forgiven(tmp_path: Path) -> None:
-    encryption = np.full((2, 4, 4, 3), 1.0005)
-    assert load_release(two_arrays(tmp_path / "r", encryption, np.zeros((2, 10)))).encryption.max() > 1
 
 
 GOOD = np.zeros((3, 4, 4, 3), np.float32)
@@ -200,23 +183,13 @@ def test_a_damaged_release_json_is_refused_and_not_passed_over(text: str, run: P
     refused(run / "release", "release.json")
 
 
-def test_a_described_release_is_not_turned_around(challenge: Challenge, tmp_path: Path) -> None:
+def test_a_described_release_is_not_turned_around_and_needs_no_class_names(
+    challenge: Challenge, tmp_path: Path
+) -> None:
     release = challenge.release
-    turned = dataclasses.replace(
-        release, encryption=np.ascontiguousarray(release.encryption.transpose(0, 3, 1, 2))
-    )
-    save_release(tmp_path / "r", turned)
+    turned = np.ascontiguousarray(release.encryption.transpose(0, 3, 1, 2))
+    save_release(tmp_path / "r", replace(release, encryption=turned))
     refused(tmp_path / "r", "encryption.npy", "(35, 3, 8, 8)")
-
-
-def test_a_release_without_class_names_is_read(challenge: Challenge, tmp_path: Path) -> None:
-    info = dataclasses.replace(challenge.release.info, class_names=())
-    save_release(tmp_path / "r", dataclasses.replace(challenge.release, info=info))
+    info = replace(release.info, class_names=())
+    save_release(tmp_path / "r", replace(release, info=info))
     assert load_release(tmp_path / "r").info == info
-
-
-def test_the_same_release_gives_the_same_files(challenge: Challenge, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        save_release(tmp_path / name, Release(**vars(challenge.release)))
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()

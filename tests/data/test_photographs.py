@@ -178,7 +178,7 @@ def test_each_new_pixel_is_the_rounded_mean_of_its_area(
 def test_squares_are_reduced_as_opencv_does_on_x86(side: int) -> None:
     image = pixels(side, side) & 0xFC  # many halves
     theirs = cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA)
-    difference = reduce_area(image, 32).astype(int) - theirs
+    difference = reduce_area(image, (32, 32)).astype(int) - theirs
     # Equal on x86-64; elsewhere OpenCV may round a pixel that is nearly a half the other way.
     assert np.count_nonzero(difference) <= (0 if platform.machine() == "x86_64" else 3)
     assert np.abs(difference).max() <= 1
@@ -186,4 +186,4 @@ def test_squares_are_reduced_as_opencv_does_on_x86(side: int) -> None:
 
 def test_reduction_never_enlarges() -> None:
     with pytest.raises(ValueError, match="cannot be reduced"):
-        reduce_area(pixels(31, 60), 32)
+        reduce_area(pixels(31, 60), (32, 32))

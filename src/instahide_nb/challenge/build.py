@@ -1,7 +1,6 @@
 """A whole challenge: private and public images in, release and secret out.
 
-The secret half holds everything that a verifier needs to make the release again, bit for bit. Attacks never import
-this module; they are given :mod:`instahide_nb.challenge.release`.
+The secret half is all that is needed to make the release again, bit for bit. Attacks never import this module.
 """
 
 from __future__ import annotations
@@ -32,28 +31,20 @@ class Challenge:
 
 
 def build_challenge(params: GenDataParams) -> Challenge:
-    """Make a challenge from its parameters.
+    """Make a challenge; an InputError if a source cannot serve the parameters.
 
-    Which images of a larger private source are taken is drawn from a generator of its own (PCG64 seeded with the
-    seed or key; from the operating system with ``seed: entropy`` or a drawn key), so that the stream of the encryption
-    is the published one.
-
-    Raises
-    ------
-    InputError
-        When a source cannot serve the parameters.
+    Which images of a larger private source are taken is drawn from a generator of its own, so that the stream of the
+    encryption is the published one: PCG64 from the seed or key, or from the operating system where those are drawn.
     """
     p = params
     seed = int(p.key, 16) if p.key else p.seed if p.rng == "mt19937" and isinstance(p.seed, int) else None
     images, labels, class_names = private_images(
         p.private_source, p.n_private, generator=np.random.default_rng(seed)
     )
-    height, width = images.shape[1:3]
-    public = np.empty((0, height, width, 3), np.uint8)
+    size = images.shape[1], images.shape[2]
+    public = np.empty((0, *size, 3), np.uint8)
     if p.scheme == "cross":
-        public = public_patches(
-            p.public_source, p.n_public, min_keypoints=p.min_keypoints, size=(height, width)
-        )
+        public = public_patches(p.public_source, p.n_public, min_keypoints=p.min_keypoints, size=size)
     mixtures, start = _encrypt(p, images, public, {})
     parameters = {name: value for name, value in p.as_dict().items() if name not in ("out_dir", "key")}
     secret = Secret(
@@ -115,11 +106,7 @@ def _publish(params: GenDataParams, mixtures: Mixtures, secret: Secret) -> Relea
 def save_challenge(run_dir: Path | str, challenge: Challenge) -> None:
     """Write ``secret/`` and ``release/`` of a run; ``release/release.json`` comes last.
 
-    Raises
-    ------
-    InputError
-        When the folder holds another challenge that could not be made again (a seed from entropy, a drawn key), or
-        cannot be written.
+    An InputError says that the folder cannot be written, or holds another challenge that could not be made again.
     """
     run = make_folder(run_dir)
     _refuse_to_overwrite(run, challenge)
@@ -135,15 +122,12 @@ def _refuse_to_overwrite(run: Path, challenge: Challenge) -> None:
     if not path.exists() or not (run / "release" / "release.json").exists():
         return
     info = read_json(path)
-    if info == challenge.secret.info:
-        return
-    parameters = info.get("parameters")
+    made_of = info.get("parameters")
     # A file that does not say what it was made of may be the only copy of a drawn seed too.
-    if (
-        not isinstance(parameters, dict)
-        or parameters.get("seed") == "entropy"
-        or parameters.get("rng") == "chacha20"
-    ):
+    drawn = (
+        not isinstance(made_of, dict) or made_of.get("seed") == "entropy" or made_of.get("rng") == "chacha20"
+    )
+    if drawn and info != challenge.secret.info:
         raise InputError(
             f"out_dir: {run} holds a challenge whose seed was drawn once and is kept only there; "
             "choose another folder, or delete that one"
@@ -156,10 +140,8 @@ def first_difference(published: Release, again: Release) -> str | None:
         left, right = getattr(published, name), getattr(again, name)
         if left.shape != right.shape:
             return f"{name}.npy has shape {left.shape}, made again it has {right.shape}"
-        # Bits and not values, so that -0.0 and 0.0 are two.
-        rows = np.flatnonzero(
-            (left.view(np.uint32) != right.view(np.uint32)).reshape(len(left), -1).any(axis=1)
-        )
+        differ = left.view(np.uint32) != right.view(np.uint32)  # bits: -0.0 is not 0.0
+        rows = np.flatnonzero(differ.reshape(len(left), -1).any(axis=1))
         if len(rows):
             return f"{name}.npy, row {rows[0]} (and {len(rows) - 1} others)"
     return None

@@ -26,9 +26,8 @@ FORMAT_VERSION = 1
 class ReleaseInfo:
     """Every public parameter of a challenge; the defaults are those of the 2020 challenge.
 
-    Parameters are those of :class:`instahide_nb.core.params.GenDataParams`, but of a source only its kind is named,
-    never a path. ``class_names`` names the columns of the labels and may be empty. ``format`` and ``stream`` are the
-    versions of the files and of the random stream.
+    They are those of :class:`instahide_nb.core.params.GenDataParams`, but of a source only its kind is named, never a
+    path. ``class_names`` names the columns of the labels and may be empty.
     """
 
     scheme: str = "cross"
@@ -43,8 +42,8 @@ class ReleaseInfo:
     private_source: str = "unknown"
     public_source: str = "unknown"
     class_names: tuple[str, ...] = ()
-    format: int = FORMAT_VERSION
-    stream: int = STREAM_VERSION
+    format: int = FORMAT_VERSION  # of the files
+    stream: int = STREAM_VERSION  # of the random numbers
 
     @property
     def private_per_row(self) -> int:
@@ -54,19 +53,12 @@ class ReleaseInfo:
 
 @dataclass(frozen=True)
 class Release:
-    """Encryptions, their labels and the public parameters.
+    """Encryptions, their labels and the public parameters."""
 
-    Attributes
-    ----------
-    encryption : (n, h, w, 3) float32 array
-        Values in [-1, 1].
-    label : (n, classes) float32 array
-        Per class, the sum of the coefficients of the private images of that class.
-    info : ReleaseInfo
-    """
-
-    encryption: npt.NDArray[np.float32]
-    label: npt.NDArray[np.float32]
+    encryption: npt.NDArray[np.float32]  # (n, h, w, 3), in [-1, 1]
+    label: npt.NDArray[
+        np.float32
+    ]  # (n, classes): per class, the sum of the coefficients of its private images
     info: ReleaseInfo
 
 
@@ -82,18 +74,10 @@ def save_release(folder: Path | str, release: Release) -> None:
 
 
 def load_release(folder: Path | str) -> Release:
-    """Load and check a release.
+    """Load ``encryption.npy`` and ``label.npy`` of float32 or float64, and ``release.json`` if there is one.
 
-    Parameters
-    ----------
-    folder : Path or str
-        With ``encryption.npy`` and ``label.npy`` of float32 or float64, and ``release.json`` if there is one. Without
-        it the encryptions may also be (n, 3, h, w).
-
-    Raises
-    ------
-    InputError
-        When a file is missing, damaged, not what ``release.json`` says, or does not fit the other.
+    Without it the encryptions may also be (n, 3, h, w). An InputError says that a file is missing, damaged, or not
+    what ``release.json`` or the other array says.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -118,14 +102,14 @@ def load_release(folder: Path | str) -> Release:
             f"{files[1]}: {len(label)} labels for {len(encryption)} encryptions; they must match"
         )
     info = _read_info(folder, len(encryption)) if described else _with_epochs(ReleaseInfo(), len(encryption))
-    if info.class_names and len(info.class_names) != label.shape[1]:
-        names, columns = len(info.class_names), label.shape[1]
+    names, columns = len(info.class_names), label.shape[1]
+    if names not in (0, columns):
         raise InputError(f"{folder / 'release.json'}: names {names} classes, label.npy has {columns}")
     return Release(encryption.astype(np.float32, copy=False), label.astype(np.float32, copy=False), info)
 
 
 def _with_epochs(info: ReleaseInfo, rows: int) -> ReleaseInfo:
-    """The epochs that fit the number of rows, where nobody says how many there are."""
+    """The number of epochs from the number of rows."""
     return replace(info, encryptions_per_image=max(1, rows // max(1, info.n_private)))
 
 
@@ -146,9 +130,9 @@ def _read_info(folder: Path, rows: int) -> ReleaseInfo:
     if "encryptions_per_image" not in content:
         info = _with_epochs(info, rows)
     elif info.n_private * info.encryptions_per_image != rows:
-        product = f"{info.n_private} x {info.encryptions_per_image}"
         raise InputError(
-            f"{path}: n_private x encryptions_per_image is {product}, but encryption.npy has {rows} rows"
+            f"{path}: n_private x encryptions_per_image is {info.n_private} x {info.encryptions_per_image}, "
+            f"but encryption.npy has {rows} rows"
         )
     if info.n_private < 2:
         raise InputError(f"{path}: n_private: {info.n_private} is too small; give 2 or more")

@@ -5,7 +5,7 @@ Attacks never import this module.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,49 +20,25 @@ from instahide_nb.core.params import GenDataParams
 
 @dataclass(frozen=True)
 class Secret:
-    """What the organiser keeps.
+    """What the organiser keeps: the arrays of ``secret/`` and ``secret.json``."""
 
-    Attributes
-    ----------
-    private : (N, h, w, 3) uint8 array
-        The private images.
-    private_label : (N,) int64 array
-        Their classes.
-    pair : (n, 2) int64 array
-        The first two images of each encryption, indices into `private`.
-    coefficient : (n, k) float32 array
-        All coefficients.
-    public : (M, h, w, 3) uint8 array
-        The public images.
-    public_index : (n, k - 2) int64 array
-        The others of each encryption: indices into `public` (cross) or into `private` (inside).
-    mask : (n, ceil(h*w*3/8)) uint8 array
-        Packed signs, see :class:`instahide_nb.scheme.encryption.Mixtures`.
-    info : dict
-        ``parameters`` of gen_data, ``start`` of the stream (seed, states or key), ``class_names``.
-    """
-
-    private: npt.NDArray[np.uint8]
-    private_label: npt.NDArray[np.int64]
-    pair: npt.NDArray[np.int64]
-    coefficient: npt.NDArray[np.float32]
-    public: npt.NDArray[np.uint8]
-    public_index: npt.NDArray[np.int64]
-    mask: npt.NDArray[np.uint8]
-    info: dict[str, Any]
+    private: npt.NDArray[np.uint8]  # (N, h, w, 3): the private images
+    private_label: npt.NDArray[np.int64]  # (N,): their classes
+    pair: npt.NDArray[np.int64]  # (n, 2): the first two images of each encryption, indices into `private`
+    coefficient: npt.NDArray[np.float32]  # (n, k): all coefficients
+    public: npt.NDArray[np.uint8]  # (M, h, w, 3): the public images
+    public_index: npt.NDArray[
+        np.int64
+    ]  # (n, k-2): the others, indices into `public` (inside: into `private`)
+    mask: npt.NDArray[np.uint8]  # (n, ceil(h*w*3/8)): packed signs, see scheme.encryption.Mixtures
+    info: dict[str, Any]  # parameters of gen_data, start of the stream (seed, states or key), class_names
 
 
-SECRET_ARRAYS = ("private", "private_label", "pair", "coefficient", "public", "public_index", "mask")
+SECRET_ARRAYS = tuple(field.name for field in fields(Secret) if field.name != "info")
 
 
 def load_secret(folder: Path | str) -> Secret:
-    """Load and check the secret half.
-
-    Raises
-    ------
-    InputError
-        When a file is missing or damaged, or the files do not fit each other.
-    """
+    """Load the secret half; an InputError if a file is missing, damaged or does not fit the others."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name the secret/ folder of a run")
@@ -111,9 +87,9 @@ def _read_secret_json(path: Path) -> tuple[dict[str, Any], GenDataParams]:
 
 
 def check_halves(release: Release, secret: Secret) -> None:
-    """Refuse, with an InputError, a release and a secret that are not the two halves of one challenge.
+    """Raise an InputError unless a release and a secret are the two halves of one challenge.
 
-    Their sizes must agree, and labels must name the class of the first private image. Rounded labels lose small
+    Sizes must agree, and labels must name the class of the first private image. Rounded labels lose small
     coefficients, so one row in ten may differ.
     """
     n, image = len(release.encryption), release.encryption.shape[1:]

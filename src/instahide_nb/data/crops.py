@@ -1,14 +1,14 @@
 """Random square crops of photographs, filtered by their number of SIFT key points.
 
-Crop number a is drawn from block a of a counter-based generator (Philox-4x64-10, Salmon et al. 2011) keyed by the
-draw and by a hash of the photographs' names. It therefore depends neither on how many crops are wanted, nor on
-the number of threads, nor on which crops were kept before. The four words of a block give photograph, side, x and y.
+Crop a is drawn from block a of a counter-based generator (Philox-4x64-10, Salmon et al. 2011), keyed by the draw and
+a hash of the photographs' names. It does not depend on how many crops are wanted, on the number of threads, or on
+which crops were kept before. The four words of a block give photograph, side, x and y.
 
-SIFT counts can differ by up to three between processors, in 1 to 3 % of crops, and one crop on the other side of the
-cut shifts all later patches. So counts are kept: of the embedded photographs' first crops in this package (folder
-``counted``; ``python -m instahide_nb.data.crops`` makes it again), of others in the cache. A file ``KEY-HASH.npy``
-holds the counts of crops 0, 1, ... in the order drawn, rejected ones too: KEY stands for the photographs and the draw,
-HASH for the counts. One file serves any number of patches and any cut.
+SIFT counts differ by up to three between processors, in 1 to 3 % of crops, and one crop on the other side of the cut
+shifts all later patches. So counts are kept: those of the embedded photographs in this package (folder ``counted``,
+made by ``tests/data/make_counted.py``), others in the cache. ``KEY-HASH.npy`` holds the counts of crops 0, 1, ... in
+the order drawn, rejected ones too. KEY stands for the photographs and the draw, HASH for the counts. One file serves
+any number of patches and any cut.
 """
 
 from __future__ import annotations
@@ -30,18 +30,17 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, make_folder, save_array, sha256_array, sha256_file
 from instahide_nb.core.progress import progress
 from instahide_nb.core.threads import thread_count
+from instahide_nb.data.datasets import cache_folder
 from instahide_nb.data.photographs import Photograph
 
 SMALLEST, LARGEST = 64, 160
 """Range of a crop's side in pixels. SIFT finds 40 key points in no patch of 32 x 32."""
 STREAM = 1
 """Version of the draw, a part of the generator's key."""
-CARRIED = 6144
-"""How many crops of each embedded source are counted in this package: about 5,000 pass the cut at 40."""
-
 _COUNTED = Path(__file__).parent / "counted"
 _DECODED_BYTES = 512 * 2**20
-_BLOCK, _LOOK, _RATE = 128, 1024, 0.02  # see _crops_needed
+_BLOCK = 256  # crops that are counted at once
+_LOOK, _RATE = 1024, 0.02  # see _crops_needed
 
 _Ints = npt.NDArray[np.int64]
 
@@ -50,8 +49,8 @@ _Ints = npt.NDArray[np.int64]
 class CropTable:
     """Crops in the order drawn, rejected ones included.
 
-    Crop i lies in ``photographs[photo[i]]`` at ``box[i]``: x and y of the upper left corner, and the side. It has
-    ``keypoints[i]`` SIFT key points at its own size, and is kept if they are more than `min_keypoints`.
+    Crop i is the square at ``box[i]`` (x, y, side) of ``photographs[photo[i]]``. It has ``keypoints[i]`` SIFT key
+    points at its own size, and is kept if they are more than `min_keypoints`.
     """
 
     photographs: tuple[Photograph, ...]
@@ -71,8 +70,8 @@ def draw_crops(
 ) -> tuple[_Ints, _Ints]:
     """The crops numbered `start` to `stop` - 1: photographs (m,), and boxes (m, 3) of x, y and side.
 
-    The photograph is uniform, then the side between `smallest` and the photograph's shorter side (at most `LARGEST`),
-    then the place inside the photograph. Draws (0 .. 2^64-1) are independent of each other.
+    First the photograph is drawn, then the side between `smallest` and the photograph's shorter side (at most
+    `LARGEST`), then the place, each uniformly.
     """
     # The names enter the key, so that two parties with different photographs draw different boxes.
     listed = "\n".join([f"crops {STREAM}", *(photo.name for photo in photographs)])
@@ -112,13 +111,8 @@ def grey_reader(photographs: Sequence[Photograph]) -> Callable[[int], npt.NDArra
     return grey
 
 
-def count_key_points(
-    grey: Callable[[int], npt.NDArray[np.uint8]],
-    photo: _Ints,
-    box: _Ints,
-    advance: Callable[[int], object] = lambda count: None,
-) -> _Ints:
-    """SIFT key points of crops from `draw_crops`, each at its own size; ``advance(count)`` shows progress."""
+def count_key_points(grey: Callable[[int], npt.NDArray[np.uint8]], photo: _Ints, box: _Ints) -> _Ints:
+    """SIFT key points (m,) of crops from `draw_crops`, each at its own size; `grey` is from `grey_reader`."""
     counts = np.zeros(len(photo), np.int64)
 
     def count(index: int, rows: _Ints) -> None:
@@ -126,28 +120,23 @@ def count_key_points(
         for row in rows.tolist():
             x, y, side = box[row].tolist()
             counts[row] = len(sift.detect(image[y : y + side, x : x + side], None))
-        advance(len(rows))
 
     # OpenCV's own threads do not help on small crops. SIFT releases the GIL, so ours run side by side.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
-        for_each_photograph(count, photo, most=32)
+        for_each_photograph(count, photo)
     finally:
         cv2.setNumThreads(threads)
     return counts
 
 
-def for_each_photograph(work: Callable[[int, _Ints], None], photo: _Ints, most: int = 2**31) -> None:
-    """Run ``work(index, rows)`` on all processors for the rows of each photograph, at most `most` rows at a time."""
+def for_each_photograph(work: Callable[[int, _Ints], None], photo: _Ints) -> None:
+    """Run ``work(index, rows)`` on all processors for the rows of each photograph."""
     order = np.argsort(photo, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(photo[order])) + 1)
-    tasks = [part[i : i + most] for part in parts for i in range(0, len(part), most)]
-    pool = ThreadPoolExecutor(thread_count())
-    try:
-        list(pool.map(lambda rows: work(int(photo[rows[0]]), rows), tasks))
-    finally:
-        pool.shutdown(cancel_futures=True)  # after an exception no further task is started
+    with ThreadPoolExecutor(thread_count()) as pool:
+        list(pool.map(lambda rows: work(int(photo[rows[0]]), rows), parts))
 
 
 def kept_crops(
@@ -156,32 +145,27 @@ def kept_crops(
     min_keypoints: int,
     smallest: int,
     draw: int,
-    folder: Path,
     source: str,
 ) -> CropTable:
     """Draw crops until `n` have more than `min_keypoints` key points.
 
-    Photographs with a side shorter than `smallest` are left out. Counts are read from `folder` and added to it; if it
-    cannot be written, a warning says so. An InputError that names `source` says that no photograph is large enough,
-    or that fewer than 2 % of the crops pass.
+    Photographs with a side shorter than `smallest` are left out. Counts are read from the cache and added to it.
+    An InputError that names `source` says that no photograph is large enough, or that fewer than 2 % of crops pass.
     """
     usable = [photo for photo in photographs if photo.side >= smallest]
     if not usable:
-        wanted = f"no photograph is {smallest} px or more on each side ({len(photographs)} looked at)"
-        raise InputError(f"public_source {source!r}: {wanted}; name larger photographs")
-    key = _key(usable, draw, smallest)
+        raise InputError(
+            f"public_source {source!r}: no photograph is {smallest} px or more on each side "
+            f"({len(photographs)} looked at); name larger photographs"
+        )
+    key, grey, folder = _key(usable, draw, smallest), grey_reader(usable), cache_folder() / "crops"
     carried = _read_counts(_COUNTED, key)
     counts = np.concatenate([carried, _read_counts(folder, key)[len(carried) :]])
-    grey = grey_reader(usable)
-    with progress(desc="SIFT filter", unit="crop") as bar:
+    with progress(total=n, desc="SIFT filter", unit="patch") as bar:
         while (needed := _crops_needed(counts, n, min_keypoints, source)) is None:
-            kept = int((counts > min_keypoints).sum())
-            rate = max(kept / len(counts), _RATE) if len(counts) else 1.0
-            more = min(_BLOCK * (1 + int((n - kept) / rate) // _BLOCK), _LOOK)
-            bar.total = len(counts) + more
-            bar.update(len(counts) - bar.n)
-            photo, box = draw_crops(usable, len(counts), len(counts) + more, draw=draw, smallest=smallest)
-            counts = np.concatenate([counts, count_key_points(grey, photo, box, bar.update)])
+            bar.update(int((counts > min_keypoints).sum()) - bar.n)
+            photo, box = draw_crops(usable, len(counts), len(counts) + _BLOCK, draw=draw, smallest=smallest)
+            counts = np.concatenate([counts, count_key_points(grey, photo, box)])
             _write_counts(folder, key, counts)
     photo, box = draw_crops(usable, 0, needed, draw=draw, smallest=smallest)
     return CropTable(tuple(usable), photo, box, counts[:needed], min_keypoints)
@@ -228,20 +212,12 @@ def _read_counts(folder: Path, key: str) -> _Ints:
 
 
 def _write_counts(folder: Path, key: str, counts: _Ints) -> None:
-    """Replace the counts kept under a key."""
-    file = _counts_file(folder, key, counts.astype(np.uint16))
+    """Replace the counts kept under a key; only warn if they cannot be written."""
+    short = counts.astype(np.uint16)
+    file = _counts_file(folder, key, short)
     try:
-        save_array(make_folder(folder) / file.name, counts.astype(np.uint16))
+        save_array(make_folder(folder) / file.name, short)
         for other in set(folder.glob(f"{key}-*.npy")) - {file}:
             other.unlink(missing_ok=True)
     except (InputError, OSError) as error:
         warnings.warn(f"SIFT counts are not kept for the next run: {error}", stacklevel=3)
-
-
-if __name__ == "__main__":
-    from instahide_nb.data.embedded import public_regions
-
-    for holder in ("challenge", "attacker"):
-        regions = public_regions(holder)
-        counted = count_key_points(grey_reader(regions), *draw_crops(regions, 0, CARRIED))
-        _write_counts(_COUNTED, _key(regions), counted)

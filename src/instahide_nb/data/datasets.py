@@ -42,18 +42,22 @@ class DataSet(NamedTuple):
         return self.url.rsplit("/", 1)[1]
 
 
-_CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-_IMAGENETTE_URL = "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz"
+# fmt: off
 DATA_SETS = {
     "cifar10": DataSet(
-        _CIFAR10_URL, "c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py", "batches.meta"
-    ),
-    "imagenette": DataSet(_IMAGENETTE_URL, "e793b78cc4c9e9a4ccc0c1155377a412", "imagenette2-160", "train"),
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a",
+        "cifar-10-batches-py", "batches.meta"),
+    "imagenette": DataSet(
+        "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz", "e793b78cc4c9e9a4ccc0c1155377a412",
+        "imagenette2-160", "train"),
 }
+# fmt: on
 _LARGEST = 8 * 2**30  # bytes, unpacked
 _LARGEST_BATCH = 256 * 2**20  # bytes; CIFAR-10's have 31 MB
 _MAX_CLASSES = 10_000
 _MAX_SIDE = 256
+
+_Labelled = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], tuple[str, ...]]
 
 
 def cache_folder() -> Path:
@@ -72,18 +76,15 @@ def data_set_folder(name: str, root: Path | None = None) -> Path:
     fetched once and its md5 is checked. Archives are unpacked into the cache.
     """
     data = DATA_SETS[name]
-    if root is None:
-        archive = fetch(name)
-    else:
-        for place in (root, root / data.folder):
-            if (place / data.mark).exists():
-                return place
-        archives = [place for place in (root, root / data.file) if place.is_file()]
-        if not archives:
-            raise InputError(
-                f"{name}: {root} holds neither {data.folder}/{data.mark} nor {data.file}; name the folder that does"
-            )
-        archive = archives[0]
+    for place in (root, root / data.folder) if root else ():
+        if (place / data.mark).exists():
+            return place
+    archives = [root, root / data.file] if root else [fetch(name)]
+    archive = next((place for place in archives if place.is_file()), None)
+    if archive is None:
+        raise InputError(
+            f"{name}: {root} holds neither {data.folder}/{data.mark} nor {data.file}; name the folder that does"
+        )
     folder = make_folder(cache_folder() / name) / sha256_file(archive)[:32]
     if not folder.is_dir():
         _unpack(archive, folder)
@@ -180,7 +181,7 @@ def unpickle(file: Path) -> dict[str, object]:
         return found
 
 
-def read_cifar10(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], tuple[str, ...]]:
+def read_cifar10(folder: Path) -> _Labelled:
     """CIFAR-10's training images (n, 32, 32, 3), labels (n,) and class names, in the order of the five batches."""
     listed = unpickle(folder / "batches.meta").get("label_names")
     if not isinstance(listed, list) or not listed:
@@ -196,16 +197,15 @@ def read_cifar10(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.in
             and data.shape == (len(classes), 3072)
             and all(type(label) is int and 0 <= label < len(names) for label in classes)
         ):
-            wanted = f"it must hold data (n, 3072) and n labels below {len(names)}"
-            raise InputError(f"{file}: is not a CIFAR-10 file ({wanted})")
+            raise InputError(
+                f"{file}: is not a CIFAR-10 file (it must hold data (n, 3072) and n labels below {len(names)})"
+            )
         images.append(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))  # rows hold the planes R, G, B
         labels += classes
     return np.concatenate(images), np.array(labels, np.int64), names
 
 
-def read_npz(
-    path: Path, *, labelled: bool
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], tuple[str, ...]]:
+def read_npz(path: Path, *, labelled: bool) -> _Labelled:
     """Read images (n, h, w, 3), and labels (n,) and class names if `labelled`, from an ``.npz`` without unpickling."""
     with reading(path, "is not a readable .npz file of plain arrays (pickled objects are never loaded)"):
         with zipfile.ZipFile(path) as container:
@@ -215,7 +215,7 @@ def read_npz(
             arrays = {name: stored[name] for name in ("images", "labels", "class_names") if name in stored}
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("bytes")  # numpy's answer for an entry that is no array
-    images = arrays.get("images")
+    images, labels, names = (arrays.get(name) for name in ("images", "labels", "class_names"))
     if images is None:
         raise InputError(f"{path}: has no array named images; save it with numpy.savez(path, images=...)")
     fits = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3 and images.size > 0
@@ -224,15 +224,13 @@ def read_npz(
         raise InputError(f"{path}: images {wanted}; found {images.dtype} {images.shape}")
     if not labelled:
         return images, np.zeros(0, np.int64), ()
-    labels, names = arrays.get("labels"), arrays.get("class_names")
-    if labels is None or labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-        found = "none" if labels is None else f"{labels.dtype} {labels.shape}"
-        raise InputError(f"{path}: labels must be {len(images)} whole numbers, one per image; found {found}")
-    most = int(labels.max())
-    if int(labels.min()) < 0 or most >= _MAX_CLASSES:
-        raise InputError(f"{path}: labels must lie between 0 and {_MAX_CLASSES - 1}")
+    fits = labels is not None and labels.shape == (len(images),) and labels.dtype.kind in "iu"
+    if labels is None or not fits or not 0 <= int(labels.min()) <= int(labels.max()) < _MAX_CLASSES:
+        wanted = f"{len(images)} whole numbers in 0 .. {_MAX_CLASSES - 1}, one per image"
+        raise InputError(f"{path}: labels must be {wanted}")
+    classes = int(labels.max()) + 1
     if names is None:
-        names = np.arange(most + 1).astype(str)
-    if names.dtype.kind != "U" or names.ndim != 1 or not most < len(names) <= _MAX_CLASSES:
-        raise InputError(f"{path}: class_names must be text, one per class, {most + 1} or more")
+        names = np.arange(classes).astype(str)
+    if names.dtype.kind != "U" or names.ndim != 1 or not classes <= len(names) <= _MAX_CLASSES:
+        raise InputError(f"{path}: class_names must be text, one per class, {classes} or more")
     return images, labels.astype(np.int64), tuple(names.tolist())

@@ -96,41 +96,32 @@ PUBLIC = (
 """Photograph, y and height, then x and width for the challenge and for the attacker; all equally likely."""
 # fmt: on
 
-CLASS_NAMES = tuple(PRIVATE)
-
 
 @cache
 def photograph_path(name: str) -> Path:
     """The path of a photograph in the installed scikit-image; an InputError if it is not there or has other bytes."""
     spec = importlib.util.find_spec("skimage")
-    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
-        path = Path(folder) / "data" / name
-        if path.is_file():
-            if sha256_file(path) != PHOTOGRAPHS[name]:
-                raise InputError(f"{path}: has other bytes than in scikit-image; reinstall scikit-image")
-            return path
-    raise InputError(f"embedded: scikit-image does not hold data/{name}; reinstall scikit-image with pip")
+    path = Path(spec.origin if spec and spec.origin else "").parent / "data" / name
+    if not path.is_file():
+        raise InputError(f"embedded: scikit-image does not hold data/{name}; reinstall scikit-image with pip")
+    if sha256_file(path) != PHOTOGRAPHS[name]:
+        raise InputError(f"{path}: has other bytes than in scikit-image; reinstall scikit-image")
+    return path
 
 
-def private_crops() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Every square of `PRIVATE`, reduced to 32 x 32 by area, and its class, an index into `CLASS_NAMES`."""
+def private_crops() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], tuple[str, ...]]:
+    """Every square of `PRIVATE`, reduced to 32 x 32 by area, its class (n,), and the names of the classes."""
     images, labels = [], []
     for label, (name, squares) in enumerate(PRIVATE.values()):
         pixels = open_photograph(photograph_path(name)).read()
         for x, y, side in squares:
-            images.append(reduce_area(pixels[y : y + side, x : x + side], 32))
+            images.append(reduce_area(pixels[y : y + side, x : x + side], (32, 32)))
             labels.append(label)
-    return np.stack(images), np.array(labels, dtype=np.int64)
+    return np.stack(images), np.array(labels, dtype=np.int64), tuple(PRIVATE)
 
 
 def public_regions(holder: str) -> list[Photograph]:
-    """The regions for public crops of the ``"challenge"`` or of the ``"attacker"``.
-
-    Examples
-    --------
-    >>> public_regions("attacker")[0].name
-    'motorcycle_left.png[400:741,0:330]'
-    """
+    """The regions for public crops of the ``"challenge"`` or of the ``"attacker"``."""
     regions = []
     for name, y, height, *spans in PUBLIC:
         x, width = spans[holder == "attacker"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +34,9 @@ _TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and heigh
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph, or a rectangle of one, that is measured but not yet decoded.
+    """A photograph, or the rectangle of one whose upper left corner is `corner` (x, y); not yet decoded.
 
-    `name` is its path inside its folder, with the rectangle if there is one. `width` and `height` count pixels after
-    the EXIF orientation is applied; `corner` is x and y of the rectangle's upper left corner.
+    `name` is its path inside its folder, with the rectangle. Sizes are those after the EXIF orientation is applied.
     """
 
     name: str
@@ -67,15 +66,7 @@ class Photograph:
 
 
 def open_photograph(path: Path, name: str | None = None) -> Photograph:
-    """Measure an image file from its header; an InputError if it is too large or has not 8 bits per channel.
-
-    Examples
-    --------
-    >>> from instahide_nb.data.embedded import photograph_path
-    >>> cat = open_photograph(photograph_path("chelsea.png"))
-    >>> cat.width, cat.height, cat.read().shape
-    (451, 300, (300, 451, 3))
-    """
+    """Measure an image file from its header; an InputError if it is too large or has not 8 bits per channel."""
     with reading(path, _NO_IMAGE), Image.open(path, formats=_FORMATS) as image:
         _check(path, image)
         width, height = image.size
@@ -96,10 +87,7 @@ def _check(path: Path, image: Image.Image) -> None:
 
 @contextmanager
 def reading(file: Path, damaged: str) -> Iterator[None]:
-    """Turn whatever the reading of a damaged file raises into one line.
-
-    Decoders raise nearly anything: OSError, SyntaxError, ValueError, struct.error, KeyError, MemoryError ...
-    """
+    """Turn any exception into one line: on damaged files decoders raise nearly all there are."""
     try:
         yield
     except InputError:
@@ -112,17 +100,14 @@ def reading(file: Path, damaged: str) -> Iterator[None]:
 
 def image_files(folder: Path) -> list[Path]:
     """The image files in a folder and below, without hidden ones, sorted by path."""
-    found = {
-        file.relative_to(folder): file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in _SUFFIXES and file.is_file()
-    }
-    shown = [name for name in found if not any(part.startswith(".") for part in name.parts)]
-    return [found[name] for name in sorted(shown, key=Path.as_posix)]
+    files = (f for f in folder.rglob("*") if f.suffix.lower() in _SUFFIXES and f.is_file())
+    names = [f.relative_to(folder) for f in files]
+    shown = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    return [folder / name for name in sorted(shown, key=Path.as_posix)]
 
 
-def reduce_area(image: npt.NDArray[np.uint8], size: int | Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Reduce an image (h, w, 3) to a side, or a height and width: each new pixel is the mean over its area.
+def reduce_area(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Reduce an image (h, w, 3) to a height and width: each new pixel is the mean over its area.
 
     The means are exact ratios of integers, so the result is the same on every machine. Halves are rounded up where
     both sides are halved, and to even elsewhere: for squares this is what OpenCV's ``INTER_AREA`` gives on x86-64.
@@ -130,13 +115,12 @@ def reduce_area(image: npt.NDArray[np.uint8], size: int | Sequence[int]) -> npt.
     Examples
     --------
     >>> checks = np.tile(np.uint8([[0, 200], [200, 0]]), (4, 4))[..., None].repeat(3, axis=2)
-    >>> reduce_area(checks, 4)[0, 0].tolist()
+    >>> reduce_area(checks, (4, 4))[0, 0].tolist()
     [100, 100, 100]
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    if image.shape[0] < height or image.shape[1] < width:
-        raise ValueError(f"an image of {image.shape[:2]} cannot be reduced to {(height, width)}")
-    reduced = np.empty((height, width, 3), np.uint8)
+    if image.shape[0] < size[0] or image.shape[1] < size[1]:
+        raise ValueError(f"an image of {image.shape[:2]} cannot be reduced to {size}")
+    reduced = np.empty((*size, 3), np.uint8)
     _area_means(np.ascontiguousarray(image), reduced)
     return reduced
 

@@ -25,22 +25,15 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import progress
 from instahide_nb.data import embedded
 from instahide_nb.data.crops import SMALLEST, CropTable, for_each_photograph, kept_crops
-from instahide_nb.data.datasets import cache_folder, data_set_folder, read_cifar10, read_npz
+from instahide_nb.data.datasets import data_set_folder, read_cifar10, read_npz
 from instahide_nb.data.photographs import Photograph, image_files, open_photograph, reduce_area
 
 SIDE = 32
 """Side in pixels to which photographs are reduced for the private set, as in CIFAR-10."""
 
 _WORDS = ("embedded", "cifar10", "imagenette")
+_ATTACKER = "embedded:attacker"
 _GRAMMAR = "embedded, cifar10[:ROOT], imagenette[:ROOT], a folder of images or an .npz file"
-
-
-class Source(NamedTuple):
-    """A parsed source: its kind (see `source_kind`), its path, and whether it is the attacker's."""
-
-    kind: str
-    path: Path | None = None
-    attacker: bool = False
 
 
 class PrivateSet(NamedTuple):
@@ -57,24 +50,16 @@ def source_kind(source: str) -> str:
     return word if word in _WORDS else "npz" if source.lower().endswith(".npz") else "folder"
 
 
-def parse_source(source: str, name: str = "source") -> Source:
-    """Parse a source string and check that the folder or file that it names exists.
-
-    Raises
-    ------
-    InputError
-        When the string has none of the known forms, or names something that does not exist; it begins with `name`.
-    """
+def parse_source(source: str, name: str = "source") -> tuple[str, Path | None]:
+    """The kind of a source, and the path in it; an InputError, which begins with `name`, if there is no such source."""
     if not isinstance(source, str) or not source or "\0" in source:
         raise InputError(f"{name} {source!r}: a source is {_GRAMMAR}")
     kind = source_kind(source)
     colon, rest = source.partition(":")[1:] if kind in _WORDS else ("", source)
-    if kind == "embedded":
-        if source not in ("embedded", "embedded:attacker"):
-            raise InputError(f"{name} {source!r}: write embedded or embedded:attacker")
-        return Source(kind, attacker=bool(colon))
-    if kind in _WORDS and not colon:
-        return Source(kind)
+    if kind == "embedded" and source not in ("embedded", _ATTACKER):
+        raise InputError(f"{name} {source!r}: write embedded or {_ATTACKER}")
+    if kind == "embedded" or (kind in _WORDS and not colon):
+        return kind, None
     path = Path(rest).expanduser()
     if kind in _WORDS and (not rest or not path.exists()):
         raise InputError(f"{name} {source!r}: no such folder; write {kind}:ROOT with an existing one")
@@ -82,34 +67,26 @@ def parse_source(source: str, name: str = "source") -> Source:
         raise InputError(f"{name} {source!r}: no such file; check the path")
     if kind == "folder" and not path.is_dir():
         raise InputError(f"{name} {source!r}: no such folder; a source is {_GRAMMAR}")
-    return Source(kind, path)
+    return kind, path
 
 
 def relocate_source(source: str, name: str = "source", start: Path | None = None) -> str:
     """The same source with its path absolute, or relative to the folder `start`; checked as by `parse_source`."""
-    kind, path, _ = parse_source(source, name)
+    kind, path = parse_source(source, name)
     if path is None:
         return source
-    path = path.resolve()
-    moved = os.path.relpath(path, start.resolve()) if start else str(path)
+    moved = os.path.relpath(path.resolve(), start.resolve()) if start else str(path.resolve())
     return f"{kind}:{moved}" if kind in _WORDS else moved
 
 
 def private_images(source: str, n_private: int, *, generator: np.random.Generator) -> PrivateSet:
     """Take private images from a source, as evenly from its classes as they allow.
 
-    A source with exactly `n_private` images is used whole and in its own order. Otherwise each of its C classes
-    gives n_private // C images and the first n_private % C classes give one more; what a small class cannot give,
-    the others give in the same way. Within a class the images are the first of a random permutation by `generator`.
+    A source with exactly `n_private` images is used whole and in its own order. Otherwise see `select_balanced`.
 
     Photographs in a folder are cut to their central square and reduced to 32 x 32 by area. A plain folder is one
     class; otherwise each of its folders is one. Of Imagenette the validation half is taken, so that its training half
-    can serve as public images.
-
-    Raises
-    ------
-    InputError
-        When the source is unknown, damaged, offline, or has too few images.
+    can serve as public images. An InputError says that a source is unknown, damaged, offline or too small.
 
     Examples
     --------
@@ -128,7 +105,11 @@ def private_images(source: str, n_private: int, *, generator: np.random.Generato
 def select_balanced(
     labels: npt.NDArray[np.int64], classes: int, n: int, generator: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Choose `n` indices as `private_images` does."""
+    """Choose `n` indices: equally many of each class, and one more of the first classes where `n` leaves a remainder.
+
+    What a small class cannot give, the others give in the same way. Within a class the images are the first of a
+    random permutation by `generator`.
+    """
     if len(labels) == n:
         return np.arange(n, dtype=np.int64)
     held = np.bincount(labels, minlength=classes)
@@ -145,12 +126,12 @@ _Read = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.uint8]]
 
 def _private_pool(source: str) -> tuple[_Read, npt.NDArray[np.int64], tuple[str, ...]]:
     """All that a source holds: a function that reads images by index, labels, class names."""
-    kind, path, attacker = parse_source(source, "private_source")
-    if attacker:
+    kind, path = parse_source(source, "private_source")
+    if source == _ATTACKER:
         raise InputError(f"private_source {source!r}: holds public images only; write embedded")
     if kind == "embedded":
-        images, labels = embedded.private_crops()
-        return images.__getitem__, labels, embedded.CLASS_NAMES
+        images, labels, class_names = embedded.private_crops()
+        return images.__getitem__, labels, class_names
     if kind == "cifar10":
         images, labels, class_names = read_cifar10(data_set_folder(kind, path))
         return images.__getitem__, labels, class_names
@@ -160,27 +141,31 @@ def _private_pool(source: str) -> tuple[_Read, npt.NDArray[np.int64], tuple[str,
     folder = data_set_folder(kind, path) / "val" if kind == "imagenette" or path is None else path
     files = _images_in(folder, f"private_source {source!r}")
     parts = [file.relative_to(folder).parts for file in files]
-    depths = sorted({len(part) for part in parts})
-    if depths not in ([1], [2]):
-        examples = ["/".join(next(part for part in parts if len(part) == depth)) for depth in depths]
-        wanted = "name a folder of images, or of class folders with images in them"
-        raise InputError(f"private_source {source!r}: holds {' and '.join(examples)}; {wanted}")
-    names = [folder.resolve().name if depths == [1] else part[0] for part in parts]
+    examples = {len(part): "/".join(part) for part in reversed(parts)}
+    if set(examples) not in ({1}, {2}):
+        raise InputError(
+            f"private_source {source!r}: holds {' and '.join(examples[n] for n in sorted(examples))}; "
+            "name a folder of images, or of class folders with images in them"
+        )
+    names = [folder.resolve().name if len(part) == 1 else part[0] for part in parts]
     class_names = tuple(sorted(set(names)))
 
     def read(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        images = np.empty((len(rows), SIDE, SIDE, 3), np.uint8)
-        for image, row in zip(images, rows, strict=True):
-            photo = open_photograph(files[row])
-            if photo.side < SIDE:
-                size = f"{photo.width} x {photo.height} pixels"
-                raise InputError(f"{photo.path}: has {size}; private images need {SIDE} or more per side")
-            corner = (photo.width - photo.side) // 2, (photo.height - photo.side) // 2
-            square = replace(photo, width=photo.side, height=photo.side, corner=corner)
-            image[:] = reduce_area(square.read(), SIDE)
-        return images
+        return np.stack([_central_square(files[row]) for row in rows])
 
     return read, np.array([class_names.index(name) for name in names], np.int64), class_names
+
+
+def _central_square(file: Path) -> npt.NDArray[np.uint8]:
+    """The largest central square of a photograph, reduced to `SIDE`."""
+    photo = open_photograph(file)
+    side, width, height = photo.side, photo.width, photo.height
+    if side < SIDE:
+        raise InputError(
+            f"{file}: has {width} x {height} pixels; private images need {SIDE} or more per side"
+        )
+    square = replace(photo, width=side, height=side, corner=((width - side) // 2, (height - side) // 2))
+    return reduce_area(square.read(), (SIDE, SIDE))
 
 
 def _images_in(folder: Path, source: str) -> list[Path]:
@@ -192,36 +177,30 @@ def _images_in(folder: Path, source: str) -> list[Path]:
 
 def source_photographs(source: str) -> list[Photograph]:
     """The photographs of a public source (of a folder at any depth, of Imagenette's training half), not yet decoded."""
-    kind, path, attacker = parse_source(source, "public_source")
+    kind, path = parse_source(source, "public_source")
     if kind == "embedded":
-        return embedded.public_regions("attacker" if attacker else "challenge")
+        return embedded.public_regions("attacker" if source == _ATTACKER else "challenge")
     if kind in ("cifar10", "npz"):
         raise InputError(f"public_source {source!r}: has no photographs; name some, such as embedded")
     if kind == "imagenette" or path is None:
         path = data_set_folder(kind, path) / "train"
-    files = _images_in(path, f"public_source {source!r}")
-    return [
-        open_photograph(file, file.relative_to(path).as_posix())
-        for file in progress(files, desc="measuring photographs", unit="photo")
-    ]
+    files = progress(
+        _images_in(path, f"public_source {source!r}"), desc="measuring photographs", unit="photo"
+    )
+    return [open_photograph(file, file.relative_to(path).as_posix()) for file in files]
 
 
 def public_crops(
-    source: str, n: int, *, min_keypoints: int = 40, size: int | tuple[int, int] = 32, draw: int = 0
+    source: str, n: int, *, min_keypoints: int = 40, size: tuple[int, int] = (32, 32), draw: int = 0
 ) -> CropTable:
     """The crops behind `public_patches`, which has the same parameters; row i of ``box[kept]`` is patch i."""
-    height, width = (size, size) if isinstance(size, int) else size
-    if n < 1 or not 1 <= min(height, width) <= max(height, width) <= 256:
-        raise InputError(
-            f"n_public, size: {n} crops of {size} px are not possible; give 1 or more of 1 .. 256"
-        )
-    smallest, folder = max(SMALLEST, height, width), cache_folder() / "crops"
-    photographs = source_photographs(source)
-    return kept_crops(photographs, n, min_keypoints, smallest, draw, folder, source)
+    if n < 1:
+        raise InputError(f"n_public: {n} crops cannot be drawn; give 1 or more")
+    return kept_crops(source_photographs(source), n, min_keypoints, max(SMALLEST, *size), draw, source)
 
 
 def public_patches(
-    source: str, n: int, *, min_keypoints: int = 40, size: int | tuple[int, int] = 32, draw: int = 0
+    source: str, n: int, *, min_keypoints: int = 40, size: tuple[int, int] = (32, 32), draw: int = 0
 ) -> npt.NDArray[np.uint8]:
     """Make `n` public patches, uint8 (n, h, w, 3); the same arguments and photographs give the same bits.
 
@@ -232,39 +211,37 @@ def public_patches(
     n : int
     min_keypoints : int
         A crop is kept if SIFT finds more key points than this in it.
-    size : int or (int, int)
-        Side of a patch in pixels, or height and width, at most 256. Crops have at least this size and at least 64 px.
+    size : (int, int)
+        Height and width of a patch in pixels; crops have at least this size and at least 64 px.
     draw : int
         0 .. 2^64-1: other draws are other crops of the same photographs.
 
     Raises
     ------
     InputError
-        When the source is unknown or damaged, has too few patches, no photograph large enough, or too few
-        crops that pass.
+        When the source is unknown, damaged or too small, or too few of its crops pass.
 
     Examples
     --------
     >>> public_patches("embedded", 5).shape
     (5, 32, 32, 3)
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    kind, path, _ = parse_source(source, "public_source")
+    kind, path = parse_source(source, "public_source")
     if kind == "npz" and path is not None:
         ready = read_npz(path, labelled=False)[0]
-        if ready.shape[1:3] != (height, width) or len(ready) < n:
-            held, wanted = f"{len(ready)} patches of {ready.shape[1:3]} pixels", f"{n} of {(height, width)}"
+        if ready.shape[1:3] != size or len(ready) < n:
+            held, wanted = f"{len(ready)} patches of {ready.shape[1:3]} pixels", f"{n} of {size}"
             raise InputError(f"public_source {source!r}: holds {held}; {wanted} are needed (n_public)")
         return np.ascontiguousarray(ready[:n])
     crops = public_crops(source, n, min_keypoints=min_keypoints, size=size, draw=draw)
     kept = np.flatnonzero(crops.kept)
-    patches = np.empty((n, height, width, 3), np.uint8)
+    patches = np.empty((n, *size, 3), np.uint8)
 
     def cut(index: int, rows: npt.NDArray[np.int64]) -> None:
         pixels = crops.photographs[index].read()
         for row in rows.tolist():
             x, y, side = crops.box[kept[row]].tolist()
-            patches[row] = reduce_area(pixels[y : y + side, x : x + side], (height, width))
+            patches[row] = reduce_area(pixels[y : y + side, x : x + side], size)
 
     for_each_photograph(cut, crops.photo[kept])
     return patches
