@@ -93,7 +93,7 @@ def _part(
 ) -> dict[str, float]:
     from instahide_nb.attacks.unmask.attack import Settings, decrypt, solve
 
-    challenge = build_challenge(GenDataParams.from_mapping(parameters))
+    challenge = build_challenge(GenDataParams(**parameters))
     challenge = CHANGES[change](challenge) if change else challenge
     public, secret = public_patches(attacker, 2000), challenge.secret
     begin = time.perf_counter()

@@ -175,7 +175,7 @@ def _release(**parameters: Any) -> Any:
     from instahide_nb.core.params import GenDataParams
 
     wanted = {"n_private": 100, "encryptions_per_image": 50, "k": 6, "n_public": 100}
-    return build_challenge(GenDataParams.from_mapping(wanted | parameters)).release
+    return build_challenge(GenDataParams(**wanted | parameters)).release
 
 
 CASES: dict[str, Callable[[bool, int], Case]] = {

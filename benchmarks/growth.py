@@ -33,7 +33,7 @@ def _parameters(folder: Path, n_private: int, **more: Any) -> Any:
         np.savez(public, images=public_patches("embedded", 4000))
     wanted = {"n_private": n_private, "private_source": str(private), "public_source": str(public)}
     wanted |= {"encryptions_per_image": EPOCHS, "k": 6, "n_public": 4000}
-    return GenDataParams.from_mapping(wanted | more)
+    return GenDataParams(**wanted | more)
 
 
 def _timed(run: Callable[[], Any], runs: int) -> tuple[dict[str, Any], list[Any]]:

@@ -44,8 +44,8 @@ from instahide_nb.show.grids import write_png
 def run_digests(preset: str, methods: Sequence[str]) -> dict[str, str]:
     """The hashes of a run by path, made by the functions that the notebooks call."""
     folder = home() / "params" / preset
-    run, wanted = Path.cwd(), AttackParams.from_mapping(read_yaml(folder / "attack.yaml"))
-    challenge = build_challenge(GenDataParams.from_mapping(read_yaml(folder / "gen_data.yaml")))
+    run, wanted = Path.cwd(), AttackParams(**read_yaml(folder / "attack.yaml"))
+    challenge = build_challenge(GenDataParams(**read_yaml(folder / "gen_data.yaml")))
     save_challenge(run, challenge)
     release, secret = load_release(run / "release"), challenge.secret
     public = public_patches(wanted.public_source, wanted.n_public, size=release.encryption.shape[1:3])

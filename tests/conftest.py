@@ -65,8 +65,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
 @pytest.fixture(scope="session")
 def gen_data_params(sources: Sources) -> GenDataParams:
     """Parameters of the tiny challenge: 7 private images, 5 epochs, k = 4."""
-    return GenDataParams.from_mapping(
-        {
+    return GenDataParams(
+        **{
             "seed": SEED,
             "n_private": 7,
             "encryptions_per_image": 5,

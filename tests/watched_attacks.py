@@ -57,8 +57,8 @@ def main() -> None:
     stdout, sys.stdout = sys.stdout, sys.stderr
     for run in runs:
         for method in METHODS:
-            wanted = AttackParams.from_mapping(
-                {"release_dir": "release", "out_dir": f"attack/{method}", "method": method}
+            wanted = AttackParams(
+                **{"release_dir": "release", "out_dir": f"attack/{method}", "method": method}
                 | {"public_source": public, "n_public": 60, "seed_stop": 2**10}
             )
             run_cells("attack", wanted.as_dict(), run / "attack" / method / "attack.ipynb", cwd=run)

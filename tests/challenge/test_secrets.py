@@ -30,7 +30,7 @@ def test_no_secret_file_is_opened_and_none_is_needed(tmp_path: Path) -> None:
     values = {"n_private": 8, "encryptions_per_image": 10, "k": 4, "n_public": 60, "seed": 77}
     paths = {"private_source": str(sources.private_path), "public_source": str(sources.public_path)}
     run, alone = tmp_path / "runs/run", tmp_path / "runs/alone"
-    save_challenge(run, build_challenge(GenDataParams.from_mapping(values | paths)))
+    save_challenge(run, build_challenge(GenDataParams(**values | paths)))
     shutil.copytree(run / "release", alone / "release")
     # One run has its secret half, and the secret files once more among the published arrays; one has neither.
     (run / "secret/gen_data.ipynb").write_text("{}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -64,19 +65,11 @@ def test_stages_are_kept_until_they_are_known_no_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "[]",
-        '{"stages": []}',
-        '{"stages": {"a": 1}}',
-        '{"stages": {"a": {"seconds": 1}}}',
-        '{"stages": {"a": {"seconds": "1", "processor_seconds": 1, "peak_mib": 1, "machine": "x"}}}',
-        '{"stages": {"a": {"seconds": -1, "processor_seconds": 1, "peak_mib": 1, "machine": "x"}}}',
-    ],
+    "stages",
+    ["", "[]", '{"a": 1}', '{"a": {"seconds": 1}}', json.dumps({"a": ONE.as_dict() | {"seconds": -1}})],
 )
-def test_a_damaged_file_stops_nobody(content: str, tmp_path: Path) -> None:
-    (tmp_path / "resources.json").write_text(content)
+def test_a_damaged_file_stops_nobody(stages: str, tmp_path: Path) -> None:
+    (tmp_path / "resources.json").write_text(f'{{"stages": {stages}}}')
     assert read_usage(tmp_path / "resources.json") == {}
     note_usage(tmp_path, "gen_data", ONE, ["gen_data"])
     assert read_usage(tmp_path / "resources.json") == {"gen_data": ONE}
@@ -93,9 +86,6 @@ def test_a_second_run_in_the_folder_is_refused_or_waits(tmp_path: Path) -> None:
         pass
     with locked(tmp_path), locked(tmp_path, ".other", wait=True):
         pass
-
-
-def test_a_lock_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written"), locked(tmp_path / "missing"):
         pass
 

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -70,20 +69,16 @@ def server() -> Iterator[Server]:
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run."""
     run = tmp_path_factory.mktemp("reference") / "run"
-    here = Path.cwd()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "execute", run_cells)
         pipeline.reproduce(small_plan(run), lambda line: None)
-    os.chdir(here)
     return run
 
 
 @pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    here = Path.cwd()
+def in_process(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(pipeline, "execute", run_cells)
-    yield monkeypatch
-    os.chdir(here)
+    return monkeypatch
 
 
 def assert_whole_or_absent(run: Path, reference: Path) -> None:
@@ -101,8 +96,8 @@ def assert_whole_or_absent(run: Path, reference: Path) -> None:
 
 def assert_finished(run: Path, reference: Path) -> None:
     """The run has all that the reference has, and no more."""
-    assert read_manifest(run)["stages"] == read_manifest(reference)["stages"]
-    assert "begun" not in read_manifest(run)
+    assert read_manifest(run).stages == read_manifest(reference).stages
+    assert read_manifest(run).begun is None
     assert_whole_or_absent(run, reference)
     names = {path.relative_to(run) for path in run.rglob("*") if path.suffix != ".log"}
     assert names == {path.relative_to(reference) for path in reference.rglob("*") if path.suffix != ".log"}
@@ -123,11 +118,11 @@ def test_twenty_kills_at_random_times(server: Server, reference: Path, tmp_path:
     for number in range(KILLS):
         # A folder is killed four times in a row, then brought to its end.
         run = tmp_path / f"run{number // 4}"
-        whole = len(read_manifest(run)["stages"])
+        whole = len(read_manifest(run).stages)
         code = server.run(run, kill_after=chance.uniform(0, sum(seconds[whole:])))
         assert code in (0, -signal.SIGKILL)
         assert_whole_or_absent(run, reference)
-        found.append((code, len(read_manifest(run)["stages"])))
+        found.append((code, len(read_manifest(run).stages)))
         if number % 4 == 3:
             assert server.run(run) == 0
             assert_finished(run, reference)
@@ -192,21 +187,15 @@ def test_a_drawn_seed_that_was_never_announced_is_drawn_again(
         assert sha256_file(run / "secret/secret.json") == announced
 
 
-def test_a_challenge_that_was_made_by_hand_is_not_given_up(
-    tmp_path: Path, in_process: pytest.MonkeyPatch
-) -> None:
+def test_a_challenge_that_was_made_by_hand_is_not_given_up(tmp_path: Path, in_process: object) -> None:
     run, plan = tmp_path / "run", small_plan(tmp_path / "run", rng="chacha20")
-    run_cells("gen_data", plan.gen_data.as_dict(), tmp_path / "out.ipynb", cwd=_made(run))
+    run.mkdir()
+    run_cells("gen_data", plan.gen_data.as_dict(), tmp_path / "out.ipynb", cwd=run)
     kept = sha256_file(run / "secret/secret.json")
     for _ in range(2):
         with pytest.raises(InputError, match="drawn once and is kept only there"):
             pipeline.reproduce(plan, lambda line: None)
     assert sha256_file(run / "secret/secret.json") == kept
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
 
 
 # With papermill and real kernels.
@@ -248,7 +237,7 @@ def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
         env=environment,
         preexec_fn=lambda: signal.signal(
             signal.SIGINT, signal.SIG_DFL
-        ),  # a shell's background jobs ignore it
+        ),  # background jobs of a shell ignore it
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -307,7 +296,7 @@ def test_control_c_ends_the_kernel_and_says_one_line(sleepy: list[str], tmp_path
     assert out.split()[0] == "gen_data"
     assert ended(kernel)
     run = tmp_path / "run"
-    assert "attack/sleepy-attack" not in read_manifest(run)["stages"]
+    assert "attack/sleepy-attack" not in read_manifest(run).stages
     assert not list(run.rglob("*.part"))
     (log,) = run.glob("log/*.log")
     assert "stopped: KeyboardInterrupt" in log.read_text()
@@ -320,9 +309,7 @@ def test_a_kernel_that_is_killed_is_one_line(sleepy: list[str], tmp_path: Path) 
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     (line,) = err.splitlines()
-    assert line.startswith(
-        "instahide-nb: attack: its process was ended from outside, perhaps for want of memory"
-    )
+    assert line.startswith("instahide-nb: attack: its process was killed, perhaps because memory ran out")
 
 
 @pytest.mark.slow
@@ -344,7 +331,7 @@ def test_twenty_kills_of_the_tiny_preset_with_kernels(tmp_path: Path) -> None:
     began = time.monotonic()
     assert reproduce("whole") == 0
     length = time.monotonic() - began
-    known = read_manifest(tmp_path / "whole")["stages"]
+    known = read_manifest(tmp_path / "whole").stages
     chance, killed = random.Random(7), 0
     for number in range(KILLS):
         run = tmp_path / f"run{number // 4}"
@@ -353,28 +340,9 @@ def test_twenty_kills_of_the_tiny_preset_with_kernels(tmp_path: Path) -> None:
         killed += code != 0
         for name, stage in known.items():
             for file, digest in digests(run, name).items():
-                assert digest == stage["files"][file], file
+                assert digest == stage.files[file], file
         if number % 4 == 3:
             assert reproduce(run.name) == 0
-            assert read_manifest(run)["stages"] == known
+            assert read_manifest(run).stages == known
             assert not list(run.rglob("*.part"))
     assert killed >= KILLS // 2
-
-
-@pytest.mark.slow
-def test_a_full_disk_under_papermill(reference: Path, tmp_path: Path) -> None:
-    limit = 400_000  # release/encryption.npy is larger
-
-    done = subprocess.run(
-        command("forked_runs:attack", reference),
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": SEARCHED},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.splitlines()
-    assert "release/encryption.npy: cannot be written (" in line
-    assert_whole_or_absent(tmp_path / "run", reference)

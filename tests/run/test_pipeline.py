@@ -231,14 +231,14 @@ def test_presets_name_each_parameter_and_tiny_is_the_notebooks_default(notebook:
     for preset in pipeline.presets():
         content = read_yaml(ROOT / "params" / preset / f"{notebook}.yaml")
         assert tuple(content) == NOTEBOOKS[notebook].names()
-        NOTEBOOKS[notebook].from_mapping(content)
+        NOTEBOOKS[notebook](**content)
     book = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", 4)
     (cell,) = [c for c in book.cells if "parameters" in c.metadata.get("tags", [])]
     values: dict[str, object] = {}
     exec(cell.source, values)
     own = {name: value for name, value in values.items() if not name.startswith("__")}
     tiny = read_yaml(ROOT / "params" / "tiny" / f"{notebook}.yaml")
-    assert own == tiny == NOTEBOOKS[notebook].from_mapping({}).as_dict()
+    assert own == tiny == NOTEBOOKS[notebook](**{}).as_dict()
 
 
 def papermill(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -56,7 +56,7 @@ def challenge(tmp_path_factory):
         "public_source": public,
         "n_public": 50,
     }
-    return build_challenge(GenDataParams.from_mapping(values))
+    return build_challenge(GenDataParams(**values))
 
 
 @pytest.fixture(scope="module")

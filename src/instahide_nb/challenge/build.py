@@ -16,7 +16,7 @@ from instahide_nb.challenge.release import Release, ReleaseInfo, save_release
 from instahide_nb.challenge.secret import SECRET_ARRAYS, Secret
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, read_json, save_array, write_json
-from instahide_nb.core.params import GenDataParams
+from instahide_nb.core.params import GenDataParams, private_per_row
 from instahide_nb.data.sources import private_images, public_patches, source_kind
 from instahide_nb.scheme.encryption import Mixtures, class_coefficients, encrypt
 from instahide_nb.scheme.streams import open_stream
@@ -62,7 +62,7 @@ def build_challenge(params: GenDataParams) -> Challenge:
 
 def regenerate(secret: Secret) -> Release:
     """Make the release again, bit for bit, from the secret half: images, seed and parameters."""
-    params = GenDataParams.from_mapping(secret.info["parameters"])
+    params = GenDataParams(**secret.info["parameters"])
     mixtures, _ = _encrypt(params, secret.private, secret.public, secret.info["start"])
     return _publish(params, mixtures, secret)
 
@@ -92,7 +92,7 @@ def _encrypt(
 def _publish(params: GenDataParams, mixtures: Mixtures, secret: Secret) -> Release:
     """The encryptions, their labels and every parameter but seed, key and paths."""
     p, class_names = params.as_dict(), tuple(secret.info["class_names"])
-    places = slice(params.private_per_row)
+    places = slice(private_per_row(params.scheme, params.k))
     weight, index = mixtures.weight[:, places], mixtures.index[:, places]
     label = class_coefficients(weight, index, secret.private_label, len(class_names))
     published = {f.name: p[f.name] for f in fields(ReleaseInfo) if f.name in p} | {

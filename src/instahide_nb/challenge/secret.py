@@ -76,7 +76,7 @@ def _read_secret_json(path: Path) -> tuple[dict[str, Any], GenDataParams]:
     if not all(isinstance(name, str) for name in info["class_names"]):
         raise InputError(f"{path}: class_names must be text; make the challenge again")
     try:
-        params = GenDataParams.from_mapping(info["parameters"])
+        params = GenDataParams(**info["parameters"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     drawn = "key" if params.rng == "chacha20" else "states" if params.seed == "entropy" else "seed"

@@ -1,8 +1,7 @@
 """Files that are whole or absent: atomic writing, careful reading, and sha256.
 
-A file is written under a temporary name in the same folder, flushed to the disk and renamed, so a run that is killed
-leaves no half of a file. Reading never unpickles, believes no header about sizes, and reports any fault in one line
-that names the file.
+A file is written under a temporary name in the same folder, flushed to the disk and renamed, so a killed run leaves no
+half of a file. Reading never unpickles, believes no header about sizes, and reports any fault in one line.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,50 +28,46 @@ _LARGEST_HEADER = 16 * 2**10
 _LARGEST_JSON = 64 * 2**20
 
 
-def _why(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
-
-
-def _write(path: Path | str, fill: Callable[[IO[bytes]], object], secret: bool) -> None:
-    path = Path(path)
+@contextlib.contextmanager
+def one_line(path: Path | str, verb: str = "read", advice: str = "make or fetch it again") -> Iterator[None]:
+    """Turn what the system says against a file into one line: ``path: cannot be VERB (why); ADVICE``."""
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise InputError(f"{path}: cannot be written ({_why(error)}); choose another folder") from None
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            fill(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(name, 0o600 if secret else 0o644)
-        os.replace(name, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        if isinstance(error, OSError):
-            raise InputError(
-                f"{path}: cannot be written ({_why(error)}); free space or choose another folder"
-            ) from None
+        yield
+    except InputError:
         raise
+    except (OSError, ValueError, MemoryError) as error:  # ValueError: a NUL in the name
+        if verb == "read" and isinstance(error, FileNotFoundError):
+            raise InputError(f"{path}: no such file; check the path") from None
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be {verb} ({why}); {advice}") from None
 
 
 def make_folder(path: Path | str, *, secret: bool = False) -> Path:
     """Create a writable folder and its parents; only the owner can read a secret one."""
     folder = Path(path)
-    try:
+    with one_line(folder, "made", "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
         if secret:
             folder.chmod(0o700)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: cannot be made ({_why(error)}); choose another folder") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{folder}: cannot be written (permission denied); choose another folder")
     return folder
 
 
-def write_bytes(path: Path | str, data: bytes, *, secret: bool = False) -> None:
+def write_bytes(path: Path | str, data: bytes | memoryview, *, secret: bool = False) -> None:
     """Write `data`; only the owner can read a secret file."""
-    _write(path, lambda stream: stream.write(data), secret)
+    path = Path(path)
+    with one_line(path, "written", "free space or choose another folder"):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o600 if secret else 0o644)
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
 
 
 def write_json(path: Path | str, content: object, *, secret: bool = False) -> None:
@@ -83,30 +78,14 @@ def write_json(path: Path | str, content: object, *, secret: bool = False) -> No
 
 def save_array(path: Path | str, array: npt.NDArray[Any], *, secret: bool = False) -> None:
     """Save an array as `.npy`, in C order and little-endian: equal values give equal bytes."""
-    if array.dtype.hasobject:
-        raise TypeError(f"{path}: arrays of Python objects are never saved")
-    _write(path, lambda stream: np.save(stream, _plain(array), allow_pickle=False), secret)
+    stream = io.BytesIO()
+    np.save(stream, _plain(array), allow_pickle=False)
+    write_bytes(path, stream.getbuffer(), secret=secret)
 
 
 def _plain(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The array in C order and little-endian; ascontiguousarray would turn a number into one dimension."""
     return np.asarray(array, array.dtype.newbyteorder("<"), order="C")
-
-
-@contextlib.contextmanager
-def _reading(file: Path | str) -> Iterator[None]:
-    """Turn what can go wrong with a file into one line."""
-    try:
-        yield
-    except InputError:
-        raise
-    except FileNotFoundError:
-        where = "" if os.path.isabs(file) else f", relative to {os.getcwd()}"
-        raise InputError(f"{file}: no such file; check the path{where}") from None
-    except IsADirectoryError:
-        raise InputError(f"{file}: is a folder; name a file in it") from None
-    except (OSError, ValueError, MemoryError) as error:
-        raise InputError(f"{file}: cannot be read ({_why(error)})") from None
 
 
 def load_array(
@@ -116,49 +95,41 @@ def load_array(
 
     Parameters
     ----------
-    path : Path or str
-        The file.
-    dtype : dtype, optional
-        The dtype that the array must have (byte order aside).
-    shape : tuple of int or None, optional
-        The shape that it must have; None stands for any length.
+    dtype, shape : optional
+        What the array must have, byte order aside; None in `shape` stands for any length.
 
     Raises
     ------
     InputError
         When the file is missing, empty, truncated, pickled, or of another dtype or shape.
     """
-    with _reading(path), open(path, "rb") as stream:
+    with one_line(path), open(path, "rb") as stream:
         array = _read_npy(path, stream)
     if dtype is not None and array.dtype != np.dtype(dtype):
         raise InputError(f"{path}: holds {array.dtype}; {np.dtype(dtype)} is expected")
     if shape is not None and (
         array.ndim != len(shape)
-        or any(want is not None and want != have for want, have in zip(shape, array.shape, strict=True))
+        or any(want not in (None, have) for want, have in zip(shape, array.shape, strict=True))
     ):
-        wanted = f"({', '.join('any' if n is None else str(n) for n in shape)})"
-        if set(shape) == {None}:
-            wanted = f"an array of {len(shape)} axes"
-        raise InputError(f"{path}: has shape {array.shape}; {wanted} is expected")
+        wanted = ", ".join("any" if n is None else str(n) for n in shape)
+        raise InputError(f"{path}: has shape {array.shape}; ({wanted}) is expected")
     return array
 
 
 def _read_npy(file: Path | str, stream: IO[bytes]) -> npt.NDArray[Any]:
-    size = os.fstat(stream.fileno()).st_size
-    if size == 0:
-        raise InputError(f"{file}: is empty; make or fetch it again")
     # From a copy of the file's start: numpy would set aside as much memory as a header claims to need.
     head = io.BytesIO(stream.read(_LARGEST_HEADER))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python 2 wrote whole numbers as 2L; numpy reads them
-            readers = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }
-            shape, fortran, dtype = readers[np.lib.format.read_magic(head)](head)
+            npy = np.lib.format
+            readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+            shape, fortran, dtype = readers[npy.read_magic(head)](head)
     except Exception:  # numpy parses the header as text; a hostile one can raise nearly anything
-        raise InputError(f"{file}: {_not_npy(head.getvalue())}") from None
+        raise InputError(
+            f"{file}: is not a .npy file; write it with numpy.save, or fetch it again if it is a web page or a "
+            "Git LFS pointer"
+        ) from None
     if dtype.hasobject:
         raise InputError(f"{file}: holds pickled Python objects, which are never loaded; save plain numbers")
     if dtype.names or dtype.subdtype or dtype.kind not in "biufU" or not dtype.itemsize:
@@ -168,7 +139,7 @@ def _read_npy(file: Path | str, stream: IO[bytes]) -> npt.NDArray[Any]:
     needed = math.prod(shape) * dtype.itemsize
     if len(shape) > 32 or any(not 0 <= n <= _LARGEST_ARRAY for n in shape) or needed > _LARGEST_ARRAY:
         raise InputError(f"{file}: its header promises shape {shape}; make or fetch it again")
-    present = size - head.tell()
+    present = os.fstat(stream.fileno()).st_size - head.tell()
     if present != needed:
         raise InputError(f"{file}: has {present} bytes of data instead of {needed}; make or fetch it again")
     stream.seek(head.tell())
@@ -176,50 +147,29 @@ def _read_npy(file: Path | str, stream: IO[bytes]) -> npt.NDArray[Any]:
     return np.asarray(data, dtype.newbyteorder("="), order="C")
 
 
-def _not_npy(start: bytes) -> str:
-    if start.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer instead of the file; fetch it with git lfs pull"
-    if start.lstrip()[:1] == b"<":
-        return "is a web page instead of a .npy file; download the file itself"
-    return "is not a .npy file; write it with numpy.save"
-
-
 def read_json(path: Path | str) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises
-    ------
-    InputError
-        When the file is missing, larger than 64 MiB, not JSON, or not an object.
-    """
-    with _reading(path):
+    """Read a JSON object of at most 64 MiB."""
+    with one_line(path):
         if os.stat(path).st_size > _LARGEST_JSON:
             raise InputError(f"{path}: is larger than 64 MiB; make or fetch it again")
         data = Path(path).read_bytes()
     try:
         content = json.loads(data.decode())
     except (ValueError, RecursionError):
-        raise InputError(f"{path}: is not JSON; make or fetch it again") from None
+        content = None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no JSON object; make or fetch it again")
+        raise InputError(f"{path}: is not a JSON object; make or fetch it again")
     return content
 
 
 def sha256_file(path: Path | str) -> str:
     """The sha256 of a file's bytes, in hex."""
-    with _reading(path), open(path, "rb") as stream:
+    with one_line(path), open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sha256_array(array: npt.NDArray[Any]) -> str:
-    """The sha256 of an array's dtype, shape and values in C order.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> sha256_array(np.zeros(3, np.uint8))[:16]
-    '13c97f3e613d907c'
-    """
+    """The sha256 of an array's dtype, shape and values in C order."""
     plain = _plain(array)
     digest = hashlib.sha256(f"{plain.dtype.str} {array.shape}\n".encode())
     digest.update(plain.reshape(-1).view(np.uint8).data)

@@ -1,15 +1,15 @@
 """Parameters of the three notebooks: names, types, defaults, ranges and what each is for.
 
-The same flat names are used in the YAML files of ``params/``, by ``-p name=value`` and in the notebooks'
-``parameters`` cells; the defaults are the tiny preset. papermill only warns of an unknown name, and YAML reads ``1e-3``
-as text, so :class:`Record` refuses unknown names and wrong types with one line.
+The YAML files of ``params/``, ``-p name=value`` and the notebooks' ``parameters`` cells use the same flat names; the
+defaults are the tiny preset. papermill only warns of an unknown name, and YAML reads ``1e-3`` as text, so
+:class:`Record` refuses unknown names and wrong types with one line.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,20 +17,18 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from instahide_nb.core.errors import InputError
+from instahide_nb.core.files import one_line
 
 
 class Record(BaseModel):
     """A frozen, strictly typed record: an int serves as a float, nothing else is converted.
 
-    Raises
-    ------
-    InputError
-        At the first unknown name, wrong type or value out of range.
+    The first unknown name, wrong type or value out of range is an InputError.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
-    def __init__(self, **values: object) -> None:
+    def __init__(self, /, **values: object) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -40,11 +38,6 @@ class Record(BaseModel):
     def names(cls) -> tuple[str, ...]:
         """The names of the fields, in order."""
         return tuple(cls.model_fields)
-
-    @classmethod
-    def from_mapping(cls, mapping: Mapping[str, object]) -> Self:
-        """Make a record from names and values; what is left out takes its default."""
-        return cls(**mapping)
 
     def changed(self, **values: object) -> Self:
         """The same record with other values."""
@@ -58,39 +51,29 @@ class Record(BaseModel):
 def _one_line(error: ValidationError, names: tuple[str, ...]) -> str:
     """The first fault as ``name: what is wrong; what to do``; an unknown name comes before the others."""
     fault = min(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
-    context, value = fault.get("ctx", {}), fault["input"]
-    if isinstance(context.get("error"), InputError):
-        return str(context["error"])
-    name = ".".join(map(str, fault["loc"][:1]))
-    if fault["type"] == "extra_forbidden":
+    kind, value, own = fault["type"], fault["input"], fault.get("ctx", {}).get("error")
+    if isinstance(own, InputError):
+        return str(own)
+    types = ("bool", "int", "float", "str")  # the branch of a union
+    name = ".".join(str(part) for part in fault["loc"] if part not in types)
+    if kind == "extra_forbidden":
         near = difflib.get_close_matches(name, names, 1)
-        return f"{name}: no such parameter; " + (
-            f"did you mean {near[0]}?" if near else "the parameters are " + ", ".join(names)
-        )
-    hint = ""
-    if isinstance(value, str):
-        hint = "; write it as in 0.001" if "e" in value.lower() else "; take the quotes away"
-    texts = {
-        "missing": "is missing",
-        "int_type": "{} is not a whole number" + hint,
-        "float_type": "{} is not a number" + hint,
-        "string_type": "{} is not text; put it in quotes",
-        "finite_number": "{} is not a finite number",
-        "literal_error": "{} is not known; choose " + str(context.get("expected", "")).replace("'", ""),
-        "greater_than_equal": f"{{}} is too small; give {context.get('ge')} or more",
-        "less_than_equal": f"{{}} is too large; give {context.get('le')} or less",
-    }
-    text = texts.get(fault["type"], "{} is not accepted (" + fault["msg"].replace("{", "(") + ")")
-    return f"{name}: " + text.format(_shown(value))
+        what = f"did you mean {near[0]}?" if near else "the parameters are " + ", ".join(names)
+        return f"{name}: no such parameter; {what}"
+    if kind == "missing":
+        return f"{name}: is missing"
+    wanted = fault["msg"].replace("Input should be", "it should be")
+    if kind == "float_type" and isinstance(value, str):
+        wanted += ", written as in 0.001"  # YAML reads 1e-3 as text
+    return f"{name}: {_shown(value)} is not accepted; {wanted}"
 
 
 def _shown(value: object) -> str:
     """The start of a value's repr; numbers of more than 4,300 digits have none."""
     try:
-        text = repr(value)
+        return repr(value)[:60]
     except ValueError:
         return "this number"
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def private_per_row(scheme: str, k: int) -> int:
@@ -99,14 +82,7 @@ def private_per_row(scheme: str, k: int) -> int:
 
 
 def check_constraints(scheme: str, k: int, max_coefficient: float, min_private_sum: float) -> None:
-    """Refuse constraints that no row of coefficients can meet.
-
-    Raises
-    ------
-    InputError
-        When k is outside 2 .. 16 (Mixup: is not 2), `max_coefficient` outside (1/k, 1], or `min_private_sum`
-        outside [0, 1] or more than two coefficients of at most `max_coefficient` can reach.
-    """
+    """Refuse constraints that no row of k coefficients can meet."""
     if scheme not in ("cross", "inside", "mixup"):
         raise InputError(f"scheme: {scheme!r} is not known; choose cross, inside or mixup")
     if not 2 <= k <= 16:
@@ -114,18 +90,18 @@ def check_constraints(scheme: str, k: int, max_coefficient: float, min_private_s
     if scheme == "mixup" and k != 2:
         raise InputError(f"k: Mixup mixes two images, not {k}; give k = 2 or another scheme")
     if not 1 / k < max_coefficient <= 1:
+        raise InputError(f"max_coefficient: {max_coefficient} is outside ({1 / k:.4g}, 1]")
+    # With public images beside them, two coefficients never sum to their limit itself.
+    reach = 1.0 if k == 2 else min(1.0, 2 * max_coefficient)
+    possible = 0 <= min_private_sum < reach or (k == 2 and min_private_sum == reach)
+    if scheme == "cross" and not possible:
         raise InputError(
-            f"max_coefficient: {max_coefficient} cannot be met by {k} coefficients; "
-            f"give more than {1 / k:.4g}, at most 1"
+            f"min_private_sum: {min_private_sum} cannot be met with max_coefficient {max_coefficient}; "
+            f"give 0 .. {reach:.4g}"
         )
-    if scheme == "cross":
-        reach = 1.0 if k == 2 else min(1.0, 2 * max_coefficient)
-        # With public images beside them, two coefficients never sum to their limit itself.
-        if not 0 <= min_private_sum <= reach or (k > 2 and min_private_sum == reach):
-            raise InputError(
-                f"min_private_sum: {min_private_sum} cannot be met with max_coefficient {max_coefficient}; "
-                f"give 0 .. {reach:.4g}"
-            )
+
+
+_ASSIGNED = re.compile(r"^(\w+)\s*(?::[^=\n]*)?=(?!=)", re.M)  # the names assigned in a cell, one a line
 
 
 class _Parameters(Record):
@@ -139,26 +115,11 @@ class _Parameters(Record):
         parameters, and in the cell that papermill injected. Other variables are left alone.
         """
         known = set(cls.names())
-        cells = [(source, _assigned(source)) for source in namespace.get("In", [])]
+        cells = [(source, set(_ASSIGNED.findall(source))) for source in namespace.get("In", [])]
         own = [names for _, names in cells if 2 * len(names & known) > len(known)][-1:]
         own += [names for source, names in cells if source.startswith("# Parameters")][-1:]
         meant = sorted(name for name in known.union(*own) if not name.startswith("PAPERMILL_"))
-        return cls.from_mapping({name: namespace[name] for name in meant if name in namespace})
-
-
-def _assigned(source: str) -> set[str]:
-    """The names that a cell assigns at its top level."""
-    try:
-        body = ast.parse(source).body
-    except SyntaxError:  # a cell with IPython's own syntax
-        return set()
-    targets: list[ast.expr] = []
-    for statement in body:
-        if isinstance(statement, ast.Assign):
-            targets += statement.targets
-        elif isinstance(statement, ast.AnnAssign):
-            targets.append(statement.target)
-    return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+        return cls(**{name: namespace[name] for name in meant if name in namespace})
 
 
 def _p(default: Any, text: str, least: int | None = None) -> Any:
@@ -187,15 +148,10 @@ class GenDataParams(_Parameters):
     n_public: int = _p(200, "how many public images (crops); cross needs n_private or more", 0)
     min_keypoints: int = _p(40, "a crop is kept when SIFT finds more key points than this", 0)
 
-    @field_validator("seed", mode="before")
-    @classmethod
-    def _check_seed(cls, seed: object) -> object:
-        if seed != "entropy" and (type(seed) is not int or not 0 <= seed < 2**32):
-            raise InputError(f'seed: {_shown(seed)} is not a seed; give 0 .. 4294967295 or "entropy"')
-        return seed
-
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.seed != "entropy" and (isinstance(self.seed, str) or not 0 <= self.seed < 2**32):
+            raise InputError(f'seed: {_shown(self.seed)} is not a seed; give 0 .. 4294967295 or "entropy"')
         if self.key and self.rng != "chacha20":
             raise InputError(f"key: {self.rng} takes a seed; give a key with rng chacha20 only")
         if self.key and (len(self.key) != 64 or not set(self.key.lower()) <= set("0123456789abcdef")):
@@ -203,15 +159,9 @@ class GenDataParams(_Parameters):
         check_constraints(self.scheme, self.k, self.max_coefficient, self.min_private_sum)
         if self.scheme == "cross" and self.n_public < self.n_private:
             raise InputError(
-                f"n_public: {self.n_public} is fewer than the {self.n_private} private images; "
-                f"give {self.n_private} or more"
+                f"n_public: {self.n_public} is too few; give n_private ({self.n_private}) or more"
             )
         return self
-
-    @property
-    def private_per_row(self) -> int:
-        """p: how many of the k images of an encryption are private."""
-        return private_per_row(self.scheme, self.k)
 
 
 class AttackParams(_Parameters):
@@ -231,10 +181,7 @@ class AttackParams(_Parameters):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not 0 <= self.seed_start < self.seed_stop <= 2**32:
-            raise InputError(
-                f"seed_start, seed_stop: {_shown(self.seed_start)} .. {_shown(self.seed_stop)} is not a range of "
-                f"seeds; give 0 <= seed_start < seed_stop <= {2**32}"
-            )
+            raise InputError(f"seed_start, seed_stop: give 0 <= seed_start < seed_stop <= {2**32}")
         return self
 
 
@@ -255,7 +202,7 @@ class EvaluateParams(_Parameters):
         return name
 
 
-NOTEBOOKS: dict[str, type[GenDataParams] | type[AttackParams] | type[EvaluateParams]] = {
+NOTEBOOKS: dict[str, type[_Parameters]] = {
     "gen_data": GenDataParams,
     "attack": AttackParams,
     "evaluate": EvaluateParams,
@@ -263,41 +210,30 @@ NOTEBOOKS: dict[str, type[GenDataParams] | type[AttackParams] | type[EvaluatePar
 """The notebooks in the order in which they run, with the class of their parameters."""
 
 
-def read_yaml(path: Path | str) -> dict[str, Any]:
-    """Read a flat YAML file of parameters.
-
-    Raises
-    ------
-    InputError
-        When the file is missing or holds anything but names and plain values.
-    """
+def read_yaml(path: Path | str, *, nested: bool = False) -> dict[str, Any]:
+    """Read a YAML file of names and values, plain ones unless `nested`."""
     import yaml
 
+    with one_line(path, advice="check the path"):
+        text = Path(path).read_text(encoding="utf-8")
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        content = yaml.safe_load(text)
     except Exception:  # beside YAMLError, PyYAML lets through what int(), date() and dict lookups raise
-        raise InputError(f"{path}: is not YAML; write one 'name: value' per line") from None
+        content = "not YAML"
     if content is None:
         return {}
-    if not isinstance(content, dict) or any(isinstance(value, dict | list) for value in content.values()):
-        raise InputError(f"{path}: holds more than names and plain values; write one 'name: value' per line")
+    deep = isinstance(content, dict) and any(isinstance(value, dict | list) for value in content.values())
+    if not isinstance(content, dict) or (deep and not nested):
+        raise InputError(f"{path}: is no list of names and plain values; write one 'name: value' per line")
     return {str(name): value for name, value in content.items()}
 
 
 def read_assignments(pairs: Iterable[str]) -> dict[str, Any]:
-    """Read ``name=value`` or ``notebook.name=value``; values of text parameters stay text, others are YAML.
-
-    Examples
-    --------
-    >>> read_assignments(["k=4", "key=" + "1" * 64, "seed=entropy"])["key"][:4]
-    '1111'
-    """
+    """Read ``name=value`` or ``notebook.name=value``; values of text parameters stay text, others are YAML."""
     import yaml
 
-    fields = [item for kind in NOTEBOOKS.values() for item in kind.model_fields.items()]
-    text_names = {name for name, field in fields if isinstance(field.default, str)}
+    defaults = [item for kind in NOTEBOOKS.values() for item in kind().as_dict().items()]
+    text_names = {name for name, default in defaults if isinstance(default, str)}
     values: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,14 +19,6 @@ def in_jupyterlab() -> bool:
     )
 
 
-def _shown() -> bool:
-    """True at a terminal and in a JupyterLab cell that a person runs."""
-    wish = os.environ.get("INSTAHIDE_NB_PROGRESS")
-    if wish is not None:
-        return wish not in ("", "0")
-    return in_jupyterlab() if "ipykernel" in sys.modules else sys.stderr.isatty()
-
-
 def progress(
     iterable: Iterable[Any] | None = None,
     *,
@@ -37,55 +29,34 @@ def progress(
 ) -> Any:  # tqdm.tqdm
     """A tqdm bar over `iterable`, or without one a bar to advance by hand with ``.update(n)``.
 
-    Nothing is printed when standard error is not a terminal, nor under papermill or nbval.
-    ``INSTAHIDE_NB_PROGRESS=0`` or ``1`` overrides this; ``text`` draws bars of characters in a notebook's process
-    too, for ``instahide-nb`` to show at a terminal. `scaled` writes large numbers with k, M or G.
-
-    Examples
-    --------
-    >>> sum(progress([1, 2, 3], desc="adding"))
-    6
+    It is shown at a terminal and in a JupyterLab cell that a person runs. ``INSTAHIDE_NB_PROGRESS=0`` or ``1``
+    overrides this; ``text`` draws bars of characters in a notebook's process too, for ``instahide-nb`` to show at a
+    terminal. `scaled` writes large numbers with k, M or G.
     """
-    if "ipykernel" in sys.modules and os.environ.get("INSTAHIDE_NB_PROGRESS") != "text":
+    cell, wish = "ipykernel" in sys.modules, os.environ.get("INSTAHIDE_NB_PROGRESS")
+    if cell and wish != "text":
         from tqdm.auto import tqdm
     else:
         from tqdm import tqdm
-    return tqdm(
-        iterable,
-        total=total,
-        desc=desc,
-        unit=unit,
-        unit_scale=scaled,
-        leave=False,
-        disable=not _shown(),
-        file=sys.stderr,
-    )
+    watched = in_jupyterlab() if cell else sys.stderr.isatty()
+    shown = watched if wish is None else wish not in ("", "0")
+    looks = {"leave": False, "disable": not shown, "file": sys.stderr}
+    return tqdm(iterable, total=total, desc=desc, unit=unit, unit_scale=scaled, **looks)
 
 
 class Stopwatch:
     """Wall time per stage, in the dict `seconds`; the times of a stage that runs again are added.
 
-    `report` is called with the name of each stage as it begins; `bar` shows it and moves one step at its end.
-
-    Examples
-    --------
-    >>> watch = Stopwatch()
-    >>> with watch.stage("signs"):
-    ...     pass
-    >>> list(watch.seconds)
-    ['signs']
+    `bar` shows the stage that runs, and moves one step at its end.
     """
 
-    def __init__(self, report: Callable[[str], object] | None = None, bar: Any = None) -> None:
+    def __init__(self, bar: Any = None) -> None:
         self.seconds: dict[str, float] = {}
-        self._report = report
         self._bar = bar
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time of a block to stage `name`."""
-        if self._report is not None:
-            self._report(name)
         if self._bar is not None:
             self._bar.set_postfix_str(name.replace("_", " "))
         begin = time.perf_counter()
@@ -98,13 +69,7 @@ class Stopwatch:
 
 
 def duration(seconds: float) -> str:
-    """A time in words.
-
-    Examples
-    --------
-    >>> duration(7.04), duration(91.2), duration(3 * 3600 + 120)
-    ('7.0 s', '1 min 31 s', '3 h 2 min')
-    """
+    """A time in words: 7.0 s, 1 min 31 s, 3 h 2 min."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -20,16 +20,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, TextIO
+from typing import TextIO
 
+import psutil
 from pydantic import Field
 
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.files import make_folder, read_json, write_json
+from instahide_nb.core.files import make_folder, one_line, read_json, write_json
 from instahide_nb.core.params import Record
 from instahide_nb.core.threads import processor_count
 
@@ -41,47 +42,28 @@ _PATIENCE = 60.0  # seconds that the kernel of a killed run is given to end
 def locked(run: Path, name: str = ".lock", *, wait: bool = False) -> Iterator[int]:
     """Hold a folder; a second run in it waits if `wait`, else stops with InputError.
 
-    Yields
-    ------
-    int
-        The lock's file descriptor; a process that inherits it holds the lock too.
+    Yields the lock's file descriptor; a process that inherits it holds the lock too.
     """
-    try:
+    with one_line(run / name, "written", "choose --out"):
         handle = open(run / name, "a+")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise InputError(f"{run / name}: cannot be written ({error.strerror}); choose --out") from None
+    end = time.monotonic() + _PATIENCE
     with handle:
-        if wait:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        else:
-            _take(handle, run)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                break
+            except OSError:
+                handle.seek(0)
+                owner = handle.read()
+                if not owner.isdecimal() or psutil.pid_exists(int(owner)) or time.monotonic() > end:
+                    raise InputError(
+                        f"{run}: another run is at work in this folder; wait for it or choose --out"
+                    ) from None
+                time.sleep(0.1)
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()
         yield handle.fileno()
-
-
-def _take(handle: IO[str], run: Path) -> None:
-    end = time.monotonic() + _PATIENCE
-    while True:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        handle.seek(0)
-        if _alive(handle.read().strip()) or time.monotonic() > end:
-            raise InputError(f"{run}: another run is at work in this folder; wait for it or choose --out")
-        time.sleep(0.1)
-
-
-def _alive(owner: str) -> bool:
-    """Whether the process of this number lives; True where that cannot be known."""
-    try:
-        os.kill(int(owner), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except (PermissionError, ValueError):
-        return True
-    return True
 
 
 def remove_leftovers(run: Path) -> list[str]:
@@ -98,7 +80,7 @@ logger = logging.getLogger("instahide_nb.run")
 logger.setLevel(logging.DEBUG)
 
 
-class _QuietHandler(logging.StreamHandler[TextIO]):
+class _Handler(logging.StreamHandler[TextIO]):
     """A log that cannot be written (a full disk) neither stops the run nor fills the terminal."""
 
     def handleError(self, record: logging.LogRecord) -> None:
@@ -111,14 +93,11 @@ def logged(run: Path, *, verbose: TextIO | None = None) -> Iterator[Path]:
     start = time.strftime("%Y-%m-%dT%H%M%SZ-", time.gmtime())
     descriptor, path = tempfile.mkstemp(".log", start, make_folder(run / "log", secret=True))
     stream = os.fdopen(descriptor, "w", encoding="utf-8")
-    handlers: list[logging.Handler] = [_QuietHandler(stream)]
+    handlers = [_Handler(stream)] + ([_Handler(verbose)] if verbose else [])
     formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handlers[0].setFormatter(formatter)
-    if verbose is not None:
-        handlers.append(logging.StreamHandler(verbose))
-    for handler in handlers:
-        logger.addHandler(handler)
+    logger.handlers += handlers
     try:
         yield Path(path)
     except BaseException as error:
@@ -132,16 +111,7 @@ def logged(run: Path, *, verbose: TextIO | None = None) -> Iterator[Path]:
 
 
 class Messages:
-    """A notebook's standard error: whole lines go to the log, `bar` is the last state of a progress bar.
-
-    Examples
-    --------
-    >>> messages = Messages("attack")
-    >>> messages.write("\\runmask:  40%|####")
-    18
-    >>> messages.bar
-    'unmask:  40%|####'
-    """
+    """A notebook's standard error: whole lines go to the log, `bar` is the last state of a progress bar."""
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
@@ -163,93 +133,57 @@ class Messages:
         """Nothing is held back."""
 
 
-Watch = Callable[[str, Messages], AbstractContextManager[None]]
-"""Shows a stage while it runs."""
-
-
-def unwatched(label: str, messages: Messages) -> AbstractContextManager[None]:
-    """Show nothing: for logs, tests and programs."""
-    return nullcontext()
-
-
-def bar_width() -> int:
-    """How wide a bar may be beside the stage and its seconds."""
-    return max(20, shutil.get_terminal_size().columns - 37)
-
-
 @contextmanager
 def counting(label: str, messages: Messages, stream: TextIO | None = None) -> Iterator[None]:
     """Keep one line at a terminal: the stage, the seconds so far, and the progress bar inside; wiped at the end."""
-    terminal = stream or sys.stdout
-    done = threading.Event()
-    start = time.monotonic()
+    terminal, start, done = stream or sys.stdout, time.monotonic(), threading.Event()
 
-    def draw(text: str) -> None:
-        terminal.write(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}")
-        terminal.flush()
-
-    def keep_drawing() -> None:
+    def draw() -> None:
         while True:
-            draw(f"{label:<24} {time.monotonic() - start:6.0f} s  {messages.bar}".rstrip())
+            line = f"{label:<24} {time.monotonic() - start:6.0f} s  {messages.bar}".rstrip()
+            terminal.write(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}")
+            terminal.flush()
             if done.wait(0.5):
                 return
 
-    thread = threading.Thread(target=keep_drawing, daemon=True)
+    thread = threading.Thread(target=draw, daemon=True)
     thread.start()
     try:
         yield
     finally:
         done.set()
         thread.join()
-        draw("")
+        terminal.write("\r\x1b[K")
+        terminal.flush()
 
 
 RESOURCES = "resources.json"
 
 
 class Usage(Record):
-    """What one notebook cost; None where the system does not say.
+    """What one notebook cost; None where the system does not say."""
 
-    Attributes
-    ----------
-    seconds : float
-        Wall time, the start of its process included.
-    processor_seconds : float or None
-        Time on all processors together.
-    peak_mib : int or None
-        The most memory that its process held at once (resident), in MiB.
-    machine : str
-        See :func:`machine_line`.
-    """
-
-    seconds: float = Field(ge=0)
-    processor_seconds: float | None = Field(ge=0)
-    peak_mib: int | None = Field(ge=0)
+    seconds: float = Field(ge=0, description="wall time, the start of its process included")
+    processor_seconds: float | None = Field(ge=0, description="time on all processors together")
+    peak_mib: int | None = Field(ge=0, description="the most resident memory that its process held at once")
     machine: str
 
 
 def machine_line() -> str:
     """The machine in words: processors that this process may use, memory, system, Python and numpy."""
-    about = Path("/proc/cpuinfo")
-    found = (
-        re.search(r"^model name\s*: (.*)$", about.read_text(errors="replace"), re.M)
-        if about.exists()
-        else None
-    )
-    processor = re.sub(
-        r"\((R|TM|tm)\)", "", found[1] if found else platform.processor() or "unknown processor"
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    name = platform.processor()
+    with contextlib.suppress(OSError):
+        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.M)
+        name = found[1] if found else name
+    name = " ".join(re.sub(r"\((R|TM|tm)\)", "", name).split()) or "unknown processor"
     return (
-        f"{processor_count()} x {' '.join(processor.split())}, {memory:.0f} GiB, {platform.system()} "
+        f"{processor_count()} x {name}, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()} "
         f"{platform.machine()}, Python {platform.python_version()}, numpy {version('numpy')}"
     )
 
 
 def usage_of(process: int) -> tuple[float | None, int | None]:
     """Processor seconds and peak memory (MiB; Linux's VmHWM) of a running process, without its children."""
-    import psutil
-
     used = peak = None
     with contextlib.suppress(psutil.Error):
         times = psutil.Process(process).cpu_times()

@@ -43,10 +43,9 @@ def _cpu_quota() -> int | None:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Hold numpy's and scipy's BLAS to one thread; also usable as a decorator.
+    """Hold BLAS to one thread; also usable as a decorator. The limit belongs to the process: enter it before threads.
 
-    Threads of OpenBLAS spin while they wait for each other, which costs several times the work itself when another
-    process uses one of the processors. Enter it before any threads start: the limit belongs to the whole process.
+    Threads of OpenBLAS spin while they wait for each other: several times the work itself on a shared processor.
     """
     from threadpoolctl import threadpool_limits
 
@@ -60,8 +59,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
 def in_blocks(
@@ -70,13 +68,6 @@ def in_blocks(
     """Run ``kernel(low, high, *arguments)`` over 0 .. count-1 in blocks, several at a time.
 
     `kernel` should release the interpreter lock. Without `block` each thread gets about four blocks.
-
-    Examples
-    --------
-    >>> seen = []
-    >>> in_blocks(lambda low, high: seen.append(high - low), 10, block=4)
-    >>> sorted(seen)
-    [2, 4, 4]
     """
     threads = thread_count()
     size = block or max(1, -(-count // (4 * threads)))

@@ -22,19 +22,11 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+@app.callback(invoke_without_command=True)
+def _common(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if version:
         typer.echo(f"instahide-nb {__version__}")
         raise typer.Exit
-
-
-@app.callback()
-def _common(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    pass
 
 
 @contextmanager
@@ -66,30 +58,21 @@ def reproduce(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/PRESET by default.")] = None,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("-p", help="name=value: change a parameter (notebook.name: in one notebook only)."),
-    ] = None,
+    parameter: Annotated[list[str] | None, typer.Option("-p", help="[notebook.]name=value.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Also print parameters and hashes, as in the log file.")
-    ] = False,
-    record: Annotated[
-        bool,
-        typer.Option("--record", help="Make the hashes the preset's expected ones instead of comparing."),
-    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print what the log holds.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Make the hashes the expected ones.")] = False,
 ) -> None:
     """Run a preset, verify it, and show the leaderboard.
 
     Runs the three notebooks: gen_data, then attack and evaluate for each method. An interrupted run resumes where
     it stopped. Log files are in RUN/log/.
     """
-    from instahide_nb.core import runs
     from instahide_nb.core.params import read_assignments
     from instahide_nb.evaluate.leaderboard import to_text
     from instahide_nb.run import manifest, pipeline
 
-    plan = pipeline.make_plan(preset, method or (), out, read_assignments(parameter or []))
+    plan = pipeline.make_plan(preset, method or (), out, read_assignments(parameter or ()))
     if record and plan.preset is None:
         raise InputError("--record: the parameters are not those of a preset; leave out -p")
 
@@ -97,9 +80,9 @@ def reproduce(
         if not quiet:
             typer.echo(line)
 
-    watch = runs.counting if sys.stdout.isatty() and not quiet and not verbose else runs.unwatched
+    watched = sys.stdout.isatty() and not quiet and not verbose
     with _interruptible():
-        run = pipeline.reproduce(plan, say, watch=watch, verbose=sys.stderr if verbose else None)
+        run = pipeline.reproduce(plan, say, watched=watched, verbose=sys.stderr if verbose else None)
     if record:
         say(f"recorded: {manifest.record_expected(run)}")
     wrong, compared = manifest.check(run)
@@ -116,31 +99,26 @@ def reproduce(
 @app.command()
 def verify(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    regenerate: Annotated[
-        bool,
-        typer.Option("--regenerate", help="Make the encryptions again from secret/ and compare every bit."),
-    ] = False,
-    record: Annotated[
-        bool, typer.Option("--record", help="Make this run's hashes the expected ones of its preset.")
-    ] = False,
+    regenerate: Annotated[bool, typer.Option("--regenerate", help="Make encryptions again.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Make the hashes the expected ones.")] = False,
 ) -> None:
     """Compare a run's files with their hashes.
 
-    Hashes all files again, and compares with the run's manifest and with the expected hashes of its preset.
+    Hashes all files again, and compares with the run's manifest and with the expected hashes of its preset; or makes
+    the encryptions again from secret/, and compares every bit.
     """
     from instahide_nb.run import manifest
 
     if regenerate:
-        from instahide_nb.challenge.build import first_difference
-        from instahide_nb.challenge.build import regenerate as make_again
+        from instahide_nb.challenge import build
         from instahide_nb.challenge.release import load_release
         from instahide_nb.challenge.secret import load_secret
 
         published = load_release(run / "release")
-        difference = first_difference(published, make_again(load_secret(run / "secret")))
+        difference = build.first_difference(published, build.regenerate(load_secret(run / "secret")))
         _fail("differs", [difference] if difference is not None else [])
-        count = len(published.encryption)
-        typer.echo(f"verified: {count} encryptions and labels made again, every bit the same")
+        rows = f"{len(published.encryption)} encryptions and labels"
+        typer.echo(f"verified: {rows} made again, every bit the same")
         return
     if not (run / manifest.MANIFEST).exists():
         raise InputError(f"{run}: has no {manifest.MANIFEST}; name the folder of a run")
@@ -180,10 +158,7 @@ def score(
 def submit(
     attack_dir: Annotated[Path, typer.Argument(help="Folder of an attack, such as runs/demo/attack/unmask.")],
     out: Annotated[Path | None, typer.Option(help="The zip; beside the folder by default.")] = None,
-    source: Annotated[
-        Path | None,
-        typer.Option(help="The attack's Python source (file or folder), if its module cannot be imported."),
-    ] = None,
+    source: Annotated[Path | None, typer.Option(help="Python source of the attack, if needed.")] = None,
 ) -> None:
     """Make the zip that the challenge asks for."""
     from instahide_nb.evaluate.submission import make_submission
@@ -195,23 +170,17 @@ def submit(
 def figures(
     run: Annotated[Path, typer.Argument(help="Folder of a run with one or more evaluated attacks.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the figures; RUN/figures by default.")] = None,
-    sweep_table: Annotated[
-        Path | None,
-        typer.Option(
-            "--sweep",
-            help="The table (CSV) of a sweep, for quality against k and encryptions per image; by default "
-            "runs/sweeps/k/table.csv, if it is there.",
-        ),
-    ] = None,
+    sweep: Annotated[Path | None, typer.Option(help="Table (CSV) of a sweep over k.")] = None,
 ) -> None:
     """Make the figures of a paper about a run.
 
-    PNG and PDF, one and two columns wide, each with a caption that names its data.
+    PNG and PDF, one and two columns wide, each with a caption that names its data. Quality against k and
+    encryptions per image is drawn from --sweep, by default runs/sweeps/k/table.csv if it is there.
     """
     from instahide_nb.show.paper import make_figures
 
     usual = Path("runs/sweeps/k/table.csv")
-    table = sweep_table or (usual if usual.is_file() else None)
+    table = sweep or (usual if usual.is_file() else None)
     for path in make_figures(run, out or run / "figures", sweep=table):
         if path.suffix == ".txt":
             typer.echo(f"{path.with_suffix('')}-{{1col,2col}}.{{png,pdf}}, caption {path.name}")
@@ -220,25 +189,21 @@ def figures(
         typer.echo(f"{missing}; make {usual} with instahide-nb sweep params/sweeps/k.yaml")
 
 
-@app.command()
-def sweep(
+@app.command("sweep")
+def run_sweep(
     file: Annotated[Path, typer.Argument(help="A sweep file, such as params/sweeps/tiny.yaml.")],
     out: Annotated[Path | None, typer.Option(help="Folder; runs/sweeps/NAME by default.")] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler, such as tcp://127.0.0.1:8786.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes on this machine; one per processor by default.")
-    ] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes here; one per processor by default.")] = None,
 ) -> None:
     """Do many runs, and make one table of them.
 
     Runs that finished before are not repeated. A run that fails does not stop the others.
     """
-    from instahide_nb.run.sweep import run_sweep
+    from instahide_nb.run import sweep
 
     with _interruptible():
-        result = run_sweep(file, out, scheduler=scheduler, workers=workers, say=typer.echo)
+        result = sweep.run_sweep(file, out, scheduler=scheduler, workers=workers, say=typer.echo)
     typer.echo(f"table: {result.folder / 'table.csv'}")
     _fail("failed", result.failed)
 

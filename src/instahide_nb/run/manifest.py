@@ -8,19 +8,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.files import read_json, sha256_array, sha256_file, write_json
+from instahide_nb.core.files import make_folder, read_json, sha256_array, sha256_file, write_json
+from instahide_nb.core.params import Record
 
 MANIFEST = "manifest.json"
+EXPECTED = Path(__file__).parent / "expected"
 _STAGES = {
     "gen_data": ("release/*.npy", "release/release.json", "secret/*.npy"),
     "attack": ("decryption.npy", "recovered.npy", "assignment.npy"),
     "evaluate": ("metrics.json", "per_encryption.npy", "comparison_grid.png", "overview.png"),
 }
+
+
+class Stage(Record):
+    """What a complete stage was run with, without seed and key, and the hashes of its files by path in the run."""
+
+    parameters: dict[str, Any]
+    files: dict[str, str]
+
+
+class Manifest(Record):
+    """The complete stages of a run, its preset's name if no parameter was changed, and the stage that has begun."""
+
+    stages: dict[str, Stage]
+    preset: str | None = None
+    begun: str | None = None
+
+    def files(self) -> dict[str, str]:
+        """The hashes of all stages, by path within the run."""
+        return {name: digest for stage in self.stages.values() for name, digest in stage.files.items()}
 
 
 def artefact_digest(path: Path) -> str:
@@ -47,64 +67,30 @@ def digests(run: Path, stage: str) -> dict[str, str]:
     return {path.relative_to(run).as_posix(): artefact_digest(path) for path in found}
 
 
-def read_manifest(run: Path) -> dict[str, Any]:
-    """The manifest of a run; an empty one if it has none yet.
-
-    Raises
-    ------
-    InputError
-        If the file is not a manifest.
-    """
+def read_manifest(run: Path) -> Manifest:
+    """The manifest of a run; an empty one if it has none yet."""
     path = run / MANIFEST
-    if not path.exists():
-        return {"preset": None, "stages": {}}
-    content = read_json(path)
-    stages = content.get("stages")
-    if not isinstance(stages, dict) or not all(map(_is_stage, stages.values())):
-        raise InputError(f"{path}: is not a manifest; delete it and run again")
-    return content
-
-
-def _is_stage(entry: object) -> bool:
-    if not isinstance(entry, dict) or not isinstance(entry.get("parameters"), dict):
-        return False
-    found = entry.get("files")
-    return isinstance(found, dict) and all(isinstance(digest, str) for digest in found.values())
-
-
-def files_of(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The hashes of all stages, by path within the run."""
-    return {name: digest for stage in manifest["stages"].values() for name, digest in stage["files"].items()}
+    content = read_json(path) if path.exists() else {"stages": {}}
+    try:
+        return Manifest(**content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; delete it and run again") from None
 
 
 def begin_stage(run: Path, stage: str) -> None:
     """Note that a stage has begun, until :func:`record_stage` notes that it is complete."""
-    write_json(run / MANIFEST, read_manifest(run) | {"begun": stage})
-
-
-def begun(run: Path) -> str | None:
-    """The stage that has begun and never became complete, because its run was killed."""
-    stage = read_manifest(run).get("begun")
-    return stage if isinstance(stage, str) else None
+    write_json(run / MANIFEST, read_manifest(run).changed(begun=stage).as_dict())
 
 
 def record_stage(run: Path, stage: str, parameters: dict[str, Any], preset: str | None) -> dict[str, str]:
-    """Hash a complete stage and note it in the manifest; stages made from files that have changed are dropped.
-
-    Parameters
-    ----------
-    parameters : dict
-        What the stage was run with, without seed and key.
-    preset : str or None
-        The preset's name if nothing of it was changed.
-    """
-    stages, found = read_manifest(run)["stages"], digests(run, stage)
-    if stage in stages and stages[stage]["files"] != found:
+    """Hash a complete stage and note it in the manifest; stages made from files that have changed are dropped."""
+    stages, found = read_manifest(run).stages, digests(run, stage)
+    if stage in stages and stages[stage].files != found:
         kind, _, method = stage.partition("/")
         above = {"gen_data": ("attack/", "evaluate/"), "attack": (f"evaluate/{method}",)}.get(kind, ())
         stages = {name: entry for name, entry in stages.items() if not name.startswith(above)}
-    stages[stage] = {"parameters": parameters, "files": found}
-    write_json(run / MANIFEST, {"preset": preset, "stages": stages})
+    stages |= {stage: Stage(parameters=parameters, files=found)}
+    write_json(run / MANIFEST, Manifest(stages=stages, preset=preset).as_dict())
     return found
 
 
@@ -123,17 +109,9 @@ def compare(run: Path, wanted: Mapping[str, str]) -> list[str]:
 
 
 def check(run: Path) -> tuple[list[str], str]:
-    """Compare a run with its manifest, and with the expected hashes of its preset if there are any.
-
-    Returns
-    -------
-    wrong : list of str
-        One line for each difference.
-    compared : str
-        What was compared with what.
-    """
+    """One line for each file that differs from the manifest or the preset's expected hashes; and what was compared."""
     manifest = read_manifest(run)
-    own, preset = files_of(manifest), manifest.get("preset")
+    own, preset = manifest.files(), manifest.preset
     wrong = compare(run, own)
     known = expected(preset) if preset else None
     if known is None:
@@ -143,29 +121,17 @@ def check(run: Path) -> tuple[list[str], str]:
     return wrong, f"{len(own)} artefacts, {len(shared)} of them the expected ones of preset {preset}"
 
 
-def _expected_path(preset: str) -> Path:
-    return Path(str(files("instahide_nb.run"))) / "expected" / f"{preset}.json"
-
-
 def expected(preset: str) -> dict[str, str] | None:
     """The expected hashes of a preset, which ``instahide-nb verify RUN --record`` makes; None if there are none."""
-    path = _expected_path(preset)
+    path = EXPECTED / f"{preset}.json"
     return dict(read_json(path)["files"]) if path.is_file() else None
 
 
 def record_expected(run: Path) -> Path:
-    """Make a run's hashes the expected ones of its preset.
-
-    Raises
-    ------
-    InputError
-        If the run is not of an unchanged preset.
-    """
+    """Make a run's hashes the expected ones of its preset, whose parameters it must have."""
     manifest = read_manifest(run)
-    preset = manifest.get("preset")
-    if not preset:
+    if not manifest.preset:
         raise InputError(f"{run}: its parameters are not those of a preset; reproduce one without -p")
-    path = _expected_path(preset)
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, {"preset": preset, "files": files_of(manifest)})
+    path = make_folder(EXPECTED) / f"{manifest.preset}.json"
+    write_json(path, {"preset": manifest.preset, "files": manifest.files()})
     return path

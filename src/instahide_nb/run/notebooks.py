@@ -13,19 +13,18 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jupyter_client.manager import AsyncKernelManager
+from traitlets import default
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import write_bytes
 from instahide_nb.core.params import NOTEBOOKS
 from instahide_nb.core.runs import Messages, Usage, machine_line, usage_of
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
 
 
 class NotebookError(RuntimeError):
@@ -39,53 +38,45 @@ def home() -> Path:
     return checkout if (checkout / "notebooks").is_dir() else package
 
 
-@dataclass
-class _Kernel:
-    """The process that runs the cells, as the thread that waits for it sees it."""
+class _Kernel(AsyncKernelManager):
+    """Starts the process that runs the cells; a subclass per notebook holds what the waiting thread sees of it."""
 
-    held: tuple[int, ...]  # file descriptors that the process holds too
-    environment: dict[str, str] = field(default_factory=dict)
+    held: tuple[int, ...] = ()  # file descriptors that the process holds too
+    environment: Mapping[str, str] = {}
     process: int | None = None
-    stopping: bool = False
+    stopping = False
     used: tuple[float | None, int | None] = (None, None)  # processor seconds, peak memory in MiB
 
-    def stop(self) -> None:
+    @classmethod
+    def stop(cls) -> None:
         """End the process and its children; if it has not started, it never will."""
-        self.stopping = True
-        if self.process is not None:
+        cls.stopping = True
+        if cls.process is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process, signal.SIGKILL)  # jupyter_client gave it a process group of its own
+                os.killpg(cls.process, signal.SIGKILL)  # jupyter_client gave it a process group of its own
 
+    @default("transport_encryption")
+    def _encrypt(self) -> str:
+        import zmq
 
-def _manager(kernel: _Kernel) -> type:
-    """A kernel manager that starts the process as `kernel` asks, and encrypts the traffic with it where it can."""
-    import zmq
-    from jupyter_client.manager import AsyncKernelManager
-    from traitlets import default
+        return "auto" if zmq.has("curve") else "disabled"
 
-    class Manager(AsyncKernelManager):
-        @default("transport_encryption")
-        def _encrypt(self) -> str:
-            return "auto" if zmq.has("curve") else "disabled"
+    async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+        if self.stopping:
+            raise RuntimeError("interrupted before the notebook began")
+        options |= {"pass_fds": self.held, "env": os.environ | self.environment}
+        await super().start_kernel(**options)
+        type(self).process = getattr(self.provisioner, "pid", None)
+        if self.stopping:
+            self.stop()
 
-        async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
-            if kernel.stopping:
-                raise RuntimeError("interrupted before the notebook began")
-            options |= {"pass_fds": kernel.held, "env": os.environ | kernel.environment}
-            await super().start_kernel(**options)
-            kernel.process = getattr(self.provisioner, "pid", None)
-            if kernel.stopping:
-                kernel.stop()
+    async def _async_interrupt_kernel(self) -> None:
+        """Do nothing: a shutdown begins with it, and a kernel that is still answering would report an error."""
 
-        async def _async_interrupt_kernel(self) -> None:
-            """Do nothing: a shutdown begins with it, and a kernel that is still answering would report an error."""
-
-        async def shutdown_kernel(self, *arguments: Any, **options: Any) -> None:  # type: ignore[override]
-            if kernel.process is not None:
-                kernel.used = usage_of(kernel.process)
-            await super().shutdown_kernel(*arguments, **options)
-
-    return Manager
+    async def shutdown_kernel(self, *arguments: Any, **options: Any) -> None:  # type: ignore[override]
+        if self.process is not None:
+            type(self).used = usage_of(self.process)
+        await super().shutdown_kernel(*arguments, **options)
 
 
 def execute(
@@ -99,18 +90,12 @@ def execute(
     bars: int = 0,
     lock: int | None = None,
 ) -> Usage:
-    """Run a notebook and keep it, without times and machine metadata.
+    """Run a notebook in the folder `cwd` and keep it as `output`, without times and machine metadata.
 
     Parameters
     ----------
-    notebook : str
-        "gen_data", "attack" or "evaluate".
     parameters : mapping
-        Injected below its ``parameters`` cell.
-    output : Path
-        Where the executed notebook goes once it is complete.
-    cwd : Path
-        The folder that it runs in.
+        Injected below the ``parameters`` cell.
     log : Path
         A folder for the partial notebook, which stays there if a cell fails.
     messages : Messages, optional
@@ -119,11 +104,6 @@ def execute(
         Width of the progress bars that the notebook draws into `messages`; 0 for none.
     lock : int, optional
         A file descriptor that the notebook's process shall hold too.
-
-    Returns
-    -------
-    Usage
-        Time and memory.
 
     Raises
     ------
@@ -141,9 +121,9 @@ def execute(
 
     logging.getLogger("papermill").addHandler(logging.NullHandler())  # what it would print is raised too
     partial = log / f"{output.parent.name}-{notebook}.ipynb"
-    kernel = _Kernel(() if lock is None else (lock,))
-    if bars:
-        kernel.environment = {"INSTAHIDE_NB_PROGRESS": "text", "TQDM_NCOLS": str(bars)}
+    progress = {"INSTAHIDE_NB_PROGRESS": "text", "TQDM_NCOLS": str(bars)} if bars else {}
+    held = () if lock is None else (lock,)
+    kernel: type[_Kernel] = type("_Kernel", (_Kernel,), {"held": held, "environment": progress})
     start = time.perf_counter()
     try:
         # In a thread, where nbclient leaves signals alone: Ctrl-C then reaches this one as in any program.
@@ -157,7 +137,7 @@ def execute(
                 kernel_name="python3",
                 progress_bar=False,
                 stderr_file=messages,
-                kernel_manager_class=_manager(kernel),
+                kernel_manager_class=kernel,
             )
             try:
                 job.result()
@@ -167,11 +147,11 @@ def execute(
     except papermill.PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(str(error.evalue)) from None
-        what = f"cell {error.exec_count} failed with {error.ename}: {' '.join(str(error.evalue).split())}"
-        raise NotebookError(f"{notebook}: {what} (partial notebook: {partial})") from None
+        what = f"cell {error.exec_count} failed with {error.ename}: {error.evalue}"
+        raise _failed(notebook, what, partial) from None
     except DeadKernelError:
         what = "its process was killed, perhaps because memory ran out"
-        raise NotebookError(f"{notebook}: {what} (partial notebook: {partial})") from None
+        raise _failed(notebook, what, partial) from None
     except OSError as error:
         place, why = error.filename or partial, error.strerror or error
         raise InputError(f"{place}: cannot be written ({why}); free space or choose another folder") from None
@@ -179,6 +159,10 @@ def execute(
     partial.unlink()
     seconds, (used, peak) = round(time.perf_counter() - start, 3), kernel.used
     return Usage(seconds=seconds, processor_seconds=used, peak_mib=peak, machine=machine_line())
+
+
+def _failed(notebook: str, what: str, partial: Path) -> NotebookError:
+    return NotebookError(f"{notebook}: {' '.join(what.split())} (partial notebook: {partial})")
 
 
 def _plain(path: Path) -> str:
@@ -198,28 +182,18 @@ def clean_notebook(path: Path) -> bytes:
         tags = cell.metadata.get("tags", [])
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
         if cell.cell_type == "code":
-            cell.outputs = _joined(o for o in cell.outputs if o.get("name") != "stderr")
+            outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = []
+            for output in outputs:  # where the kernel splits printed text depends on its load
+                if cell.outputs and output.get("name") == "stdout" == cell.outputs[-1].get("name"):
+                    cell.outputs[-1]["text"] += output["text"]
+                else:
+                    cell.outputs.append(output)
     return (nbformat.writes(book) + "\n").encode()
 
 
-def _joined(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
-    """Outputs with adjacent pieces of printed text joined: where the kernel splits them depends on its load."""
-    joined: list[NotebookNode] = []
-    for output in outputs:
-        if joined and output.get("name") == "stdout" == joined[-1].get("name"):
-            joined[-1]["text"] += output["text"]
-        else:
-            joined.append(output)
-    return joined
-
-
-def record_notebooks(folder: Path) -> None:
-    """Run gen_data, attack and evaluate one after the other in a fresh folder, and write them to `folder`."""
-    with tempfile.TemporaryDirectory() as work:
-        for notebook in NOTEBOOKS:
-            execute(notebook, {}, folder / f"{notebook}.ipynb", cwd=Path(work), log=Path(work))
-            print(f"recorded: {notebook}.ipynb")
-
-
 if __name__ == "__main__":
-    record_notebooks(home() / "notebooks")
+    with tempfile.TemporaryDirectory() as work:
+        for name in NOTEBOOKS:
+            execute(name, {}, home() / "notebooks" / f"{name}.ipynb", cwd=Path(work), log=Path(work))
+            print(f"recorded: {name}.ipynb")

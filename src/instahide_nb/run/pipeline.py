@@ -9,31 +9,25 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from instahide_nb import __version__
 from instahide_nb.attacks.registry import check_method, split_options, why_not
+from instahide_nb.challenge.release import load_release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, read_json, write_bytes
 from instahide_nb.core.params import NOTEBOOKS, AttackParams, EvaluateParams, GenDataParams, read_yaml
-from instahide_nb.core.runs import (
-    Messages,
-    Watch,
-    bar_width,
-    locked,
-    logged,
-    logger,
-    note_usage,
-    remove_leftovers,
-    unwatched,
-)
+from instahide_nb.core.runs import Messages, counting, locked, logged, logger, note_usage, remove_leftovers
 from instahide_nb.data.sources import relocate_source
-from instahide_nb.evaluate.leaderboard import Row
-from instahide_nb.run.manifest import begin_stage, begun, compare, read_manifest, record_stage
+from instahide_nb.evaluate.leaderboard import Row, load_published, load_rows, to_json, to_markdown
+from instahide_nb.evaluate.report import about_attack, save_evaluation
+from instahide_nb.run.manifest import begin_stage, compare, read_manifest, record_stage
 from instahide_nb.run.notebooks import execute, home
 from instahide_nb.show.grids import write_method_grid
 
@@ -48,30 +42,17 @@ def presets() -> list[str]:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run, checked before anything is written.
-
-    Attributes
-    ----------
-    run : Path
-        The run's folder.
-    preset : str or None
-        The preset's name if no parameter was changed.
-    gen_data : GenDataParams
-    attacks : tuple of (AttackParams, EvaluateParams)
-        One pair per method, in the order given.
-    """
+    """A run, checked before anything is written; `preset` is None if a parameter was changed."""
 
     run: Path
     preset: str | None
     gen_data: GenDataParams
-    attacks: tuple[tuple[AttackParams, EvaluateParams], ...]
+    attacks: tuple[tuple[AttackParams, EvaluateParams], ...]  # one pair per method, in the order given
 
     def left_out(self) -> dict[str, str]:
         """The methods that cannot attack this scheme, and why."""
-        found = {
-            evaluate.name: why_not(attack.method, self.gen_data.scheme) for attack, evaluate in self.attacks
-        }
-        return {name: why for name, why in found.items() if why}
+        scheme = self.gen_data.scheme
+        return {e.name: why for a, e in self.attacks if (why := why_not(a.method, scheme))}
 
 
 def make_plan(
@@ -89,53 +70,35 @@ def make_plan(
         The run's folder; ``runs/PRESET`` by default.
     overrides : mapping
         Parameters by name, or by ``notebook.name`` where two notebooks share one.
-
-    Raises
-    ------
-    InputError
-        At an unknown preset, method or parameter, or a value out of range.
     """
     if preset not in presets():
         raise InputError(f"preset: {preset!r} is not known; choose {', '.join(presets())}")
-    values: dict[str, dict[str, Any]] = {
-        n: read_yaml(home() / "params" / preset / f"{n}.yaml") for n in NOTEBOOKS
-    }
+    values = {name: read_yaml(home() / "params" / preset / f"{name}.yaml") for name in NOTEBOOKS}
     for name, value in overrides.items():
         head, _, tail = name.rpartition(".")
         takers = [n for n in NOTEBOOKS if head in ("", n) and tail in NOTEBOOKS[n].names()]
         if tail in _PATHS:
             raise InputError(f"-p {name}: is set by the run itself; use --out and --method")
         if not takers:
-            GenDataParams.from_mapping({tail: value})  # names the nearest parameter
+            GenDataParams(**{tail: value})  # names the nearest parameter
             raise InputError(f"-p {name}: no such parameter")
         for notebook in takers:
             values[notebook][tail] = value
     run = Path(out) if out is not None else Path("runs") / preset
-    data = GenDataParams.from_mapping(values["gen_data"] | {"out_dir": "."})
-    sources = {
-        name: relocate_source(getattr(data, name), name) for name in ("private_source", "public_source")
-    }
-    data = GenDataParams.from_mapping(data.as_dict() | sources)
+    data = GenDataParams(**values["gen_data"] | {"out_dir": "."})
+    sources = ("private_source", "public_source")
+    data = data.changed(**{name: relocate_source(getattr(data, name), name) for name in sources})
     pairs = []
     for method in methods or [values["attack"]["method"]]:
-        check_method(method)
+        check_method(AttackParams(method=method).method)
         slug = method_slug(method)
-        where = {"release_dir": "release", "out_dir": f"attack/{slug}", "method": _method(method, run)}
-        attack = AttackParams.from_mapping(values["attack"] | where)
+        found, scores = f"attack/{slug}", f"evaluate/{slug}"
+        where = {"release_dir": "release", "out_dir": found, "method": _method(method, run)}
+        attack = AttackParams(**values["attack"] | where)
         source = relocate_source(attack.public_source, "public_source", run)
-        where = {
-            "release_dir": "release",
-            "secret_dir": "secret",
-            "out_dir": f"evaluate/{slug}",
-            "name": slug,
-        }
-        where["decryption"] = f"attack/{slug}/decryption.npy"
-        pairs.append(
-            (
-                AttackParams.from_mapping(attack.as_dict() | {"public_source": source}),
-                EvaluateParams.from_mapping(values["evaluate"] | where),
-            )
-        )
+        where = {"release_dir": "release", "secret_dir": "secret", "out_dir": scores, "name": slug}
+        evaluate = EvaluateParams(**values["evaluate"] | where | {"decryption": f"{found}/decryption.npy"})
+        pairs.append((attack.changed(public_source=source), evaluate))
     return Plan(run, None if overrides else preset, data, tuple(pairs))
 
 
@@ -152,13 +115,7 @@ def _method(method: str, start: Path) -> str:
 
 
 def method_slug(method: str) -> str:
-    """A method's name as a folder's name.
-
-    Examples
-    --------
-    >>> method_slug("my_attacks.mean:attack")
-    'my_attacks.mean-attack'
-    """
+    """A method's name as a folder's name: ``my_attacks.mean-attack``."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in method).strip(".") or "attack"
 
 
@@ -179,22 +136,16 @@ class _Stage(NamedTuple):
 
 
 def reproduce(
-    plan: Plan,
-    say: Callable[[str], None] = print,
-    *,
-    watch: Watch = unwatched,
-    verbose: TextIO | None = None,
+    plan: Plan, say: Callable[[str], None] = print, *, watched: bool = False, verbose: TextIO | None = None
 ) -> Path:
     """Run a plan, resuming where an earlier run of it stopped. Methods that cannot attack the scheme are left out.
 
     Parameters
     ----------
-    plan : Plan
-        From :func:`make_plan`.
     say : callable
         Takes one line per stage.
-    watch : callable
-        Shows a stage while it runs: :func:`instahide_nb.core.runs.counting` at a terminal.
+    watched : bool
+        Keep one line at the terminal about the stage that runs.
     verbose : text stream, optional
         Takes the lines of the log file.
 
@@ -211,9 +162,8 @@ def reproduce(
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
     run = make_folder(plan.run)
     with locked(run) as lock, logged(run, verbose=verbose):
-        logger.debug(
-            "instahide_nb %s, Python %s, %s", __version__, platform.python_version(), platform.platform()
-        )
+        versions = __version__, platform.python_version(), platform.platform()
+        logger.debug("instahide_nb %s, Python %s, %s", *versions)
         for name in remove_leftovers(run):
             logger.info("removed: %s, left by a run that was killed", name)
 
@@ -227,22 +177,31 @@ def reproduce(
                 tell(stage.name, "already there")
             else:
                 start, messages = time.perf_counter(), Messages(stage.name)
-                with watch(stage.name, messages):
-                    bars = 0 if watch is unwatched else bar_width()
+                # A bar has the width that the stage's name and its seconds leave.
+                bars = max(20, shutil.get_terminal_size().columns - 37) if watched else 0
+                with counting(stage.name, messages) if watched else nullcontext():
                     _make(plan, run, stage, messages, bars=bars, lock=lock)
                 tell(stage.name, f"{time.perf_counter() - start:6.1f} s")
-            made: dict[str, str] = read_manifest(run)["stages"][stage.name]["files"]
+            made = read_manifest(run).stages[stage.name].files
             for name, digest in made.items():
                 logger.debug("%s  %s", digest, name)
             return made
 
-        challenge = work(_gen_data_stage(plan.gen_data))
+        hidden = ("seed", "key", "private_source", "public_source")
+        data = plan.gen_data.as_dict()
+        note = {name: value for name, value in data.items() if name not in hidden}
+        challenge = work(_Stage("gen_data", note, data))
+        release = {file: digest for file, digest in challenge.items() if file.startswith("release/")}
         for attack, evaluate in plan.attacks:
             if evaluate.name in left_out:
                 tell(f"attack/{evaluate.name}", f"left out: {left_out[evaluate.name]}")
                 continue
-            made = work(_attack_stage(attack, evaluate.name, challenge))
-            stage = _evaluate_stage(evaluate, challenge, made)
+            parameters = attack.as_dict()
+            note = parameters | {"release": release, "version": __version__}
+            made = work(_Stage(f"attack/{evaluate.name}", note, parameters))
+            parameters = evaluate.as_dict()
+            note = parameters | {"scored": made, "challenge": challenge, "version": __version__}
+            stage = _Stage(f"evaluate/{evaluate.name}", note, parameters)
             if _decrypted(run, evaluate.name):
                 work(stage)
             elif not _finished(run, stage):
@@ -252,37 +211,17 @@ def reproduce(
     return run
 
 
-def _gen_data_stage(params: GenDataParams) -> _Stage:
-    hidden = ("seed", "key", "private_source", "public_source")
-    note = {name: value for name, value in params.as_dict().items() if name not in hidden}
-    return _Stage("gen_data", note, params.as_dict())
-
-
-def _attack_stage(params: AttackParams, name: str, challenge: dict[str, str]) -> _Stage:
-    made_from = {file: digest for file, digest in challenge.items() if file.startswith("release/")}
-    note = params.as_dict() | {"release": made_from, "version": __version__}
-    return _Stage(f"attack/{name}", note, params.as_dict())
-
-
-def _evaluate_stage(params: EvaluateParams, challenge: dict[str, str], scored: dict[str, str]) -> _Stage:
-    note = params.as_dict() | {"scored": scored, "challenge": challenge, "version": __version__}
-    return _Stage(f"evaluate/{params.name}", note, params.as_dict())
-
-
 def _finished(run: Path, stage: _Stage) -> bool:
     """Whether the manifest has this stage with these parameters, and its files are unchanged."""
-    known = read_manifest(run)["stages"].get(stage.name)
+    known = read_manifest(run).stages.get(stage.name)
     folder, method = run / stage.folder, stage.name.partition("/")[2]
-    if (
-        known is None
-        or known["parameters"] != stage.note
-        or not (folder / _UNHASHED[stage.notebook]).is_file()
-    ):
+    about = folder / _UNHASHED[stage.notebook]
+    if known is None or known.parameters != stage.note or not about.is_file():
         return False
-    whole = bool(known["files"]) and (folder / f"{stage.notebook}.ipynb").is_file()
+    whole = bool(known.files) and (folder / f"{stage.notebook}.ipynb").is_file()
     if not whole and (not method or _decrypted(run, method)):
         return False
-    return not compare(run, known["files"])
+    return not compare(run, known.files)
 
 
 def _decrypted(run: Path, method: str) -> bool:
@@ -303,39 +242,24 @@ def _same_secret(run: Path, params: GenDataParams) -> bool:
 
 def _make(plan: Plan, run: Path, stage: _Stage, messages: Messages, *, bars: int, lock: int) -> None:
     secret = stage.name == "gen_data"
-    if secret and begun(run) == stage.name:
+    if secret and read_manifest(run).begun == stage.name:
         # Nobody has seen the challenge of the killed run, so the seed that it drew need not be kept.
         (run / "release" / "release.json").unlink(missing_ok=True)
     elif secret and not (run / "secret" / "secret.json").exists():
         begin_stage(run, stage.name)
     output = make_folder(run / stage.folder, secret=secret) / f"{stage.notebook}.ipynb"
     logger.debug("%s: %s", stage.name, stage.note)
-    usage = execute(
-        stage.notebook,
-        stage.parameters,
-        output,
-        cwd=run,
-        log=run / "log",
-        messages=messages,
-        bars=bars,
-        lock=lock,
-    )
+    keep: dict[str, Any] = {"cwd": run, "log": run / "log", "messages": messages, "bars": bars, "lock": lock}
+    usage = execute(stage.notebook, stage.parameters, output, **keep)
     record_stage(run, stage.name, stage.note, plan.preset)
-    note_usage(run, stage.name, usage, read_manifest(run)["stages"])
+    note_usage(run, stage.name, usage, read_manifest(run).stages)
 
 
 def _record_unranked(plan: Plan, run: Path, stage: _Stage) -> None:
     """Give an attack without a decryption its row; scores and pictures of an earlier decryption are removed."""
-    from instahide_nb.challenge.release import load_release
-    from instahide_nb.evaluate.report import about_attack, save_evaluation
-
     folder = make_folder(run / stage.folder)
-    for path in (
-        *folder.glob("*.npy"),
-        *folder.glob("*.png"),
-        folder / "metrics.json",
-        folder / "evaluate.ipynb",
-    ):
+    scores = (folder / "metrics.json", folder / "evaluate.ipynb")
+    for path in (*folder.glob("*.npy"), *folder.glob("*.png"), *scores):
         path.unlink(missing_ok=True)
     about = about_attack(run / stage.parameters["decryption"])
     save_evaluation(folder, stage.parameters["name"], None, load_release(run / "release"), about)
@@ -344,21 +268,16 @@ def _record_unranked(plan: Plan, run: Path, stage: _Stage) -> None:
 
 def leaderboard_rows(run: Path) -> list[Row]:
     """The published rows, and those of the methods that were scored on the challenge that the run holds now."""
-    from instahide_nb.evaluate.leaderboard import load_published, load_rows
-
-    stages = read_manifest(run)["stages"]
-    now = stages["gen_data"]["files"]
-    scored = [name for name, stage in sorted(stages.items()) if stage["parameters"].get("challenge") == now]
+    stages = read_manifest(run).stages
+    now = stages["gen_data"].files
+    scored = [name for name, stage in sorted(stages.items()) if stage.parameters.get("challenge") == now]
     return load_published() + load_rows(run / name / "row.json" for name in scored)
 
 
 def write_leaderboard(run: Path) -> None:
     """Write ``leaderboard.md``, ``leaderboard.json`` and ``methods.png``."""
-    from instahide_nb.evaluate.leaderboard import to_json, to_markdown
-
     rows = leaderboard_rows(run)
     write_bytes(run / "leaderboard.md", to_markdown(rows).encode())
     write_bytes(run / "leaderboard.json", to_json(rows).encode())
-    write_method_grid(
-        run, [row.attack for row in rows if row.kind == "measured" and row.max_ssim is not None]
-    )
+    scored = [row.attack for row in rows if row.kind == "measured" and row.max_ssim is not None]
+    write_method_grid(run, scored)

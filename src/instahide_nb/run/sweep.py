@@ -1,8 +1,9 @@
 """Sweeps: many runs of the three notebooks on Dask workers, and one table of their results.
 
-A sweep file (YAML) names a preset, changes to it for all runs (``parameters``) and lists of values (``axes``); every
-combination is a run, and ``repeats: R`` makes each with R consecutive seeds. ``figure`` plots a metric (``y``) against
-an axis (``x``), with one line per value of another (``lines``). Names are those that ``-p`` takes.
+A sweep file (YAML) names a preset, changes to it for all runs (``parameters``) and lists of values (``axes``), which
+win over ``parameters``; every combination is a run, and ``repeats: R`` makes each with R consecutive seeds. ``figure``
+plots a metric (``y``) against an axis (``x``), with one line per value of another (``lines``). Names are those that
+``-p`` takes.
 
 Workers share the sweep's folder with this process. A run is a process of its own, because papermill changes the
 working directory, and ends with its worker. A complete run is recognised by its hashes and not repeated; a run whose
@@ -17,6 +18,7 @@ import importlib.util
 import itertools
 import json
 import logging
+import math
 import os
 import re
 import subprocess
@@ -25,13 +27,12 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import yaml
 from pydantic import Field
 
 from instahide_nb import __version__
@@ -43,7 +44,7 @@ from instahide_nb.core.runs import RESOURCES, locked, read_usage
 from instahide_nb.core.threads import thread_count
 from instahide_nb.data.sources import source_kind
 from instahide_nb.evaluate.metrics import METRICS
-from instahide_nb.run.manifest import compare, files_of, read_manifest
+from instahide_nb.run.manifest import compare, read_manifest
 from instahide_nb.run.notebooks import NotebookError, home
 from instahide_nb.run.pipeline import make_plan, method_slug, presets, reproduce
 from instahide_nb.show import plots
@@ -51,7 +52,8 @@ from instahide_nb.show import plots
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_MOST_RUNS, _LARGEST = 10_000, 2**20  # bytes
+_MOST_RUNS = 10_000
+_Value = bool | int | float | str
 
 
 class SweepFigure(Record):
@@ -66,8 +68,8 @@ class SweepFile(Record):
     """A sweep file as written."""
 
     preset: str = "tiny"
-    parameters: dict[str, bool | int | float | str] = Field({})
-    axes: dict[str, Any] = Field({})
+    parameters: dict[str, _Value] = Field({})
+    axes: dict[str, Annotated[list[_Value], Field(min_length=1)]] = Field({})
     repeats: int = Field(1, ge=1)
     figure: SweepFigure | None = None
 
@@ -104,125 +106,58 @@ class SweepResult(NamedTuple):
 
 
 def load_sweep(path: Path | str) -> Sweep:
-    """Read a sweep file and check every run that it asks for.
-
-    Raises
-    ------
-    InputError
-        Names the file, and the axis and the run at fault.
-    """
-    file = Path(path)
+    """Read a sweep file and check every run that it asks for."""
+    content = read_yaml(path, nested=True)
     try:
-        return _checked(SweepFile.from_mapping(_read(file)))
+        file = SweepFile(**content)
+        figure, count = file.figure, file.repeats * math.prod(map(len, file.axes.values()))
+        if file.preset not in presets():
+            raise InputError(f"preset: {file.preset!r} is not known; choose {', '.join(presets())}")
+        if count > _MOST_RUNS:
+            raise InputError(f"axes: {count} runs; at most {_MOST_RUNS} are accepted")
+        for name in {figure.x, figure.lines} - {*file.axes, "method"} if figure else ():
+            raise InputError(f"figure: {name!r} is not an axis; choose {', '.join(file.axes)}")
+        if figure and figure.y not in METRICS:
+            raise InputError(f"figure: y is {figure.y!r}; choose {', '.join(METRICS)}")
+        runs: dict[str, SweepRun] = {}
+        for run in _runs(file):
+            if (same := runs.setdefault(run.identity, run)) is not run:
+                raise InputError(f"axes: the runs {same.label} and {run.label} are the same")
     except InputError as error:
-        raise InputError(f"{file}: {error}") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a name given twice, of which YAML keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise InputError(f"{name}: is given twice; remove one of them")
-        return super().construct_mapping(node, deep)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        if file.stat().st_size > _LARGEST:
-            raise InputError("is larger than 1 MiB; this is not a sweep file")
-        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        shipped = sorted(p.stem for p in (home() / "params" / "sweeps").glob("*.yaml"))
-        raise InputError(
-            f"cannot be read ({error.strerror}); params/sweeps has {', '.join(shipped)}"
-        ) from None
-    except InputError:
-        raise
-    except Exception:  # besides YAMLError, PyYAML lets through what int(), date() and dict lookups raise
-        raise InputError("is not YAML; write preset, axes and so on as in params/sweeps") from None
-    if not isinstance(content, dict):
-        raise InputError("is not a sweep; write preset, axes and so on as in params/sweeps")
-    return {str(name): value for name, value in content.items() if value is not None}
-
-
-def _checked(file: SweepFile) -> Sweep:
-    axes, figure, count = file.axes, file.figure, file.repeats
-    if file.preset not in presets():
-        raise InputError(f"preset: {file.preset!r} is not known; choose {', '.join(presets())}")
-    for name, values in axes.items():
-        if not isinstance(values, list) or not values:
-            raise InputError(
-                f"axis {name}: {values!r} is not a list of values; one value goes below parameters"
-            )
-        for place, value in enumerate(values):
-            if not isinstance(value, bool | int | float | str):
-                raise InputError(f"axis {name}: {value!r} is neither number nor text")
-            if value in values[:place]:
-                raise InputError(f"axis {name}: {value!r} is there twice; remove one of them")
-        if name in file.parameters:
-            raise InputError(f"axis {name}: is also below parameters; remove one of them")
-        count *= len(values)
-    for name in (*file.parameters, *axes):
-        if name.rpartition(".")[2] == "key":
-            raise InputError(f"{name}: follows from the seed in a sweep; remove it")
-    if file.repeats > 1 and {"seed", "gen_data.seed"} & axes.keys():
-        raise InputError("axis seed: repeats chooses the seeds; remove one of them")
-    if count > _MOST_RUNS:
-        raise InputError(f"axes: {count} runs; at most {_MOST_RUNS} are accepted")
-    for name in sorted(figure.model_fields_set & {"x", "lines"}) if figure else ():
-        if getattr(figure, name) not in axes:
-            raise InputError(
-                f"figure: {name} is {getattr(figure, name)!r}; choose an axis: {', '.join(axes)}"
-            )
-    if figure and figure.y not in METRICS:
-        raise InputError(f"figure: y is {figure.y!r}; choose {', '.join(METRICS)}")
-    runs: dict[str, SweepRun] = {}
-    for run in _runs(file):
-        if (same := runs.setdefault(run.identity, run)) is not run:
-            raise InputError(f"axes: the runs {same.label} and {run.label} are the same")
+        raise InputError(f"{path}: {error}") from None
     return Sweep(list(runs.values()), figure)
 
 
 def _runs(file: SweepFile) -> Iterator[SweepRun]:
-    base = {
-        name: read_yaml(home() / "params" / file.preset / f"{name}.yaml") for name in ("gen_data", "attack")
-    }
-    fixed = dict(file.parameters)
-    first = fixed.get("gen_data.seed", fixed.get("seed", base["gen_data"]["seed"]))
-    if file.repeats > 1:
-        fixed.pop("gen_data.seed", None)
-        if not isinstance(first, int):
-            raise InputError(f"repeats: the seed is {first!r}; give a number to count from")
+    preset = home() / "params" / file.preset
+    base = {name: read_yaml(preset / f"{name}.yaml") for name in ("gen_data", "attack")}
     for *values, repeat in itertools.product(*file.axes.values(), range(file.repeats)):
         shown = dict(zip(file.axes, values, strict=True))
         if file.repeats > 1:
+            asked = base["gen_data"] | file.parameters | shown
+            first = asked.get("gen_data.seed", asked["seed"])
+            if not isinstance(first, int):
+                raise InputError(f"repeats: the seed is {first!r}; give a number to count from")
             shown["seed"] = first + repeat
         label = " ".join(f"{name}={value}" for name, value in shown.items()) or file.preset
         try:
-            yield _run(file.preset, fixed | shown, label, base)
+            yield _run(file.preset, file.parameters | shown, label, base)
         except InputError as error:
-            head, _, rest = str(error).removeprefix("-p ").partition(": ")
-            at_fault = {name.rpartition(".")[2] for name in head.split(", ")}
-            axes = ", ".join(name for name in file.axes if name.rpartition(".")[2] in at_fault)
-            raise InputError(f"{f'axis {axes}' if axes else head}: {rest} (run {label})") from None
+            raise InputError(f"run {label}: {str(error).removeprefix('-p ')}") from None
 
 
 def _run(
     preset: str, overrides: dict[str, Any], label: str, base: Mapping[str, Mapping[str, Any]]
 ) -> SweepRun:
     method = overrides.pop("attack.method", overrides.pop("method", base["attack"]["method"]))
-    if not isinstance(method, str):
-        raise InputError(f"method: {method!r} is not text; give the name of an attack")
     plan = make_plan(preset, [method], ".", overrides)
     if plan.gen_data.seed == "entropy":
         raise InputError("seed: entropy would draw another challenge each time; give numbers")
-    if plan.gen_data.rng == "chacha20":  # a key from each seed, so that the run can be repeated
-        overrides["key"] = hashlib.sha256(
-            f"instahide-nb sweep, seed {plan.gen_data.seed}".encode()
-        ).hexdigest()
+    if (
+        plan.gen_data.rng == "chacha20" and not plan.gen_data.key
+    ):  # from the seed, so that runs can be repeated
+        text = f"instahide-nb sweep, seed {plan.gen_data.seed}"
+        overrides["key"] = hashlib.sha256(text.encode()).hexdigest()
         plan = make_plan(preset, [method], ".", overrides)
     attack = plan.attacks[0][0].as_dict()
     written = {name: value for name, value in plan.gen_data.as_dict().items() if name != "out_dir"}
@@ -255,7 +190,7 @@ def run_task(task: Mapping[str, Any]) -> dict[str, str]:
         return {"refused": f"does not see {task['token']}; a sweep needs folders that all its workers share"}
     folder = make_folder(task["folder"])
     (folder / _ERROR).unlink(missing_ok=True)
-    # As many runs at a time as the cluster has places, so one thread each, unless the sweep or the worker knows better.
+    # A cluster does as many runs at a time as it has places: one thread each, unless sweep or worker says otherwise.
     threads = str(task["threads"] or os.environ.get("NUMBA_NUM_THREADS") or 1)
     environment = os.environ | dict.fromkeys(_THREADS, threads) | {"INSTAHIDE_NB_PROGRESS": "0"}
     command = [sys.executable, "-m", "instahide_nb.run.sweep"]
@@ -312,7 +247,7 @@ def is_complete(folder: Path, identity: str) -> bool:
     """Whether a folder holds this run, complete and unchanged."""
     try:
         same = read_json(folder / _ROW).get("identity") == identity
-        return same and not compare(folder, files_of(read_manifest(folder)))
+        return same and not compare(folder, read_manifest(folder).files())
     except InputError:
         return False
 
@@ -329,11 +264,8 @@ def open_cluster(
     """A client of a scheduler, or of at most `waiting` workers started here, and the threads that each run may use."""
     import distributed
 
-    plain = importlib.util.find_spec("bokeh") is None  # then Dask serves plain tables at another address
-
-    def dashboard(client: Any) -> str:
-        address = str(client.dashboard_link)
-        return address.removesuffix("/status") + "/info/main/workers.html" if plain else address
+    def dashboard(client: Any) -> str:  # the page that needs no bokeh
+        return str(client.dashboard_link).removesuffix("/status") + "/info/main/workers.html"
 
     if scheduler is not None:
         try:
@@ -403,11 +335,6 @@ def run_sweep(
         Address of a Dask scheduler; without it, `workers` are started on this machine: by default one per processor.
     say : callable
         Takes one line for each run that ends.
-
-    Raises
-    ------
-    InputError
-        If the file, the folder, the scheduler or one of its workers cannot serve.
     """
     for name in ("distributed", "pandas", "pyarrow"):
         if importlib.util.find_spec(name) is None:
@@ -481,7 +408,7 @@ def make_tables(
             attack, scores = read_json(folder / "attack" / name / "attack.json"), folder / "evaluate" / name
             values |= read_json(scores / "metrics.json") if (scores / "metrics.json").is_file() else {}
             values["recovered_generator"] = attack.get("recovered")
-            values |= {f"sha256_{Path(f).stem}": d for f, d in files_of(read_manifest(folder)).items()}
+            values |= {f"sha256_{Path(f).stem}": d for f, d in read_manifest(folder).files().items()}
             usage = read_usage(folder / RESOURCES)
             spent["worker"] = read_json(folder / _ROW).get("worker")
             spent["peak_mib"] = max((stage.peak_mib or 0 for stage in usage.values()), default=None)

@@ -22,7 +22,7 @@ from instahide_nb.evaluate.metrics import score
 
 @pytest.fixture(scope="module")
 def challenge():
-    return build_challenge(GenDataParams.from_mapping({"n_private": 10, "n_public": 60, "k": 4}))
+    return build_challenge(GenDataParams(**{"n_private": 10, "n_public": 60, "k": 4}))
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def make_case(folder: Path, **parameters: object) -> tuple[Challenge, npt.NDArra
         "private_source": str(folder / "private.npz"),
         "public_source": str(folder / "public.npz"),
     }
-    return build_challenge(GenDataParams.from_mapping(values | parameters)), dead_leaves(300, (16, 16), 3)
+    return build_challenge(GenDataParams(**values | parameters)), dead_leaves(300, (16, 16), 3)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_unsuitable_public_images_are_refused(case: Case, public: npt.NDArray[np
 @pytest.mark.slow
 def test_published_scale_on_embedded_photographs(tmp_path: Path) -> None:
     parameters = {"out_dir": str(tmp_path), "n_private": 100, "k": 6, "n_public": 4000, "seed": 2020}
-    challenge = build_challenge(GenDataParams.from_mapping(parameters))
+    challenge = build_challenge(GenDataParams(**parameters))
     result = solve(challenge.release, public_patches("embedded:attacker", 2000))
     ssim = similarity(result.recovered, challenge.secret.private)
     assert ssim.mean() > 0.96
