@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,16 +47,18 @@ def progress(
 class Stopwatch:
     """Wall time per stage, in the dict `seconds`; the times of a stage that runs again are added.
 
-    `bar` shows the stage that runs, and moves one step at its end.
+    `report` is called with the name of each stage that begins; `bar` shows it, and moves one step at its end.
     """
 
-    def __init__(self, bar: Any = None) -> None:
+    def __init__(self, report: Callable[[str], object] | None = None, bar: Any = None) -> None:
         self.seconds: dict[str, float] = {}
-        self._bar = bar
+        self._report, self._bar = report, bar
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time of a block to stage `name`."""
+        if self._report is not None:
+            self._report(name)
         if self._bar is not None:
             self._bar.set_postfix_str(name.replace("_", " "))
         begin = time.perf_counter()
