@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 import zipfile
 from dataclasses import replace
@@ -36,86 +35,71 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return 0
 
 
+def call(*words: object) -> Result:
+    return CliRunner().invoke(app, list(map(str, words)))
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["--preset", "nosuch"], "preset"),
-        (["--method", "nosuch"], "method"),
-        (["--method", "no.such:attack"], "method"),
-        (["-p", "nosuch=1"], "nosuch"),
-        (["-p", "sede=1"], "did you mean seed"),
-        (["-p", "gen_data.nosuch=1"], "nosuch"),
-        (["-p", "nosuch.k=4"], "nosuch.k"),
-        (["-p", "k"], "name=value"),
-        (["-p", "k=four"], "k"),
-        (["-p", "k=1"], "k"),
-        (["-p", "k=17"], "k"),
-        (["-p", "k=4.0"], "k"),
-        (["-p", "k=true"], "k"),
-        (["-p", "seed=-1"], "seed"),
-        (["-p", "seed=4294967296"], "seed"),
-        (["-p", "seed=random"], "seed"),
-        (["-p", "rng=xorshift"], "rng"),
-        (["-p", "key=abc"], "key"),
-        (["-p", "rng=chacha20", "-p", "key=abc"], "key"),
-        (["-p", "scheme=outside"], "scheme"),
-        (["-p", "scheme=mixup"], "k"),
-        (["-p", "max_coefficient=0.25"], "max_coefficient"),
-        (["-p", "max_coefficient=1.5"], "max_coefficient"),
-        (["-p", "max_coefficient=1e-3"], "0.001"),
-        (["-p", "max_coefficient=.nan"], "max_coefficient"),
-        (["-p", "min_private_sum=1.1"], "min_private_sum"),
-        (["-p", "max_coefficient=0.3", "-p", "min_private_sum=0.6"], "min_private_sum"),
-        (["-p", "n_private=1"], "n_private"),
-        (["-p", "gen_data.n_public=10"], "n_public"),
-        (["-p", "attack.n_public=0"], "n_public"),
-        (["-p", "seed_start=5", "-p", "seed_stop=5"], "seed_start"),
-        (["-p", "out_dir=elsewhere"], "out_dir"),
-        (["-p", "method=unmask"], "method"),
-        (["-p", "attack.release_dir=elsewhere"], "release_dir"),
-        (["-p", "private_source=nosuch.npz"], "nosuch.npz"),
-        (["-p", "private_source=nosuch"], "nosuch"),
-        (["-p", "public_source=nosuch"], "nosuch"),
-        (["-p", "attack.public_source=nosuch.npz"], "nosuch.npz"),
-        (["--record", "-p", "k=3"], "--record"),
+        ("--preset nosuch", "preset"),
+        ("--method nosuch", "method"),
+        ("--method no.such:attack", "method"),
+        ("-p nosuch=1", "nosuch"),
+        ("-p sede=1", "did you mean seed"),
+        ("-p self=1", "self"),
+        ("-p gen_data.nosuch=1", "nosuch"),
+        ("-p nosuch.k=4", "nosuch.k"),
+        ("-p k", "name=value"),
+        ("-p k=four", "k"),
+        ("-p seed=-1", "seed"),
+        ("-p rng=chacha20 -p key=abc", "key"),
+        ("-p scheme=mixup", "k"),
+        ("-p max_coefficient=1e-3", "0.001"),
+        ("-p max_coefficient=.nan", "max_coefficient"),
+        ("-p attack.n_public=0", "n_public"),
+        ("-p seed_start=5 -p seed_stop=5", "seed_start"),
+        ("-p out_dir=elsewhere", "out_dir"),
+        ("-p attack.release_dir=elsewhere", "release_dir"),
+        ("-p private_source=nosuch.npz", "nosuch.npz"),
+        ("-p public_source=nosuch", "nosuch"),
+        ("-p attack.public_source=nosuch.npz", "nosuch.npz"),
+        ("--record -p k=3", "--record"),
     ],
 )
 def test_reproduce_refuses(
-    words: list[str],
+    words: str,
     named: str,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    out = tmp_path / "run"
     monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, "reproduce", "--preset", "tiny", "--out", str(out), *words) == 2
+    assert run(monkeypatch, "reproduce", "--preset", "tiny", "--out", "run", *words.split()) == 2
     said = capsys.readouterr()
-    lines = said.err.strip().splitlines()
-    assert len(lines) == 1, said.err
-    assert named in lines[0]
-    assert "Traceback" not in said.out + said.err
+    (line,) = said.err.strip().splitlines()
+    assert named in line
+    assert said.out == ""
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ["verify", "nowhere"],
-        ["verify", "--regenerate", "nowhere"],
-        ["verify", "--record", "nowhere"],
-        ["score", "nothing.npy", "--release", "nowhere", "--secret", "nowhere"],
-        ["submit", "nowhere"],
+        "verify nowhere",
+        "verify --regenerate nowhere",
+        "verify --record nowhere",
+        "score nothing.npy --release nowhere --secret nowhere",
+        "submit nowhere",
     ],
 )
 def test_commands_refuse_missing_input(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, *words) == 2
-    said = capsys.readouterr()
-    assert len(said.err.strip().splitlines()) == 1
-    assert "nowhere" in said.err
+    assert run(monkeypatch, *words.split()) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "nowhere" in line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -128,48 +112,24 @@ def test_out_that_cannot_be_written(
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
-def test_unknown_option_is_exit_code_2() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "instahide_nb.run.cli", "--nosuch"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-
-
-def test_help_and_version_name_what_there_is() -> None:
-    command = [sys.executable, "-m", "instahide_nb.run.cli"]
-    text = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
-    for word in ("reproduce", "verify", "score", "submit", "sweep"):
-        assert word in text
-    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout
-    assert version.startswith("instahide-nb ")
+def test_help_and_version_name_what_there_is_and_other_options_are_wrong_input() -> None:
+    for word in ("reproduce", "verify", "score", "submit", "figures", "sweep"):
+        assert word in call("--help").stdout
+    assert call("--version").stdout.startswith("instahide-nb ")
+    assert call("--nosuch").exit_code == call().exit_code == 2
 
 
 def test_a_secret_of_another_challenge_is_refused(
-    saved_run: Path,
-    gen_data_params: GenDataParams,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    saved_run: Path, gen_data_params: GenDataParams, tmp_path: Path
 ) -> None:
     other = build_challenge(gen_data_params.changed(seed=1))
     save_challenge(tmp_path / "other", other)
-    fewer = build_challenge(gen_data_params.changed(encryptions_per_image=4))
-    save_challenge(tmp_path / "fewer", fewer)
+    save_challenge(tmp_path / "fewer", build_challenge(gen_data_params.changed(encryptions_per_image=4)))
     np.save(tmp_path / "d.npy", np.zeros_like(other.release.encryption))
-    words = ["score", str(tmp_path / "d.npy"), "--release", str(saved_run / "release"), "--secret"]
-    for run_of, named in (
-        ("other", r"labels fit \d+ of 35 rows"),
-        ("fewer", "28 encryptions .* the release 35"),
-    ):
-        assert run(monkeypatch, *words, str(tmp_path / run_of / "secret")) == 2
-        said = capsys.readouterr().err
-        assert re.search(named, said), said
-    assert run(monkeypatch, *words, str(saved_run / "secret")) == 0
-    assert "Rank" in capsys.readouterr().out
+    words = ["score", tmp_path / "d.npy", "--release", saved_run / "release", "--secret"]
+    for folder, named in (("other", r"labels fit \d+ of 35 rows"), ("fewer", "28 encryptions .* release 35")):
+        assert re.search(named, str(call(*words, tmp_path / folder / "secret").exception))
+    assert "Rank" in call(*words, saved_run / "secret").stdout
 
 
 @pytest.mark.parametrize("scheme", ["cross", "inside", "mixup"])
@@ -181,22 +141,13 @@ def test_both_halves_of_a_challenge_fit_with_rounded_labels(
     check_halves(replace(made.release, label=made.release.label.round(2)), made.secret)
 
 
-def test_a_submission_takes_its_source_from_where_it_is_said_to_be(
-    saved_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    release = load_release(saved_run / "release")
-    n = len(release.encryption)
-    answer = np.zeros((n, *release.encryption.shape[1:]), np.float32)
-    save_result(
-        tmp_path / "attack",
-        AttackResult("far_away:attack", answer, np.zeros((n, 2), np.int64), answer, "O(1)"),
-    )
-    assert run(monkeypatch, "submit", str(tmp_path / "attack")) == 2
-    assert "--source" in capsys.readouterr().err
+def test_a_submission_takes_its_source_from_where_it_is_said_to_be(saved_run: Path, tmp_path: Path) -> None:
+    answer = np.zeros_like(load_release(saved_run / "release").encryption)
+    result = AttackResult("far_away:attack", answer, np.zeros((len(answer), 2), np.int64), answer, "O(1)")
+    save_result(tmp_path / "attack", result)
+    assert "--source" in str(call("submit", tmp_path / "attack").exception)
     (tmp_path / "far_away.py").write_text("def attack(release, public): ...\n")
-    assert (
-        run(monkeypatch, "submit", str(tmp_path / "attack"), "--source", str(tmp_path / "far_away.py")) == 0
-    )
+    assert call("submit", tmp_path / "attack", "--source", tmp_path / "far_away.py").exit_code == 0
     with zipfile.ZipFile(tmp_path / "attack-submission.zip") as archive:
         assert archive.read("source/far_away.py").startswith(b"def attack")
         assert b"not stated of wall time" not in archive.read("description.md")
@@ -222,10 +173,6 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def call(*words: object) -> Result:
-    return CliRunner().invoke(app, list(map(str, words)))
-
-
 def test_verify_counts_what_is_as_it_was(copied: Path) -> None:
     result = call("verify", copied)
     assert (result.exit_code, result.stderr) == (0, "")
@@ -244,11 +191,6 @@ def test_verify_names_each_file_that_is_not(copied: Path) -> None:
     assert all(line.startswith("differs: ") for line in lines)
     for name, what in (("recovered.npy", "expected"), ("overview.png", "picture"), ("label.npy", "missing")):
         assert any(name in line and what in line for line in lines), lines
-
-
-def test_only_a_preset_can_be_recorded(copied: Path) -> None:
-    result = call("verify", copied, "--record")
-    assert "not those of a preset" in str(result.exception)
 
 
 def test_score_gives_the_rank(copied: Path) -> None:
@@ -288,15 +230,7 @@ def test_quiet_and_verbose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(pipeline, "execute", run_cells)
     monkeypatch.chdir(tmp_path)
     parameters = small(tmp_path)
-    words = [
-        "reproduce",
-        "--preset",
-        "tiny",
-        "--out",
-        str(tmp_path / "run"),
-        "--method",
-        "forked_runs:attack",
-    ]
+    words = ["reproduce", "--preset", "tiny", "--out", "run", "--method", "forked_runs:attack"]
     words += [f"-p{name}={value}" for name, value in parameters.items()]
     logs: list[Path] = []
 

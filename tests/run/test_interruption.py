@@ -310,39 +310,3 @@ def test_a_kernel_that_is_killed_is_one_line(sleepy: list[str], tmp_path: Path) 
     assert process.returncode == 1
     (line,) = err.splitlines()
     assert line.startswith("instahide-nb: attack: its process was killed, perhaps because memory ran out")
-
-
-@pytest.mark.slow
-def test_twenty_kills_of_the_tiny_preset_with_kernels(tmp_path: Path) -> None:
-    """The real thing: papermill, kernels and unmask."""
-    words = [sys.executable, "-m", "instahide_nb.run.cli", "reproduce", "--preset", "tiny", "--out"]
-
-    def reproduce(run: str, seconds: float | None = None) -> int:
-        process = subprocess.Popen(
-            [*words, run], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        try:
-            process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-        return process.returncode
-
-    began = time.monotonic()
-    assert reproduce("whole") == 0
-    length = time.monotonic() - began
-    known = read_manifest(tmp_path / "whole").stages
-    chance, killed = random.Random(7), 0
-    for number in range(KILLS):
-        run = tmp_path / f"run{number // 4}"
-        code = reproduce(run.name, chance.uniform(0.5, length))
-        assert code in (0, -signal.SIGKILL)
-        killed += code != 0
-        for name, stage in known.items():
-            for file, digest in digests(run, name).items():
-                assert digest == stage.files[file], file
-        if number % 4 == 3:
-            assert reproduce(run.name) == 0
-            assert read_manifest(run).stages == known
-            assert not list(run.rglob("*.part"))
-    assert killed >= KILLS // 2

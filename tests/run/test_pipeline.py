@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ from forked_runs import run_cells, small, small_plan
 
 import instahide_nb
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.files import load_array, read_json
+from instahide_nb.core.files import load_array, read_json, sha256_file
 from instahide_nb.core.params import NOTEBOOKS, read_yaml
 from instahide_nb.evaluate.leaderboard import to_text
 from instahide_nb.run import pipeline
@@ -71,17 +70,15 @@ def again(run: Path, *methods: str, **changes: object) -> list[str]:
 
 def test_files_of_a_run_are_those_of_the_contract(real_run: Path) -> None:
     files = {path.relative_to(real_run).as_posix() for path in real_run.rglob("*") if path.is_file()}
-    assert files >= {
-        *(f"release/{name}" for name in ("encryption.npy", "label.npy", "release.json")),
-        *(f"secret/{name}.npy" for name in ("private", "private_label", "pair", "coefficient")),
-        *(f"secret/{name}" for name in ("public.npy", "public_index.npy", "mask.npy", "secret.json")),
-        "secret/gen_data.ipynb",
-        *(f"{ATTACK}/{name}.npy" for name in ("decryption", "recovered", "assignment")),
-        *(f"{ATTACK}/{name}" for name in ("attack.json", "attack.ipynb")),
-        *(f"{EVALUATE}/{name}" for name in ("metrics.json", "per_encryption.npy", "comparison_grid.png")),
-        *(f"{EVALUATE}/{name}" for name in ("overview.png", "row.json", "evaluate.ipynb")),
-        *("leaderboard.md", "leaderboard.json", "manifest.json", "resources.json"),
+    expected = {
+        "release": "encryption.npy label.npy release.json",
+        "secret": "private.npy private_label.npy pair.npy coefficient.npy public.npy public_index.npy mask.npy "
+        "secret.json gen_data.ipynb",
+        ATTACK: "decryption.npy recovered.npy assignment.npy attack.json attack.ipynb",
+        EVALUATE: "metrics.json per_encryption.npy comparison_grid.png overview.png row.json evaluate.ipynb",
+        ".": "leaderboard.md leaderboard.json manifest.json resources.json",
     }
+    assert files >= {(Path(f) / name).as_posix() for f, names in expected.items() for name in names.split()}
     assert not [name for name in files if name.endswith(".part")]
 
 
@@ -113,26 +110,17 @@ def test_nothing_published_tells_a_secret(real_run: Path) -> None:
     assert not (real_run / "secret").stat().st_mode & 0o077
 
 
-def test_a_finished_run_is_not_run_again(copied: Path) -> None:
+def test_only_what_is_damaged_is_run_again(copied: Path, in_process: object) -> None:
     before = (copied / "manifest.json").read_bytes()
     assert again(copied) == ["there"] * 3
-    assert (copied / "manifest.json").read_bytes() == before
-
-
-def test_a_damaged_stage_is_made_again(copied: Path, in_process: object) -> None:
-    before = (copied / "manifest.json").read_bytes()
     decryption = copied / ATTACK / "decryption.npy"
     decryption.write_bytes(decryption.read_bytes()[:-1])
     (copied / EVALUATE / "metrics.json").unlink()
     assert again(copied) == ["there", "made", "made"]
     assert (copied / "manifest.json").read_bytes() == before
-
-
-def test_another_seed_makes_everything_again(copied: Path, in_process: object) -> None:
-    name = "release/encryption.npy"
-    before = read_json(copied / "manifest.json")["stages"]["gen_data"]["files"][name]
+    encryption = sha256_file(copied / "release/encryption.npy")
     assert again(copied, seed=SEED - 1) == ["made"] * 3
-    assert read_json(copied / "manifest.json")["stages"]["gen_data"]["files"][name] != before
+    assert sha256_file(copied / "release/encryption.npy") != encryption
 
 
 def test_regenerate_names_the_first_row_that_differs(copied: Path) -> None:
@@ -145,13 +133,6 @@ def test_regenerate_names_the_first_row_that_differs(copied: Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "encryption.npy, row 0" in done.stderr
-
-
-def test_a_second_run_in_the_same_folder_stops(copied: Path) -> None:
-    with open(copied / ".lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another run"):
-            again(copied)
 
 
 def test_a_failing_cell_is_one_line_and_a_partial_notebook(copied: Path) -> None:
@@ -249,7 +230,7 @@ def papermill(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_plain_papermill_from_another_folder(tmp_path: Path) -> None:
     tiny = str(ROOT / "params" / "tiny" / "gen_data.yaml")
     notebook = str(ROOT / "notebooks" / "gen_data.ipynb")
-    done = papermill(tmp_path, notebook, "out.ipynb", "-f", tiny, "-p", "out_dir", "here", "--inject-paths")
+    done = papermill(tmp_path, notebook, "out.ipynb", "-f", tiny, "-p", "out_dir", "here")
     assert done.returncode == 0, done.stderr
     assert "unknown parameter" not in done.stderr.lower()
     assert (tmp_path / "here/release/release.json").exists()
@@ -257,14 +238,6 @@ def test_plain_papermill_from_another_folder(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "did you mean seed" in done.stderr
     assert not (tmp_path / "no").exists()
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS)
-def test_papermill_tells_the_type_of_each_parameter(notebook: str, tmp_path: Path) -> None:
-    done = papermill(tmp_path, "--help-notebook", str(ROOT / "notebooks" / f"{notebook}.ipynb"))
-    assert "Unknown type" not in done.stdout
-    for name in NOTEBOOKS[notebook].names():
-        assert f"  {name}: " in done.stdout
 
 
 def make(*words: str) -> str:

@@ -389,21 +389,3 @@ def test_kept_tables_are_of_the_sweeps_shipped(findings: ModuleType) -> None:
     for name in findings.FINDINGS:
         runs, _ = load_sweep(ROOT / "params" / "sweeps" / f"{name}.yaml")
         assert findings.read_table(name)["id"].tolist() == [run.identity[:12] for run in runs]
-
-
-def test_a_finding_follows_its_table(findings: ModuleType) -> None:
-    table = [
-        {"encryptions_per_image": e, "k": k, "max_ssim": 0.9 if k < 8 else 0.1}
-        for e in (10, 20, 50)
-        for k in (2, 4, 6, 8)
-    ]
-    found = findings.k_finding(pandas.DataFrame(table))
-    assert "loses 0.00 of Max_SSIM" in found.sentence
-    assert "from 4 to 8 mixed images it loses 0.80" in found.sentence
-    assert "0.900, 0.900, 0.900, 0.100 with 20 encryptions" in found.scores
-    runs = [("a", "mt19937", 1, True), ("a", "chacha20", None, False)]
-    runs += [("b", "mt19937", 0.9, None), ("b", "chacha20", 0.8, None)]
-    names = ["method", "rng", "max_ssim", "recovered_generator"]
-    found = findings.rng_finding(pandas.DataFrame(runs, columns=names))
-    assert found.sentence.startswith("`chacha20` hides the generator from `a`, ")
-    assert "`a` 1.00 and no answer, `b` 0.90 and 0.80" in found.scores

@@ -148,6 +148,9 @@ def compare_with_slow(
 ) -> None:
     rows = list(slow_encrypt(private, public, ask, **options))
     assert len(made.encryption) == len(rows)
+    assert (made.weight.sum(axis=1, dtype=np.int64) == WEIGHT_ONE).all()
+    assert (made.coefficient.astype(np.float64) * WEIGHT_ONE == made.weight).all()
+    assert np.abs(made.encryption).max() <= 1
     for r, (index, weight, values, bits) in enumerate(rows):
         assert made.index[r].tolist() == index
         assert made.weight[r].tolist() == weight
@@ -190,7 +193,9 @@ def test_encryption_is_bit_for_bit_the_slow_one(
     stream = Mt19937Stream(seed) if mt19937 else ChaChaStream(KEY)
     ask = mt19937_questions(seed) if mt19937 else chacha20_questions(KEY)
     private, public = made_images(n_private, *shape, seed), made_images(n_private + more, *shape, seed + 1)
-    made = encrypt(private, public, stream, encryptions_per_image=2, **options)
+    turned = np.asfortranarray(private)  # inputs need not be contiguous, and are not changed
+    turned.flags.writeable = False
+    made = encrypt(turned, public[::-1][::-1], stream, encryptions_per_image=2, **options)
     compare_with_slow(made, private, public, ask, epochs=2, **options)
 
 
@@ -199,59 +204,6 @@ def signs(made: Mixtures) -> npt.NDArray[np.float32]:
     n, *image = made.encryption.shape
     bits = np.unpackbits(made.mask, axis=1, count=int(np.prod(image)))
     return (2.0 * bits - 1).astype(np.float32).reshape(n, *image)
-
-
-@settings(max_examples=60)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    scheme=st.sampled_from(["cross", "inside", "mixup"]),
-    k=st.integers(2, 16),
-    n_private=st.integers(2, 9),
-    more=st.integers(0, 9),
-    epochs=st.integers(1, 4),
-)
-def test_invariants(seed: int, scheme: str, k: int, n_private: int, more: int, epochs: int) -> None:
-    k = 2 if scheme == "mixup" else k
-    private, public = made_images(n_private, 2, 2, seed), made_images(n_private + more, 2, 2, seed + 1)
-    made = encrypt(
-        private,
-        public,
-        Mt19937Stream(seed),
-        scheme=scheme,
-        k=k,
-        encryptions_per_image=epochs,
-        min_private_sum=0.15,
-    )
-    n = n_private * epochs
-    assert made.encryption.shape == (n, 2, 2, 3)
-    assert np.isfinite(made.encryption).all()
-    assert np.abs(made.encryption).max() <= 1
-    assert (made.weight.sum(axis=1, dtype=np.int64) == WEIGHT_ONE).all()
-    assert (made.coefficient.astype(np.float64) * WEIGHT_ONE == made.weight).all()
-    # The remainder, less than k units, may lift the largest coefficient above its limit.
-    assert made.weight.max() <= 0.65 * WEIGHT_ONE + k
-    if scheme == "cross":
-        assert made.weight[:, :2].sum(axis=1, dtype=np.int64).min() >= math.floor(0.15 * WEIGHT_ONE) - 1
-    everyone = list(range(n_private))
-    for epoch in made.index.reshape(epochs, n_private, k):
-        for j in range(2 if scheme == "cross" else k):
-            assert sorted(epoch[:, j].tolist()) == everyone
-        pools = {frozenset(epoch[:, j].tolist()) for j in range(2, k)} if scheme == "cross" else set()
-        # One pool of n_private different public images serves all public places of an epoch.
-        assert len(pools) == (scheme == "cross" and k > 2)
-        assert all(len(pool) == n_private and max(pool) < len(public) for pool in pools)
-    if scheme == "mixup":
-        assert (np.unpackbits(made.mask, axis=1, count=12) == 1).all()
-
-
-def test_inputs_are_not_changed_and_need_not_be_contiguous() -> None:
-    private, public = made_images(5, 4, 6, 0), made_images(6, 4, 6, 1)
-    turned = np.asfortranarray(private)
-    turned.flags.writeable = False
-    made = encrypt(turned, public[::-1][::-1], Mt19937Stream(0), encryptions_per_image=2)
-    plain = encrypt(private.copy(), public.copy(), Mt19937Stream(0), encryptions_per_image=2)
-    assert (made.encryption == plain.encryption).all()
-    assert (turned == private).all()
 
 
 def test_known_answer() -> None:
@@ -311,13 +263,6 @@ def test_limits_are_met_when_touched() -> None:
         stream = Scripted([*first_draw, [5, 1, 1, 1], [1, 1, 3, 3]])
         rows = draw_coefficients(stream, 2, 4, max_coefficient=0.625, min_private_sum=0.25)
         assert rows.tolist() == touching
-
-
-def test_about_56_percent_of_rows_pass_with_the_limits_of_the_challenge() -> None:
-    # 20,000 rows: six standard deviations are 0.021.
-    rows = draw_coefficients(Mt19937Stream(0), 20_000, 6, max_coefficient=1.0)
-    passing = (rows.max(axis=1) <= 0.65) & (rows[:, 0] + rows[:, 1] >= 0.30)
-    assert abs(passing.mean() - 0.56) < 0.021
 
 
 def test_zero_takes_the_sign_of_its_mask() -> None:
@@ -390,12 +335,9 @@ def refused(expected: str, **options: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_images_that_do_not_fit_are_refused() -> None:
+def test_images_that_do_not_fit_and_constraints_that_are_never_met_are_refused() -> None:
     refused("^n_private: 1 is too few", private=made_images(1, 2, 2, 0))
     refused("^n_public: 2 public images for 3 private", public=made_images(2, 2, 2, 1))
     refused("^public_source: images of ", public=made_images(3, 2, 3, 1))
-
-
-def test_constraints_that_pass_the_check_but_are_never_met_end_in_one_line() -> None:
     # Sixteen coefficients of at most 0.0626, their mean being 0.0625.
     refused("^max_coefficient, min_private_sum: no row", scheme="inside", k=16, max_coefficient=0.0626)

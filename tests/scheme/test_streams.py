@@ -44,12 +44,7 @@ def test_a_permutation_takes_one_word_less_than_its_length_and_a_bit_takes_one()
     stream.bits(1001)
     raw.randint(0, 2**32, 1001, np.uint32)
     assert stream.words(3).tolist() == raw.randint(0, 2**32, 3, np.uint32).tolist()
-
-
-@pytest.mark.parametrize("n", [0, 1])
-def test_permutations_of_nothing_and_of_one(n: int) -> None:
-    assert Mt19937Stream(0).permutation(n).tolist() == list(range(n))
-    assert ChaChaStream(KEY).permutation(n).tolist() == list(range(n))
+    assert [ChaChaStream(KEY).permutation(n).tolist() for n in (0, 1)] == [[], [0]]
 
 
 @given(seeds)
@@ -105,21 +100,13 @@ def test_damaged_entropy_states_are_refused(states: dict[str, Any]) -> None:
         Mt19937Stream("entropy", states)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32, "2020", "Entropy", 1.0, None])
-def test_other_seeds_are_refused(seed: Any) -> None:
-    with pytest.raises(InputError, match=r"^seed: .* give 0 \.\. 4294967295 or"):
-        Mt19937Stream(seed)
-
-
-@pytest.mark.parametrize(
-    "key", ["0" * 63, "0" * 65, "g" * 64, " " + "0" * 63, "0x" + "0" * 62, "٣" * 64, None, 7]
-)
-def test_other_keys_are_refused(key: Any) -> None:
-    with pytest.raises(InputError, match=r"^key: is not 64 hex digits"):
-        ChaChaStream(key)
-
-
-def test_an_unknown_generator_is_refused() -> None:
+def test_other_seeds_keys_and_generators_are_refused() -> None:
+    for seed in (-1, 2**32, "2020", "Entropy", 1.0, None):
+        with pytest.raises(InputError, match=r"^seed: .* give 0 \.\. 4294967295 or"):
+            Mt19937Stream(seed)
+    for key in ("0" * 63, "0" * 65, "g" * 64, " " + "0" * 63, "0x" + "0" * 62, "٣" * 64, None, 7):
+        with pytest.raises(InputError, match=r"^key: is not 64 hex digits"):
+            ChaChaStream(key)
     with pytest.raises(InputError, match=r"^rng: 'philox'"):
         open_stream("philox")
 

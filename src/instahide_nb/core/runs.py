@@ -1,10 +1,8 @@
 """The folder of a run: one run at a time in it, its log, and what its notebooks cost.
 
-The lock belongs to the file ``RUN/.lock`` and ends with the last process that holds it. A notebook's kernel inherits
-it: when the command is killed, its kernel may live a moment longer, and the next run waits for that.
-
-Only the owner can read ``RUN/log/``, since a partial notebook in it shows the parameters, the seed among them. The
-log itself names no seed and no key. Times and memory go to ``RUN/resources.json``, which is never hashed.
+The lock on ``RUN/.lock`` ends with the last process that holds it. A notebook's kernel inherits it and may live a
+moment longer than a killed command; the next run waits for that. Only the owner can read ``RUN/log/``: a partial
+notebook in it shows the seed. The log itself names no seed and no key. ``RUN/resources.json`` is never hashed.
 """
 
 from __future__ import annotations
@@ -75,9 +73,9 @@ def remove_leftovers(run: Path) -> list[str]:
 
 
 logger = logging.getLogger("instahide_nb.run")
-"""INFO for stages, DEBUG for what ``-v`` shows, WARNING for what notebooks write to standard error."""
-
-logger.setLevel(logging.DEBUG)
+logger.setLevel(
+    logging.DEBUG
+)  # what ``-v`` shows; INFO for stages, WARNING for what notebooks write to stderr
 
 
 class _Handler(logging.StreamHandler[TextIO]):
