@@ -127,7 +127,7 @@ def _read_npy(file: Path | str, stream: IO[bytes]) -> npt.NDArray[Any]:
             shape, fortran, dtype = readers[npy.read_magic(head)](head)
     except Exception:  # numpy parses the header as text; a hostile one can raise nearly anything
         raise InputError(
-            f"{file}: is not a .npy file; write it with numpy.save, or fetch it again if it is a web page or a "
+            f"{file}: is empty or not a .npy file; write it with numpy.save, or fetch it again if it is a web page or a "
             "Git LFS pointer"
         ) from None
     if dtype.hasobject:
