@@ -20,9 +20,10 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,9 @@ from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import Stopwatch
 from instahide_nb.core.threads import one_blas_thread
+
+if TYPE_CHECKING:
+    from instahide_nb.attacks.unmask.attack import Unmask
 
 _GROUP = "instahide_nb.attacks"
 _GIVEN = ("seed_start", "seed_stop", "workdir")  # what run_attack passes by itself
@@ -96,7 +100,7 @@ def check_method(method: str) -> None:
 def why_not(method: str, scheme: str) -> str:
     """Why an attack of this package cannot attack a scheme; empty if it can, or if it is someone else's."""
     name = split_options(method)[0]
-    if scheme == "cross" or name not in ("unmask", "carlini-v2", "carlini-v1"):
+    if scheme == "cross" or name not in ("carlini-v2", "carlini-v1"):
         return ""
     return f"{name} attacks encryptions of the scheme cross, not {scheme}"
 
@@ -220,3 +224,41 @@ def run_attack(
             )
     # A submission finds the source of an attack by the name under which it was asked for.
     return replace(result, method=method, seconds=result.seconds or watch.seconds)
+
+
+class Steps:
+    """An attack stage by stage, where it has stages to show: `unmask`. Others run as a whole when asked for the result.
+
+    Parameters
+    ----------
+    method : str
+    release : Release
+    public : uint8 (m, h, w, 3)
+    options : int or Path
+        As for :func:`run_attack`.
+    """
+
+    def __init__(
+        self, method: str, release: Release, public: npt.NDArray[np.uint8], **options: int | Path
+    ) -> None:
+        self._whole: Callable[[], AttackResult] = partial(run_attack, method, release, public, **options)  # type: ignore[arg-type]
+        self._walk: Unmask | None = None
+        if split_options(method)[0] == "unmask":
+            from instahide_nb.attacks.unmask.attack import Unmask
+
+            self._walk = Unmask(release, public)
+
+    def __call__(self, stage: str) -> Unmask | None:
+        """Run the next stage, a method of `Unmask`; returns the attack, or None where it has no stages."""
+        if self._walk is not None:
+            with one_blas_thread():
+                getattr(self._walk, stage)()
+        return self._walk
+
+    def result(self) -> AttackResult:
+        """What the attack returns, once all stages ran."""
+        if self._walk is None:
+            return self._whole()
+        from instahide_nb.attacks.unmask.attack import answer
+
+        return answer(self._walk.result())

@@ -8,7 +8,7 @@ does not. Explanations return None where they do not apply to an attack or a cha
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,8 @@ from instahide_nb.show.grids import Images, absolute_pixels, contact_sheet, enla
 if TYPE_CHECKING:  # plots load slowly, and no notebook needs them before its first plot
     import ipywidgets
     from matplotlib.figure import Figure
+
+    from instahide_nb.attacks.unmask.attack import Unmask
 
 UInt8 = npt.NDArray[np.uint8]
 Draw = Callable[[int], UInt8]
@@ -184,6 +186,41 @@ def scored(
     return _strip(parts)
 
 
+def labels(release: Release, *, rows: int = 3) -> str:
+    """The labels of the first encryptions in words."""
+    if release.label is None:
+        return "no labels are published"
+    names = release.info.class_names or tuple(f"class {c}" for c in range(release.label.shape[1]))
+    return "\n".join(
+        ", ".join(f"{names[c]} {row[c]:.7g}" for c in np.flatnonzero(row)) for row in release.label[:rows]
+    )
+
+
+def own_report(result: AttackResult) -> str:
+    """What an attack reports about its own success, a line per number."""
+    details = result.details
+    lines = [] if result.recovered_generator is not False else [f"generator not found: {result.reason}"]
+    lines += [f"{count:>13,}  {name}" for name, count in details.get("funnel", {}).items()]
+    if "bits_used" in details:
+        right = f"{details['bits_agreeing']:,} of {details['bits_checked']:,}"
+        lines.append(
+            f"{details['bits_used']:,} equations from {details['bits_from']}; {right} other bits predicted"
+        )
+    lines += [
+        f"{wrong:,} of the {taken:,} most certain signs are wrong"
+        for taken, wrong in details.get("sign_errors", [])
+    ]
+    if details.get("seed") is not None:
+        lines.append(f"seed {details['seed']}")
+    if "estimated_slot_accuracy" in details:
+        lines.append(
+            f"private images identified, by its own estimate: {100 * details['estimated_slot_accuracy']:.1f} %"
+        )
+    if "agreement_with_edges" in details:
+        lines.append(f"confirmed by edges alone: {100 * details['agreement_with_edges']:.1f} %")
+    return "\n".join(lines or ["nothing to report"])
+
+
 def sign_agreement(images: UInt8) -> float:
     """How often two neighbouring values of images (n, h, w, 3), taken in [-1, 1], have the same sign.
 
@@ -197,116 +234,134 @@ def sign_agreement(images: UInt8) -> float:
     return sum(int(a.sum()) for a in agree) / sum(a.size for a in agree)
 
 
-def _explained(release: Release, result: AttackResult) -> bool:
-    """Whether the explanations of `unmask` apply: its scheme, labels, and two known images in each encryption."""
-    return release.info.scheme == "cross" and bool(len(result.recovered) and (result.assignment >= 0).all())
-
-
-def _whitened_similarity(release: Release, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Correlations of the whitened energies of some encryptions, as `unmask` computes them."""
-    from instahide_nb.attacks.unmask.edges import edge_features, edge_filter, similarity
-
-    feature = edge_features(release.encryption)
-    return similarity(feature[rows], edge_filter(feature))
-
-
 def similarities(
     release: Release, inside: npt.NDArray[np.int64], *, encryptions: int = 1000
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Correlations of whitened energies of pairs of encryptions: those that share a private image, and the others.
+    """Correlations of whitened edge energies of pairs of encryptions: those that share a private image, and the others.
 
     `inside` (n, p) names the private images of each encryption. The first `encryptions` rows are compared.
     """
+    from instahide_nb.attacks.unmask.edges import edge_features, edge_filter, product_table, similarity
+
     n = min(encryptions, len(release.encryption))
-    similarity = _whitened_similarity(release, np.arange(n))
+    feature = edge_features(release.encryption, release.info.k > release.info.private_per_row)
+    correlation = similarity(product_table(feature[:n], edge_filter(feature))).astype(np.float64)
     holds = np.zeros((n, int(inside.max()) + 1), np.int64)
     np.put_along_axis(holds, inside[:n], 1, axis=1)
     shared, upper = (holds @ holds.T) > 0, np.triu(np.ones((n, n), bool), 1)
-    return similarity[shared & upper], similarity[~shared & upper]
+    return correlation[shared & upper], correlation[~shared & upper]
 
 
-def sharing_histogram(release: Release, result: AttackResult) -> Figure | None:
-    """Distribution of :func:`similarities`; which pairs share an image is the attack's own result."""
-    if not _explained(release, result):
+def _grey(values: npt.NDArray[np.floating], most: float) -> UInt8:
+    """Values from 0 to `most` as grey pixels."""
+    level = np.floor(255 * np.clip(values / max(most, 1e-9), 0, 1) + 0.5).astype(np.uint8)
+    return level[..., None].repeat(3, axis=-1)
+
+
+def _energy(feature: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Sum of the four edge energies of standardised features (n, planes, h, w), from 0."""
+    total = feature[:, 0] + feature[:, 1] + feature[:, 2] + feature[:, 3]
+    return total - total.min(axis=(1, 2), keepdims=True)
+
+
+def edge_maps(walk: Unmask | None, *, rows: int = 10) -> UInt8 | None:
+    """The absolute values of the first encryptions, and below each the energy of its edges."""
+    if walk is None:
         return None
-    from instahide_nb.show.plots import similarity_histogram
+    energy = _energy(walk.energies.feature[:rows])
+    maps = np.zeros((len(energy), *walk.encryption.shape[1:]), np.uint8)
+    for out, one in zip(maps, energy, strict=True):
+        out[: one.shape[0], : one.shape[1]] = _grey(one, float(one.max()))
+    both = np.concatenate([to_pixels(2 * np.abs(walk.encryption[:rows]) - 1), maps])
+    return contact_sheet(both, columns=len(maps))
 
-    return similarity_histogram(*similarities(release, result.assignment))
 
-
-def cluster_matrix(
-    release: Release, result: AttackResult, *, strongest: int = 12, images: int = 12
-) -> UInt8 | None:
-    """Correlations of the encryptions in which an image is strongest, image by image: bright squares are clusters.
+def cluster_matrix(walk: Unmask | None, *, strongest: int = 12, images: int = 12) -> UInt8 | None:
+    """Correlations of encryptions sorted by the image that is strongest in them: bright squares are clusters.
 
     Parameters
     ----------
-    strongest : int
-        Number of encryptions of each image, those with its largest coefficients.
-    images : int
-        Number of images, the first ones.
-
-    Returns
-    -------
-    uint8 (side, side, 3) or None
-        Grey; white is the largest correlation off the diagonal, black is 0 or less.
+    walk : Unmask or None
+        After `find_first_codes`.
+    strongest, images : int
+        Encryptions of each image, those with its largest coefficients, and number of images.
     """
-    if not _explained(release, result):
+    if walk is None:
         return None
-    from instahide_nb.attacks.unmask.matching import read_slots
+    from instahide_nb.attacks.unmask.edges import product_table, similarity
 
-    coefficient = read_slots(release.label, release.info.n_private).coefficient
-    rows: list[int] = []
-    for image in range(min(images, len(result.recovered))):
-        strength = np.where(result.assignment == image, coefficient, 0).max(axis=1)
-        order = np.argsort(-strength, kind="stable")[:strongest]
-        rows += order[strength[order] > 0].tolist()
-    similarity = np.clip(_whitened_similarity(release, np.array(rows)), 0, None)
-    np.fill_diagonal(similarity, 0)
-    grey = np.floor(255 * np.minimum(similarity / similarity.max(), 1) + 0.5).astype(np.uint8)
-    return enlarge(grey[..., None].repeat(3, axis=2), max(1, 480 // len(grey)))
+    held, share = walk.now.mixtures.assignment[:, 0], walk.now.mixtures.coefficient[:, 0]
+    rows = [
+        np.flatnonzero(held == image)[np.argsort(-share[held == image], kind="stable")[:strongest]]
+        for image in range(min(images, walk.now.known.n_images))
+    ]
+    chosen = np.concatenate(rows)
+    table = similarity(product_table(walk.energies.feature[chosen], walk.energies.local))
+    np.fill_diagonal(table, 0)
+    return enlarge(_grey(table, float(table.max())), max(1, 480 // len(chosen)))
 
 
-def eigenvector_plot(
-    release: Release, result: AttackResult, pixel: tuple[int, int, int] | None = None
-) -> Figure | None:
+def image_edges(walk: Unmask | None, *, images: int = 20) -> UInt8 | None:
+    """Edge energies of private images, by least squares from those of the encryptions: no sign is known yet."""
+    if walk is None:
+        return None
+    energy = _energy(walk.energies.fit(walk.now.mixtures).image[:images])
+    return contact_sheet(np.stack([_grey(one, float(one.max())) for one in energy]))
+
+
+def product_plot(walk: Unmask | None, pixel: tuple[int, int, int] | None = None) -> Figure | None:
     """Products of one pixel (y, x, channel; default: the centre, green) in pairs of private images.
 
-    The encryptions estimate the product of the pixel's values in images a and b; the recovered images give it again.
-    Both agree where the matrix of products has rank one.
+    The encryptions estimate the product of the pixel's values in two images; the first images give it again. Both
+    agree where the matrix of products has rank one.
     """
-    if not _explained(release, result):
+    if walk is None or not walk.masked:
         return None
-    from instahide_nb.attacks.mixtures import Mixtures
-    from instahide_nb.attacks.unmask.matching import read_slots
     from instahide_nb.attacks.unmask.squares import pixel_matrix
-    from instahide_nb.show.plots import product_plot
+    from instahide_nb.show import plots
 
-    height, width = release.encryption.shape[1:3]
+    height, width = walk.encryption.shape[1:3]
     y, x, channel = pixel or (height // 2, width // 2, 1)
-    slots = read_slots(release.label, release.info.n_private)
-    known = np.where(slots.shared[:, None], -1, result.assignment)
-    mixtures = Mixtures(known, slots.coefficient, len(result.recovered))
-    product, weight = pixel_matrix(release.encryption, mixtures, (y, x, channel))
-    value = result.recovered[:, y, x, channel]
+    product, weight = pixel_matrix(walk.encryption, walk.now.mixtures, (y, x, channel))
+    value = walk.history[0][1][:, y, x, channel]
     seen = np.triu(weight > np.quantile(weight[weight > 0], 0.5), 1)
-    return product_plot(np.outer(value, value)[seen], product[seen])
+    return plots.product_plot(np.outer(value, value)[seen], product[seen])
 
 
-def lifted_masks(release: Release, result: AttackResult, *, rows: int = 10) -> UInt8 | None:
+def lifted_masks(walk: Unmask | None, *, rows: int = 10) -> UInt8 | None:
     """The first encryptions, and below each the same with the mask removed as the attack inferred it."""
-    if "signed" not in result.extras:
+    if walk is None or not walk.masked:
         return None
-    both = [release.encryption[:rows], result.extras["signed"][:rows]]
-    return contact_sheet(np.concatenate(both), columns=len(both[0]))
+    signed = np.ascontiguousarray(walk.now.signed[:rows].transpose(0, 2, 3, 1))
+    return contact_sheet(np.concatenate([walk.encryption[:rows], signed]), columns=len(signed))
 
 
-def rounds(result: AttackResult, *, images: int = 10) -> UInt8 | None:
-    """The first images after each stage of the attack, a row per stage."""
-    if "history" not in result.extras:
+def _history(history: Sequence[tuple[str, Images]] | None, images: int) -> UInt8 | None:
+    """The first images after each stage, a row per stage."""
+    if not history:
         return None
-    history = [to_pixels(stage[:images]) for stage in result.extras["history"]]
-    return contact_sheet(np.concatenate(history), columns=len(history[0]))
+    rows = [to_pixels(stage[:images]) for _, stage in history]
+    return contact_sheet(np.concatenate(rows), columns=len(rows[0]))
+
+
+def rounds(walk: Unmask | None, *, images: int = 10) -> UInt8 | None:
+    """The first images after each stage of `unmask` so far, a row per stage."""
+    return None if walk is None else _history(walk.history, images)
+
+
+def stages(result: AttackResult, *, images: int = 10) -> UInt8 | None:
+    """The first images after each stage of the published attack, a row per stage."""
+    return _history(result.extras.get("history"), images)
+
+
+def predicted_public(walk: Unmask | None, *, rows: int = 10) -> UInt8 | None:
+    """What the first encryptions hold besides private images, and below what other rows predict of it."""
+    if walk is None or walk.now.expected is None:
+        return None
+    part, expected = slice(0, rows), walk.now.expected[:rows]
+    rest = walk.now.residual(part) + expected
+    both = np.ascontiguousarray(np.concatenate([rest, expected]).transpose(0, 2, 3, 1))
+    return contact_sheet(to_pixels(2 * both), columns=len(expected))
 
 
 def answers(release: Release, result: AttackResult, *, images: int = 10) -> UInt8 | None:

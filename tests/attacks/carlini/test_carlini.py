@@ -9,9 +9,9 @@ import pytest
 
 from instahide_nb.attacks.carlini.attack import attack, run_v1, run_v2
 from instahide_nb.attacks.carlini.correction import match_groups, simulate
+from instahide_nb.attacks.carlini.matching import read_slots
 from instahide_nb.attacks.carlini.similarity import energy_similarity
 from instahide_nb.attacks.registry import find_attack, run_attack
-from instahide_nb.attacks.unmask.matching import read_slots
 from instahide_nb.challenge.build import build_challenge
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from instahide_nb.attacks.carlini.correction import learn_cleaning, learn_colour_curve
 from instahide_nb.attacks.carlini.descent import adam_step, free_sign_descent, stretch
 from instahide_nb.attacks.carlini.groups import dense_groups, grow_groups, select_groups
-from instahide_nb.attacks.carlini.matching import greedy_matching, optimal_matching
+from instahide_nb.attacks.carlini.matching import Slots, greedy_matching, optimal_matching, read_slots
 from instahide_nb.attacks.carlini.similarity import energy_similarity, second_similarity
-from instahide_nb.attacks.unmask.matching import Slots, read_slots
 from instahide_nb.challenge.release import Release, ReleaseInfo
 
 

@@ -33,10 +33,9 @@ from instahide_nb.attacks.carlini.correction import (
 )
 from instahide_nb.attacks.carlini.descent import free_sign_descent, stretch
 from instahide_nb.attacks.carlini.groups import dense_groups
-from instahide_nb.attacks.carlini.matching import greedy_matching, optimal_matching
+from instahide_nb.attacks.carlini.matching import Slots, greedy_matching, optimal_matching, read_slots
 from instahide_nb.attacks.carlini.similarity import Similarity, energy_similarity, second_similarity
 from instahide_nb.attacks.result import AttackResult, on_the_grid
-from instahide_nb.attacks.unmask.matching import Slots, read_slots
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import Stopwatch, progress
@@ -137,7 +136,7 @@ def attack(
             "groups_known_in_simulation": len(group),
             "slots_assigned": round(int((real.pair >= 0).sum()) / real.pair.size, 4),
         },
-        extras={"history": list(history.values()), "history_names": list(history)},
+        extras={"history": list(history.items())},
     )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attacks.carlini.descent import adam_step
-from instahide_nb.attacks.unmask.matching import Slots, read_slots
+from instahide_nb.attacks.carlini.matching import Slots, read_slots
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.threads import in_blocks

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.unmask.matching import Slots
+from instahide_nb.attacks.carlini.matching import Slots
 from instahide_nb.core.threads import in_blocks
 
 Float32 = npt.NDArray[np.float32]

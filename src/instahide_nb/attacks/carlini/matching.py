@@ -1,22 +1,82 @@
 """Two private images for each encryption: stage 4 of the published attack.
 
-The labels name the classes of an encryption's two private images. So each encryption has two slots
-(`instahide_nb.attacks.unmask.matching`), and each slot is filled with a group of its class. A private image fills
+The labels name the classes of an encryption's two private images. So each encryption has two slots, a class and a
+coefficient each (:class:`Slots`), and each slot is filled with a group of its class. A private image fills
 ``2 n / N`` slots. Carlini et al. (arXiv 2011.05315) describe a minimum-cost matching under these constraints; their
 code (``step_4_final_graph``) takes a greedy shortcut and calls it within a percent or two. Both are here.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.unmask.matching import Slots
+from instahide_nb.attacks.unmask.constraints import read_known
+from instahide_nb.core.errors import InputError
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 _FORBIDDEN = -1e6
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The two slots of every encryption, and the images that may fill them.
+
+    Attributes
+    ----------
+    image_class : int64 (n, 2)
+        Class of each slot; the slot with the larger coefficient is first.
+    coefficient : float32 (n, 2)
+        Where both slots share a class, half of their known sum each.
+    shared : bool (n,)
+        Whether both slots have the same class.
+    start : int64 (classes + 1,)
+        Images of class c are numbered start[c] .. start[c+1]-1.
+    """
+
+    image_class: Int64
+    coefficient: Float32
+    shared: npt.NDArray[np.bool_]
+    start: Int64
+
+    @property
+    def n_images(self) -> int:
+        """Number of private images."""
+        return int(self.start[-1])
+
+
+def read_slots(label: npt.NDArray[np.floating], n_images: int) -> Slots:
+    """Read classes and coefficients of two private images per row from labels (n, classes).
+
+    Raises
+    ------
+    InputError
+        When labels have no coefficients of single images.
+
+    Examples
+    --------
+    >>> slots = read_slots(np.array([[0.5, 0.2], [0.0, 0.6], [0.1, 0.3], [0.7, 0.0]]), 3)
+    >>> slots.image_class.tolist(), slots.shared.tolist(), slots.start.tolist()
+    ([[0, 1], [1, 1], [1, 0], [0, 0]], [False, True, False, True], [0, 1, 3])
+    """
+    label = np.asarray(label, np.float32)
+    known = read_known(label, len(label), n_images, 2)
+    shared = known.present.sum(axis=1) == 1
+    if known.share is None or shared.all():
+        raise InputError(
+            "label.npy: this attack needs coefficients of single images: labels with sums of coefficients per class, "
+            "and private images of two classes or more"
+        )
+    image_class = np.argsort(-label, axis=1, kind="stable")[:, :2].astype(np.int64)
+    image_class[shared, 1] = image_class[shared, 0]
+    coefficient = np.take_along_axis(label, image_class, axis=1)
+    coefficient[shared] *= np.float32(0.5)
+    sizes = np.bincount(known.image_class, minlength=label.shape[1])
+    return Slots(image_class, coefficient, shared, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
 
 
 def optimal_matching(score: Float32, image_class: Int64, slots: Slots) -> Int64:

@@ -1,9 +1,12 @@
 """The `unmask` attack: private images from masked mixtures, without a network and without the generator's bug.
 
-Energies of edges find the encryptions of one image (`edges`, `matching`); squares give first images up to one sign,
-which colours decide (`squares`). Then come rounds: infer the masks (`signs`), assign images anew (`matching`), solve
-for the images (:mod:`..mixtures`), flip pixels of the wrong sign (`signs`); and more rounds in which encryptions that
-share public images inform each other (`shared_public`).
+One model serves every release: ``x_i = s_i (sum_j a_ij P_j + R_i)`` with signs s, p private images P a row, their
+coefficients a, and the public rest R. Labels, sums and epochs constrain the a_ij where they are known (`constraints`).
+
+Energies of edges give first codes, the images of each row and their coefficients (`edges`, `codes`). Squares give
+first images up to one sign, which colours decide (`squares`). Then come rounds: infer the signs (`signs`), find codes
+anew (`codes`), solve for the images (:mod:`..mixtures`), flip pixels of the wrong sign (`signs`); and more rounds in
+which encryptions that share public images inform each other (`shared_public`).
 """
 
 from __future__ import annotations
@@ -17,8 +20,16 @@ import numpy.typing as npt
 
 from instahide_nb.attacks.mixtures import Fit, Mixtures, Weights, fit, influence, mean_square, predictions
 from instahide_nb.attacks.result import AttackResult, on_the_grid
-from instahide_nb.attacks.unmask import edges, matching, shared_public, signs, squares
-from instahide_nb.attacks.unmask.matching import Slots, read_slots
+from instahide_nb.attacks.unmask import codes, edges, shared_public, signs, squares
+from instahide_nb.attacks.unmask.codes import Codes
+from instahide_nb.attacks.unmask.constraints import (
+    Known,
+    by_law,
+    coefficient_law,
+    known_of,
+    scales_by_law,
+    scales_by_sum,
+)
 from instahide_nb.attacks.unmask.smoothness import TAPS, Moments, Smoothness, public_moments, smoothness
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
@@ -33,14 +44,17 @@ _RIDGE = 0.3  # white noise added to the public covariance, as a share of a pixe
 _REPAIR_RIDGE = 0.1
 _SHARED_RIDGE = 0.05  # of the whitening under which residuals are compared
 _PULL = 1e-3  # of images to the mean public image, as a share of the mean diagonal of the normal matrix
-_MORE_ROUNDS = 2  # where no public images are shared
 _SMALLEST = np.float32(0.003)  # covariance of a residual, in units of the public covariance
-_VALUES_PER_ROW = (
-    15  # of an image, for each row of an epoch: fewer make the covariance of an epoch too uncertain
-)
+_NO_REST = np.float32(0.01)  # the same where there are no public images
+_SQUARES = {1: 1.0, 2: 0.7, 3: 0.5}  # sum of squares of the shares of so many public images; 0.4 of more
+_VALUES_PER_ROW = 15  # of an image, per row of an epoch: fewer make the covariance of an epoch too uncertain
 _TOGETHER = 5000  # rows compared with each other where they are in no epochs
 _TOGETHER_IN_EPOCHS = 2000  # and in whole epochs
 _ROWS = 1000  # encryptions at a time
+_BETTER = 0.06  # of the mean gain, by which edges must explain a row better to overrule its signs
+_WORTHLESS = 0.04  # of the median margin of images
+_GRACE = 2  # rounds that a restarted image has before it is judged
+_GROUP, _STRENGTH = 30, 0.35  # rows from which an image is restarted, and its coefficient in them
 
 
 @dataclass(frozen=True)
@@ -50,24 +64,21 @@ class Settings:
     Attributes
     ----------
     rounds : int
-        Rounds of signs, images and assignment after the first images, each encryption on its own; two more at
-        k = 2, where no public images are shared.
+        Rounds of signs, codes and images after the first images, each encryption on its own.
     shared_rounds : int
-        Further rounds in which encryptions that share public images inform each other.
-    coupled, repair, epochs : bool
-        Infer the signs of an encryption together; flip pixels of the wrong sign; use the epochs, if the rows are in
-        epochs, in assignment and, from k = 4 on and up to 204 private images of 32 x 32, for shared public images.
-    whitened, left_out : bool
-        Whiten the edge energies; compare each encryption with images as they would be without it.
+        Further rounds, in which encryptions that share public images inform each other.
+    coupled, repair : bool
+        Infer the signs of an encryption together; flip pixels of the wrong sign.
+    second_opinion, restarts : bool
+        Take the codes of edges where they explain a row much better; start images of no worth anew.
     """
 
-    rounds: int = 2
+    rounds: int = 3
     shared_rounds: int = 6
     coupled: bool = True
     repair: bool = True
-    epochs: bool = True
-    whitened: bool = True
-    left_out: bool = True
+    second_opinion: bool = True
+    restarts: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,12 +88,12 @@ class UnmaskResult:
     Attributes
     ----------
     recovered : float32 (N, h, w, 3)
-        Private images in [-1, 1], ordered by class.
-    assignment : int64 (n, 2)
-        The two private images of each encryption, that of the larger coefficient first.
-    coefficient : float32 (n, 2)
-    confidence : float32 (n, 2)
-        Log-likelihood of each slot's image above the next best.
+        Private images in [-1, 1], ordered by class where there are labels.
+    assignment : int64 (n, p)
+        The private images of each encryption, that of the largest coefficient first.
+    coefficient : float32 (n, p)
+    confidence : float32 (n, p)
+        Log-likelihood of each image above the next best in its place.
     signed : float32 (n, h, w, 3)
         Estimate of each encryption with its mask lifted: ``|x| E[sign]``.
     predicted : float32 (n, h, w, 3)
@@ -124,6 +135,12 @@ class Estimates:
 
     Attributes
     ----------
+    known : Known
+        Constraints on the codes.
+    law : float64 (draws, p)
+        Of the private coefficients, from `coefficient_law`.
+    n_public : int
+        Public images of an encryption, k - p.
     moments : Moments
         Of public images.
     size : float32 (n, channels, h, w)
@@ -143,6 +160,9 @@ class Estimates:
         What the images were fitted to.
     """
 
+    known: Known
+    law: Float64
+    n_public: int
     moments: Moments
     size: Float32
     mixtures: Mixtures
@@ -179,18 +199,12 @@ class Estimates:
         made = self.predict(rows)
         return np.subtract(self.signed[rows], made, out=made)
 
-    def infer_signs(self, ridge: float, coupled: bool) -> None:
-        """Lift the masks: `signed`."""
+    def infer_signs(self, ridge: float, coupled: bool, rows: Int64 | None = None) -> None:
+        """Lift the masks of all rows, or of some: `signed`."""
         local, temperature = self.smoothness(ridge), signs.TEMPERATURE if coupled else signs.TEMPERATURE[:0]
-        for rows in self.blocks():
-            self.signed[rows] = signs.lift_masks(
-                self.size[rows],
-                self.predict(rows),
-                self.scale[rows],
-                self.moments.variance,
-                local,
-                temperature,
-            )
+        for part in self.blocks() if rows is None else [rows]:
+            made = self.predict(part), self.scale[part], self.moments.variance
+            self.signed[part] = signs.lift_masks(self.size[part], *made, local, temperature)
 
     def fit_images(self) -> None:
         """Solve for the private images by (generalised) least squares: `image`, `fitted`."""
@@ -212,7 +226,7 @@ class Estimates:
         for rows in self.blocks():
             left[rows] = mean_square(self.residual(rows).reshape(len(left[rows]), -1))
         measured = (left / float(self.moments.variance)).astype(np.float32)
-        self.scale = np.maximum(half * prior_scale(self.mixtures) + half * measured, _SMALLEST)
+        self.scale = np.maximum(half * prior_scale(self.mixtures, self.n_public) + half * measured, _SMALLEST)
 
     def repair_signs(self) -> None:
         """Flip pixels of the images that have the wrong sign: `image`."""
@@ -224,18 +238,97 @@ class Estimates:
             gain = gain.reshape(self.image.shape)
             self.image = signs.repair_signs(self.image, gain, self.moments.mean, local)
 
-    def assign(self, slots: Slots, left_out: bool) -> matching.Matching:
-        """Assign images to encryptions by the matched filter: `mixtures`."""
+    def find_codes(self) -> Codes:
+        """Images and coefficients of all rows, each compared with images fitted without it: `mixtures`."""
         local, centre = self.smoothness(_RIDGE), self.moments.mean[:, None, None]
 
         def rows(part: slice | Int64) -> Float32:
             return self.signed[part] - centre - (0 if self.expected is None else self.expected[part])
 
-        compared = left_out and self.fitted is not None
-        square = matching.square_lengths(rows, len(self.size), local) if compared else None
-        found = matching.match(rows, self.image - centre, self.scale, local, slots, self.fitted, square)
-        self.mixtures = Mixtures(found.assignment, found.coefficient, slots.n_images)
-        return found
+        square = codes.square_lengths(rows, len(self.size), local)
+        found = codes.products(rows, square, self.image - centre, local, self.fitted)
+        best = codes.code_epochs(found, self.known, self.scale, 2 if self.known.per_row <= 3 else 1)
+        self.mixtures = scaled(best.mixtures, self.known, self.law, self.n_public)
+        return replace(best, gain=best.gain / self.scale, score=best.score / self.scale[:, None, None])
+
+    def take_second_opinion(self, energies: edges.Edges) -> int:
+        """Take the codes of edges for rows that these explain much better; returns how many: `mixtures`, `signed`.
+
+        Signs inferred from a wrong prediction agree with it, so the encryption itself is no judge. The same is done
+        where coefficients are smaller than the scheme draws them.
+        """
+        found = energies.products(self.mixtures)
+        other = energies.codes(found)
+        mine = codes.code(found, energies.known, self.mixtures.assignment)
+        least = _BETTER * math.fsum(np.maximum(other.gain, 0).tolist()) / len(other.gain)
+        better = other.gain - mine.gain > least
+        coefficient = other.mixtures.coefficient
+        if self.known.share is None and self.n_public:
+            coefficient = by_law(coefficient, self.law)
+            sums = np.sort(self.law.sum(axis=1))[len(self.law) // 1000]
+            better |= (self.mixtures.coefficient.sum(axis=1) < 0.93 * sums) & (other.gain >= mine.gain)
+        rows = np.flatnonzero(better)
+        if len(rows):
+            held, share = self.mixtures.assignment.copy(), self.mixtures.coefficient.copy()
+            held[rows], share[rows] = other.mixtures.assignment[rows], coefficient[rows]
+            self.mixtures = Mixtures(held, share, self.mixtures.n_images)
+            self.scale[rows] = prior_scale(self.mixtures.part(rows), self.n_public)
+            self.infer_signs(_RIDGE, True, rows)
+        return len(rows)
+
+    def restart_images(self, found: Codes, age: Int64) -> int:
+        """Start images of no worth anew from rows whose residuals resemble each other; returns how many: `mixtures`.
+
+        Parameters
+        ----------
+        found : Codes
+        age : int64 (N,)
+            Rounds since an image was started; is changed.
+        """
+        age += 1
+        margin, held = found.margin(), self.mixtures.assignment
+        # the median: epochs give an image that nobody wants the places that no other image wants
+        median = np.array(
+            [np.median(margin[held == j]) if (held == j).any() else 0.0 for j in range(len(age))]
+        )
+        typical = float(np.median(median))
+        poor = np.flatnonzero((median < _WORTHLESS * typical) & (age > _GRACE))
+        if len(poor) == 0:
+            return 0
+        theirs = np.isin(held, poor)
+        rows = np.flatnonzero(theirs.any(axis=1))
+        without = Mixtures(np.where(theirs, -1, held), self.mixtures.coefficient, len(age))
+        self.mixtures, before = without, self.mixtures
+        table = edges.product_table(self.residual(rows), self.smoothness(_RIDGE))
+        self.mixtures = before
+        if self.known.epochs:
+            block = rows // self.known.n_images
+            apart = block[:, None] == block
+            np.fill_diagonal(apart, False)
+            table[apart] = 0
+        # what these images explain already did not become an image
+        wanted = np.where(theirs, margin, -1)[rows].max(axis=1) <= 0.3 * typical
+        table, rows = table[np.ix_(wanted, wanted)], rows[wanted]
+        assignment, share, many = without.assignment.copy(), without.coefficient.copy(), 0
+        groups = edges.groups_of(table, len(poor), _GROUP, 10, 1) if len(rows) > 2 * _GROUP else []
+        for group in groups:
+            inside = rows[group.rows]
+            fitting = [j for j in poor if self.known.present[inside, self.known.image_class[j]].mean() > 0.5]
+            if not fitting:
+                continue
+            image = fitting[0]
+            poor = poor[poor != image]
+            for row in inside[self.known.present[inside, self.known.image_class[image]]]:
+                free = np.flatnonzero(assignment[row] < 0)
+                place = int(free[0]) if len(free) else int(np.argmin(share[row]))
+                assignment[row, place], share[row, place] = image, _STRENGTH
+            age[image], many = 0, many + 1
+        if many:
+            kept = np.isin(before.assignment, poor) & (assignment < 0)  # of images that found no group
+            assignment[kept], share[kept] = before.assignment[kept], before.coefficient[kept]
+            share[assignment < 0] = 0
+            self.mixtures = Mixtures(assignment, share, len(age))
+        return many
 
     def learn_shared_public(self, epoch: int | None, blocks: list[slice]) -> None:
         """Learn from the residuals which rows share public images: `weights`, `expected`, `scale`.
@@ -277,12 +370,13 @@ class Estimates:
         for _ in range(3):
             self.infer_signs(0.0, coupled=False)
             self.fit_images()
-        used = (self.mixtures.assignment >= 0).all(axis=1)
-        rest = math.fsum(self.mixtures.rest[used].tolist())
-        left = np.concatenate([_mean_colours(self.residual(rows)) for rows in self.blocks()])[used]
-        public = np.array([math.fsum(column) for column in left.T]) / max(rest, 1e-9)
         votes = squares.rather_photograph(_mean_colours(self.image), axis)
-        total = math.fsum(votes) / len(votes) + float(squares.rather_photograph(public, axis))
+        total = math.fsum(votes) / len(votes)
+        if self.n_public:
+            left = np.concatenate([_mean_colours(self.residual(rows)) for rows in self.blocks()])
+            rest = math.fsum(self.mixtures.rest.tolist())
+            public = np.array([math.fsum(column) for column in left.T]) / max(rest, 1e-9)
+            total += float(squares.rather_photograph(public, axis))
         sign = np.float32(1 if total >= 0 else -1)
         self.moments, self.image = known, sign * self.image
         return float(np.count_nonzero(votes * sign > 0) / len(votes))
@@ -295,22 +389,27 @@ def _mean_colours(image: Float32) -> Float64:
     return mean
 
 
-def prior_scale(mixtures: Mixtures) -> Float32:
+def prior_scale(mixtures: Mixtures, n_public: int) -> Float32:
     """Expected covariance of the residual of encryptions, in units of the public covariance.
 
-    The rest of the coefficients is shared by k - 2 public images; 0.4 is about the sum of squares of the shares of
-    four of them.
+    The rest of the coefficients is shared by the public images: its square times the sum of squares of their shares.
     """
-    rest = np.float32(1) - mixtures.coefficient.sum(axis=1)
-    return (rest * rest * np.float32(0.4) + np.float32(0.005)).astype(np.float32)
+    if not n_public:
+        return np.full(len(mixtures.assignment), _NO_REST)
+    rest = np.maximum(np.float32(1) - mixtures.coefficient.sum(axis=1), np.float32(0.02))
+    return (rest * rest * np.float32(_SQUARES.get(n_public, 0.4)) + np.float32(0.005)).astype(np.float32)
+
+
+def scaled(mixtures: Mixtures, known: Known, law: Float64, n_public: int) -> Mixtures:
+    """Coefficients on the scale of the scheme, where no sum of them is known."""
+    if known.share is not None:
+        return mixtures
+    by = scales_by_law(mixtures, law) if n_public else scales_by_sum(mixtures)
+    return Mixtures(mixtures.assignment, mixtures.coefficient * by[mixtures.assignment], mixtures.n_images)
 
 
 def _check(release: Release, public: npt.NDArray[np.uint8]) -> None:
     info = release.info
-    if info.scheme != "cross":
-        raise InputError(
-            f"method: unmask attacks cross-dataset encryptions; this release is of the scheme {info.scheme!r}"
-        )
     height, width = release.encryption.shape[1:3]
     if min(height, width) < TAPS:
         raise InputError(f"encryption.npy: images of {height}x{width} are too small for unmask; 7x7 at least")
@@ -326,21 +425,28 @@ def _check(release: Release, public: npt.NDArray[np.uint8]) -> None:
         raise InputError(
             f"release.json: n_private is {info.n_private}; unmask needs two private images or more"
         )
+    if len(release.encryption) < info.n_private:
+        raise InputError(
+            f"release.json: {len(release.encryption)} encryptions cannot show {info.n_private} private images; unmask "
+            "needs at least as many encryptions as images"
+        )
 
 
-def solve(
-    release: Release,
-    public: npt.NDArray[np.uint8],
-    *,
-    settings: Settings | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> UnmaskResult:
-    """Recover the private images of a cross-dataset release.
+def _features(encryption: Float32, known: Known, moments: Moments, masked: bool, public: bool) -> edges.Edges:
+    """Energies of edges; without a mask the encryptions themselves."""
+    if masked:
+        return edges.edges_of(encryption, known, squares=public)
+    feature = _planar(encryption) - moments.mean[:, None, None]
+    local = smoothness(moments, feature.shape[2], feature.shape[3], _RIDGE)
+    return edges.Edges(known, feature, local, codes.square_lengths(feature.__getitem__, len(feature), local))
+
+
+class Unmask:
+    """The attack, one stage after the other.
 
     Parameters
     ----------
     release : Release
-        Encryptions and labels; labels must carry coefficients.
     public : uint8 (m, h, w, 3)
         The attacker's own public images: their mean colours and their autocovariance are used.
     settings : Settings, optional
@@ -350,122 +456,191 @@ def solve(
     Raises
     ------
     InputError
-        When the release is of another scheme, or its labels carry no coefficients.
+        When the release or the public images do not suit the attack.
     """
-    _check(release, public)
-    settings = settings or Settings()
-    watch = Stopwatch(report=progress)
-    history: list[Float32] = []
-    stages: list[str] = []
 
-    def remember(name: str) -> None:
-        history.append(_interleaved(now.image))
-        stages.append(name)
+    def __init__(
+        self,
+        release: Release,
+        public: npt.NDArray[np.uint8],
+        *,
+        settings: Settings | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        _check(release, public)
+        self.release, self.public, self.settings = release, public, settings or Settings()
+        self.watch = Stopwatch(report=progress)
+        self.history: list[tuple[str, Float32]] = []
+        self.masked = release.info.scheme != "mixup"
+        self.encryption = np.ascontiguousarray(release.encryption, np.float32)
 
-    encryption = np.ascontiguousarray(release.encryption, np.float32)
-    slots = read_slots(release.label, release.info.n_private)
-    if not settings.epochs:
-        slots = replace(slots, epoch=np.full_like(slots.epoch, -1))
-    with watch.stage("energy"):
-        energies = edges.edges_of(encryption, slots, settings.whitened, settings.left_out)
-        assignment = edges.first_assignment(energies).assignment
-    with watch.stage("public model"):
-        moments = public_moments(public)
-    unshared = Mixtures(np.where(slots.shared[:, None], -1, assignment), slots.coefficient, slots.n_images)
-    with watch.stage("spectral"):
-        image = _planar(squares.first_images(encryption, unshared))
-    size = np.abs(_planar(encryption))
-    now = Estimates(moments, size, unshared, prior_scale(unshared), image, np.empty_like(size))
-    remember("spectral")
-    with watch.stage("independent signs"):
-        photographs = now.choose_sign(squares.colour_axis(public))
-    same = np.count_nonzero((history[0] > 0) == (_interleaved(now.image) > 0))
-    history[0] *= np.float32(1 if 2 * same >= history[0].size else -1)
-    remember("independent signs")
-    if settings.repair:
-        with watch.stage("sign repair"):
-            now.repair_signs()
-        remember("sign repair")
-    now.mixtures = Mixtures(assignment, slots.coefficient, slots.n_images)
-    # At k = 2 there is no public image to share, and residuals are no more than errors of the fit. At k = 3 each
-    # public image is in one row of an epoch, and the other rows that hold it are in other epochs.
-    shares = release.info.k > 2
-    enough = encryption[0].size >= _VALUES_PER_ROW * slots.n_images
-    in_epochs = bool(slots.epoch[0] >= 0)
-    for number in range(settings.rounds if shares else settings.rounds + _MORE_ROUNDS):
-        with watch.stage("coupled signs"):
-            now.infer_signs(_RIDGE, settings.coupled)
-        with watch.stage("assignment"):
-            found = now.assign(slots, settings.left_out)
-        with watch.stage("least squares"):
-            now.fit_images()
-            now.measure_residuals()
-        if settings.repair:
-            with watch.stage("sign repair"):
+    def find_edges(self) -> edges.Edges:
+        """Stage 1: energies of edges, and what natural images look like."""
+        with self.watch.stage("public model"):
+            self.moments = public_moments(self.public)
+        with self.watch.stage("edges"):
+            info = self.release.info
+            public = info.k > info.private_per_row
+            self.energies = _features(
+                self.encryption, known_of(self.release), self.moments, self.masked, public
+            )
+        return self.energies
+
+    def find_first_codes(self) -> Estimates:
+        """Stage 2: clusters of encryptions, and the images and coefficients of each row that follow from edges."""
+        info = self.release.info
+        n_public = info.k - info.private_per_row
+        with self.watch.stage("first codes"):
+            first, self.energies = edges.first_codes(self.energies)
+            law = coefficient_law(info)
+        known, mixtures = self.energies.known, scaled(first.mixtures, self.energies.known, law, n_public)
+        if known.share is None:
+            share = mixtures.coefficient
+            share = (
+                by_law(share, law) if n_public else share / np.maximum(share.sum(axis=1, keepdims=True), 1e-6)
+            )
+            mixtures = Mixtures(mixtures.assignment, share.astype(np.float32), known.n_images)
+            if not n_public and known.present.shape[1] == 1:
+                known = replace(known, share=np.ones((len(share), 1)))
+        planar = _planar(self.encryption)
+        size = np.abs(planar) if self.masked else planar
+        image = np.zeros((known.n_images, *planar.shape[1:]), np.float32)
+        scale = prior_scale(mixtures, n_public)
+        self.now = Estimates(known, law, n_public, self.moments, size, mixtures, scale, image, planar.copy())
+        return self.now
+
+    def find_first_images(self) -> Estimates:
+        """Stage 3: images from squares up to one sign, and that sign from colours."""
+        now = self.now
+        if not self.masked:
+            with self.watch.stage("least squares"):
+                now.fit_images()
+            self._remember("least squares")
+            return now
+        with self.watch.stage("squares"):
+            now.image = _planar(squares.first_images(self.encryption, now.mixtures))
+        self._remember("squares")
+        with self.watch.stage("independent signs"):
+            self.photographs = now.choose_sign(squares.colour_axis(self.public))
+        first = self.history[0][1]
+        same = np.count_nonzero((first > 0) == (_interleaved(now.image) > 0))
+        first *= np.float32(1 if 2 * same >= first.size else -1)
+        self._remember("independent signs")
+        if self.settings.repair:
+            with self.watch.stage("sign repair"):
                 now.repair_signs()
-        remember(f"round {number + 1}")
-    whole = slots.n_images if in_epochs and slots.n_images <= _TOGETHER else 1
-    blocks = shared_public.parts(len(encryption), _TOGETHER if whole == 1 else _TOGETHER_IN_EPOCHS, whole)
-    epoch = slots.n_images if in_epochs and release.info.k > 3 and enough else None
-    for number in range(settings.shared_rounds if shares else 0):
-        with watch.stage("shared public images"):
-            now.learn_shared_public(epoch, blocks)
-        with watch.stage("coupled signs"):
-            now.infer_signs(_RIDGE, settings.coupled)
-        with watch.stage("assignment"):
-            found = now.assign(slots, settings.left_out)
-        with watch.stage("least squares"):
+            self._remember("sign repair")
+        self.age = np.full(now.known.n_images, _GRACE + 1)
+        return now
+
+    def refine(self) -> Estimates:
+        """Stage 4: rounds of signs, codes and images, each encryption on its own."""
+        rounds = self.settings.rounds + (0 if self.shares else self.settings.shared_rounds)
+        for number in range(rounds):
+            self._round(second=number > 0, restart=not self.shares and 0 < number < rounds - 2)
+            with self.watch.stage("least squares"):
+                self.now.measure_residuals()
+            if self.settings.repair and self.masked:
+                with self.watch.stage("sign repair"):
+                    self.now.repair_signs()
+            self._remember(f"round {number + 1}")
+        return self.now
+
+    def share_public_images(self) -> Estimates:
+        """Stage 5: rounds in which encryptions that share public images inform each other."""
+        now, rounds = self.now, self.settings.shared_rounds if self.shares else 0
+        number_of, in_epochs = now.known.n_images, now.known.epochs
+        whole = number_of if in_epochs and number_of <= _TOGETHER else 1
+        blocks = shared_public.parts(len(now.size), _TOGETHER if whole == 1 else _TOGETHER_IN_EPOCHS, whole)
+        # with one public image a row it is in one row of an epoch, and its other rows are in other epochs
+        enough = now.size[0].size >= _VALUES_PER_ROW * number_of
+        epoch = number_of if in_epochs and now.n_public > 1 and enough else None
+        for number in range(rounds):
+            with self.watch.stage("shared public images"):
+                now.learn_shared_public(epoch, blocks)
+            self._round(second=True, restart=0 < number < rounds - 2)
+            self._remember(f"shared public images {number + 1}")
+        return now
+
+    @property
+    def shares(self) -> bool:
+        """Whether there are public images to share."""
+        return self.now.n_public > 0
+
+    def _round(self, second: bool, restart: bool) -> None:
+        now = self.now
+        if self.masked:
+            with self.watch.stage("coupled signs"):
+                now.infer_signs(_RIDGE, self.settings.coupled)
+            if second and self.settings.second_opinion:
+                with self.watch.stage("second opinion"):
+                    now.take_second_opinion(self.energies)
+        with self.watch.stage("codes"):
+            self.codes = now.find_codes()
+        if restart and self.masked and self.settings.restarts:
+            with self.watch.stage("restarts"):
+                now.restart_images(self.codes, self.age)
+        with self.watch.stage("least squares"):
             now.fit_images()
-        remember(f"shared public images {number + 1}")
-    confidence = found.margin(slots)
-    u = confidence / np.float32(2)
-    correct = np.float32(0.5) * (np.float32(1) + u / np.sqrt(np.float32(1) + u * u))
-    with watch.stage("second opinion"):
-        agreement = edges.agreement(energies, now.mixtures.assignment)
-    return UnmaskResult(
-        recovered=_interleaved(now.image),
-        assignment=found.assignment,
-        coefficient=found.coefficient,
-        confidence=confidence,
-        signed=_interleaved(now.signed),
-        predicted=_interleaved(now.predict(slice(None))),
-        variance=(now.scale * now.moments.variance).astype(np.float32),
-        history=history,
-        stages=stages,
-        seconds=watch.seconds,
-        details={
-            "stages": stages,
-            "images_per_class": np.diff(slots.start).tolist(),
-            "epochs": in_epochs,
-            "shared_class_encryptions": int(slots.shared.sum()),
-            "estimated_slot_accuracy": round(float(correct.astype(np.float64).sum() / correct.size), 4),
-            "rather_photographs_than_negatives": photographs,
-            "agreement_with_textures": agreement,
-        },
-    )
+
+    def _remember(self, name: str) -> None:
+        self.history.append((name, _interleaved(self.now.image)))
+
+    def result(self) -> UnmaskResult:
+        """What was found."""
+        now, confidence = self.now, self.codes.margin()
+        u = confidence / np.float32(2)
+        correct = np.float32(0.5) * (np.float32(1) + u / np.sqrt(np.float32(1) + u * u))
+        with self.watch.stage("second opinion"):
+            agreement = edges.agreement(self.energies, now.mixtures)
+        stages = [name for name, _ in self.history]
+        return UnmaskResult(
+            recovered=_interleaved(now.image),
+            assignment=now.mixtures.assignment,
+            coefficient=now.mixtures.coefficient.astype(np.float32),
+            confidence=confidence,
+            signed=_interleaved(now.signed),
+            predicted=_interleaved(now.predict(slice(None))),
+            variance=(now.scale * now.moments.variance).astype(np.float32),
+            history=[images for _, images in self.history],
+            stages=stages,
+            seconds=self.watch.seconds,
+            details={
+                "stages": stages,
+                "epochs": now.known.epochs,
+                "estimated_slot_accuracy": round(float(correct.astype(np.float64).sum() / correct.size), 4),
+                "agreement_with_edges": agreement,
+            },
+        )
+
+
+def solve(
+    release: Release,
+    public: npt.NDArray[np.uint8],
+    *,
+    settings: Settings | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> UnmaskResult:
+    """Recover the private images of a release; the arguments are those of `Unmask`."""
+    attack = Unmask(release, public, settings=settings, progress=progress)
+    attack.find_edges()
+    attack.find_first_codes()
+    attack.find_first_images()
+    attack.refine()
+    attack.share_public_images()
+    return attack.result()
 
 
 def decrypt(result: UnmaskResult) -> Float32:
     """For each encryption the private image that the attack is surest of, on the 8-bit grid, (n, h, w, 3)."""
     strength = result.confidence * result.coefficient
-    slot = np.argmax(strength, axis=1)
-    chosen = np.take_along_axis(result.assignment, slot[:, None], axis=1)[:, 0]
+    place = np.argmax(strength, axis=1)
+    chosen = np.take_along_axis(result.assignment, place[:, None], axis=1)[:, 0]
     return on_the_grid(result.recovered)[chosen]
 
 
-def run(release: Release, public: npt.NDArray[np.uint8]) -> AttackResult:
-    """Attack a release with `solve` and give for each encryption its surest private image; see :mod:`..registry`."""
-    settings = Settings()
-    with progress_bar(
-        total=6 + 4 * (settings.rounds + settings.shared_rounds), desc="unmask", unit="stage"
-    ) as bar:
-
-        def show(name: str) -> None:
-            bar.set_postfix_str(name)
-            bar.update(1)
-
-        result = solve(release, public, settings=settings, progress=show)
-        bar.total = bar.n  # with k = 2 there are fewer stages
+def answer(result: UnmaskResult) -> AttackResult:
+    """For each encryption its surest private image."""
     return AttackResult(
         method="unmask",
         recovered=result.recovered,
@@ -474,5 +649,16 @@ def run(release: Release, public: npt.NDArray[np.uint8]) -> AttackResult:
         complexity="O(E)",
         seconds=result.seconds,
         details=result.details,
-        extras={"signed": result.signed, "history": result.history},
+        extras={"signed": result.signed},
     )
+
+
+def run(release: Release, public: npt.NDArray[np.uint8]) -> AttackResult:
+    """Attack a release with `solve`; see :mod:`..registry`."""
+    with progress_bar(desc="unmask", unit="stage") as bar:
+
+        def show(name: str) -> None:
+            bar.set_postfix_str(name)
+            bar.update(1)
+
+        return answer(solve(release, public, progress=show))

@@ -1,30 +1,31 @@
-"""What a sign mask cannot hide: the energy of edges, and the first assignment that follows from it.
+"""What a sign mask cannot hide: the energy of edges, and the first codes that follow from it.
 
 Neighbouring pixels of a natural image nearly always have the same sign, so the difference of two neighbouring
 absolute values is, up to its sign, the difference of the pixels themselves. The energy of such differences over the
 channels is a feature of the unmasked mixture, close to a mixture of the edge energies of its private images with
-their coefficients. So edge energies of the images follow from an assignment by least squares, and an assignment
-follows from them by the matched filter (`matching`). Energies at neighbouring places rise and fall together whatever
-the private images, and are whitened first (docs/unmask.md says what that gains).
+their coefficients. So edge energies of the images follow from codes by least squares, and codes follow from them
+(`codes`). Energies at neighbouring places rise and fall together whatever the private images, and are whitened first
+(docs/unmask.md says what that gains). Where there is no mask the images themselves serve as features.
 
-The start is clusters: encryptions in which a class has a large coefficient resemble each other when they hold the
-same image of that class. Average linkage on one minus the similarity finds one group for each image. After the fit
-the clusters are looked for once more with the other image subtracted, which repairs clusters that hold two images
-and images that have two clusters.
+The start is clusters of encryptions that resemble each other: average linkage on one minus the correlation, cut where
+most groups have a fair size. Fits and codes follow in turn. An image of little worth, such as the second one of a
+cluster that was split, is then started anew from rows whose residuals resemble each other: they share an image that
+no other has taken.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.exact import integer_product
+from instahide_nb.attacks.exact import integers, whole_product
 from instahide_nb.attacks.mixtures import Fit, Mixtures, fit, influence
-from instahide_nb.attacks.unmask.matching import Matching, Slots, match, square_lengths
+from instahide_nb.attacks.unmask.codes import Codes, Products, code, code_epochs, products, square_lengths
+from instahide_nb.attacks.unmask.constraints import Known, in_epochs
 from instahide_nb.attacks.unmask.smoothness import Moments, Smoothness, autocovariance, smoothness, whiten
 from instahide_nb.core.threads import in_blocks
 
@@ -32,26 +33,31 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-STRONG_PER_IMAGE = (4, 6, 9, 14, 20)
-"""Encryptions clustered for each image of a class, largest coefficients first; each number is tried."""
-_MOST_STRONG = 4000  # of one class: bounds the memory at 0.5 GB
-_REPAIRS = 2  # of the clusters, with the other image subtracted
+_TOGETHER = 5000  # rows compared with each other: bounds the memory at 0.5 GB
+_LEAST = 8  # rows of a cluster of a fair size
+_CUTS = np.arange(70, 98) / 100  # distances at which the tree is tried
+_FIRST_FITS, _FITS = 4, 3  # in turn with codes, at first and after images were restarted
+_RESTARTS = 12  # at most so many times
+_GROUP = 15  # rows from which an image is restarted
+_MANY_PLACES = 3  # private images of a row above which epochs add nothing to codes of edges
 _PULL = 0.1  # of edge energies to zero, as a share of the mean diagonal: few rows hold an image
 _SAMPLE = 1000  # encryptions whose covariance is taken
-_ROWS, _COLUMNS = 100, 256  # at a time
+_ROWS, _COLUMNS, _BLOCK = 100, 256, 1000  # at a time
 
 
-def edge_energies(encryption: Float32) -> Float32:
-    """Root energy of four local differences of the absolute values, summed over channels.
+def edge_energies(encryption: Float32, squares: bool = False) -> Float32:
+    """Energy of four local differences of the absolute values, summed over channels.
 
     Parameters
     ----------
     encryption : float32 (n, h, w, channels)
         Masked images; only their absolute values are used.
+    squares : bool
+        Leave the energies squared, and add the square of each value.
 
     Returns
     -------
-    float32 (n, 4, h-1, w-1)
+    float32 (n, 4, h-1, w-1), with `squares` (n, 4 + channels, h-1, w-1)
         To the right, down, and along both diagonals (these divided by sqrt 2).
 
     Examples
@@ -61,7 +67,7 @@ def edge_energies(encryption: Float32) -> Float32:
     [1.0, 0.0, 0.7070000171661377, 0.7070000171661377]
     """
     n, h, w, channels = encryption.shape
-    out = np.zeros((n, 4, h - 1, w - 1), np.float32)
+    out = np.zeros((n, 4 + channels * squares, h - 1, w - 1), np.float32)
     half = np.float32(0.5)
 
     def rows(low: int, high: int) -> None:
@@ -74,13 +80,17 @@ def edge_energies(encryption: Float32) -> Float32:
             target = out[low:high, plane]
             for c in range(channels):
                 target += square[:, c]
-            np.sqrt(target * share, out=target)
+            target *= share
+        if squares:
+            out[low:high, 4:] = here * here
+        else:
+            np.sqrt(out[low:high], out=out[low:high])
 
     in_blocks(rows, n, block=_ROWS)
     return out
 
 
-def edge_features(encryption: Float32) -> Float32:
+def edge_features(encryption: Float32, squares: bool = False) -> Float32:
     """Edge energies standardised over the set at each place, then within each encryption.
 
     Parameters
@@ -92,7 +102,7 @@ def edge_features(encryption: Float32) -> Float32:
     float32 (n, 4, h-1, w-1)
         Each row has mean 0 and variance 1, so that a product of two rows over their size is a correlation.
     """
-    energy = edge_energies(encryption)
+    energy = edge_energies(encryption, squares)
     table = energy.reshape(len(energy), -1)
 
     def over_set(low: int, high: int) -> None:
@@ -130,232 +140,320 @@ def edge_filter(feature: Float32, ridge: float = 0.3) -> Smoothness:
     return smoothness(moments, feature.shape[2], feature.shape[3], ridge)
 
 
-def similarity(feature: Float32, local: Smoothness) -> Float64:
-    """Correlations of all pairs of encryptions after whitening.
-
-    Parameters
-    ----------
-    feature : float32 (m, 4, h, w)
-    local : Smoothness
-        From `edge_filter`.
-
-    Returns
-    -------
-    float64 (m, m)
-        Symmetric, with a diagonal of ones, and never above 1 by a rounding: two encryptions of the same mixture (there
-        are some at k = 2) would have a negative distance.
-    """
-    flat, white = feature.reshape(len(feature), -1), whiten(feature, local).reshape(len(feature), -1)
-    product = integer_product(flat, white)
-    product += product.T.copy()
-    norm = np.sqrt(np.maximum(np.diagonal(product), 1e-9))
-    product /= norm[:, None] * norm[None, :]
-    return np.clip(product, -1.0, 1.0, out=product)
-
-
 @dataclass(frozen=True)
 class Edges:
-    """Edge features of all encryptions, and how they are compared.
+    """Features of all encryptions, and how they are compared.
 
     Attributes
     ----------
-    slots : Slots
-    feature : float32 (n, 4, h, w)
+    known : Known
+    feature : float32 (n, planes, h, w)
     local : Smoothness
     square : float64 (n,)
         Whitened squared length of each encryption's features.
-    left_out : bool
-        Compare each encryption with the images' features as they would be without it. An image's features that were
-        fitted to an encryption resemble it, so a wrong assignment would stay.
     """
 
-    slots: Slots
+    known: Known
     feature: Float32
     local: Smoothness
     square: Float64
-    left_out: bool = True
 
-    def fit(self, assignment: Int64) -> Fit:
-        """Edge features of the images by least squares.
-
-        Rows in which both slots have the same class are left out, as their coefficients are not known; an unknown
-        image, -1, counts as noise.
-        """
-        known = np.where(self.slots.shared[:, None], -1, assignment)
-        mixtures = Mixtures(known, self.slots.coefficient, self.slots.n_images)
-        flat = self.feature.reshape(len(known), -1)
-        one = np.ones(len(known))
+    def fit(self, mixtures: Mixtures) -> Fit:
+        """Features of the images by least squares."""
+        flat, one = self.feature.reshape(len(self.feature), -1), np.ones(len(self.feature))
         found = fit(flat, mixtures, one, np.zeros(flat.shape[1]), _PULL).astype(np.float32)
         return Fit(found.reshape(-1, *self.feature.shape[1:]), mixtures, influence(mixtures, one, _PULL))
 
-    def explain(self, found: Fit, times: int = 2) -> tuple[Fit, Matching]:
-        """Assign images by their features and fit features to the assignment, in turn; scores are by the fit before."""
-        one = np.ones(len(self.feature), np.float32)
+    def products(self, mixtures: Mixtures) -> Products:
+        """Products of the features with those of the images fitted to `mixtures`."""
+        fitted = self.fit(mixtures)
+        return products(self.feature.__getitem__, self.square, fitted.image, self.local, fitted)
+
+    def codes(self, found: Products) -> Codes:
+        """Codes of all encryptions; images of many places are not matched to epochs."""
+        if self.known.per_row > _MANY_PLACES:
+            return code(found, self.known)
+        return code_epochs(found, self.known, np.ones(len(self.feature), np.float32))
+
+    def explain(self, mixtures: Mixtures, times: int) -> tuple[Codes, Products]:
+        """Fit features of images to codes and codes to features, in turn; the products are those of the last codes."""
         for _ in range(times):
-            own = found if self.left_out else None
-            rows = self.feature.__getitem__
-            matching = match(rows, found.image, one, self.local, self.slots, own, self.square)
-            found = self.fit(matching.assignment)
-        return found, matching
+            found = self.products(mixtures)
+            codes = self.codes(found)
+            mixtures = codes.mixtures
+        return codes, found
 
-    def without_partner(self, found: Fit, assignment: Int64, row: Int64, slot: Int64) -> Float32:
-        """Features of chosen slots less what the image in the other slot explains, float32 (m, 4, h, w)."""
-        weight = self.slots.coefficient[row, 1 - slot][:, None, None, None]
-        return self.feature[row] - weight * found.image[assignment[row, 1 - slot]]
+    def part(self, rows: slice) -> Edges:
+        """The same for some rows, whole epochs."""
+        return Edges(self.known.part(rows), self.feature[rows], self.local, self.square[rows])
 
-    def gains(self, matching: Matching) -> list[float]:
-        """What the pairs explain of the encryptions of each class: half the drop of the whitened squared lengths."""
-        gain, rows = matching.chosen(self.slots)[:, 0], ~self.slots.shared
-        classes = range(len(self.slots.start) - 1)
-        held = ((self.slots.image_class == c).any(axis=1) & rows for c in classes)
-        return [math.fsum(gain[row].tolist()) for row in held]
-
-    def total_gain(self, matching: Matching) -> float:
-        """The same of all encryptions."""
-        return math.fsum(matching.chosen(self.slots)[:, 0].tolist())
+    def with_epochs(self, assignment: Int64) -> Edges:
+        """The same, epochs being used if the codes show them."""
+        epochs = in_epochs(assignment, self.known.n_images, self.known.per_row)
+        return replace(self, known=replace(self.known, epochs=epochs))
 
 
-def edges_of(encryption: Float32, slots: Slots, whitened: bool = True, left_out: bool = True) -> Edges:
-    """Edge features of encryptions (n, h, w, channels), ready to be compared."""
-    feature = edge_features(encryption)
-    local = edge_filter(feature) if whitened else edge_filter(feature, ridge=1e6)
-    square = square_lengths(feature.__getitem__, len(feature), local)
-    return Edges(slots, feature, local, square, left_out)
+def edges_of(encryption: Float32, known: Known, squares: bool) -> Edges:
+    """Features of masked encryptions (n, h, w, channels), ready to be compared."""
+    feature = edge_features(encryption, squares)
+    local = edge_filter(feature)
+    return Edges(known, feature, local, square_lengths(feature.__getitem__, len(feature), local))
 
 
-def strong_slots(slots: Slots, image_class: int, per_image: int = 20) -> Int64:
-    """Encryptions of two classes in which `image_class` has its largest coefficients, largest first.
+def product_table(rows: Float32, local: Smoothness) -> Float32:
+    """Whitened products of all pairs of rows (n, planes, h, w), float32 (n, n), symmetric."""
+    flat = np.ascontiguousarray(rows).reshape(len(rows), -1)
+    (left, left_scale), (right, right_scale) = (
+        integers(flat),
+        integers(whiten(rows, local).reshape(flat.shape)),
+    )
+    out = np.empty((len(flat), len(flat)), np.float32)
+    for low in range(0, len(flat), _BLOCK):
+        part = slice(low, low + _BLOCK)
+        out[part] = whole_product(left[part], right) / (left_scale[part, None] * right_scale)
+    in_blocks(_mean_rows, len(out), out, block=_ROWS)
+    return out
 
-    Returns
-    -------
-    int64 (m, 2)
-        Row and slot; m is `per_image` for each image of the class, and at most half of all.
+
+@numba.njit(cache=True, nogil=True)
+def _mean_rows(first: int, last: int, table: Float32) -> None:
+    """Both halves of a square table become their mean: rows first .. last-1 of the lower one, and their columns."""
+    for i in range(first, last):
+        for j in range(i):
+            table[i, j] = np.float32(0.5) * (table[i, j] + table[j, i])
+            table[j, i] = table[i, j]
+
+
+def similarity(table: Float32) -> Float32:
+    """Correlations from products of all pairs, never above 1 by a rounding; 1 on the diagonal."""
+    length = np.sqrt(np.maximum(np.diagonal(table), np.float32(1e-9)))
+    out: Float32 = np.divide(table, length[:, None], dtype=np.float32)
+    out /= length
+    np.clip(out, -1, 1, out=out)
+    np.fill_diagonal(out, 1)
+    return out
+
+
+def clusters(table: Float32, known: Known) -> Mixtures:
+    """Groups of encryptions that resemble each other, the largest of each class: at most one image a row.
+
+    Rows that share no class are kept apart.
     """
-    row, slot = np.nonzero((slots.image_class == image_class) & ~slots.shared[:, None])
-    size = int(slots.start[image_class + 1] - slots.start[image_class])
-    order = np.argsort(-slots.coefficient[row, slot], kind="stable")
-    order = order[: min(per_image * size, _MOST_STRONG, max(size, len(order) // 2))]
-    return np.stack([row[order], slot[order]], axis=1).astype(np.int64)
-
-
-def cut_to_size(tree: Float64, n_members: int, n_clusters: int) -> Int64:
-    """Cut a linkage tree into clusters of a reasonable size and leave outliers out.
-
-    The cut goes down from `n_clusters` clusters until so many of them hold at least a third of the mean size.
-
-    Returns
-    -------
-    int64 (n_members,)
-        Cluster 0 .. n_clusters-1, or -1 for an outlier.
-    """
-    from scipy.cluster.hierarchy import fcluster
-
-    out = np.full(n_members, -1, np.int64)
-    for share in (3, 6, 12, n_members):
-        smallest = max(1, n_members // (share * n_clusters))
-        for cut in range(n_clusters, min(n_members, 3 * n_clusters + 10) + 1):
-            group = fcluster(tree, cut, criterion="maxclust")
-            size = np.bincount(group)
-            if (size >= smallest).sum() >= n_clusters:
-                for number, kept in enumerate(np.argsort(-size, kind="stable")[:n_clusters]):
-                    out[group == kept] = number
-                return out
-    return np.arange(n_members, dtype=np.int64) % n_clusters
-
-
-def _groups(apart: Float64, size: int) -> Int64:
-    """Groups of one class by the distances of its strong encryptions."""
-    from scipy.cluster.hierarchy import linkage
+    from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
 
-    if size == 1 or len(apart) <= size:
-        return np.arange(len(apart), dtype=np.int64) % size
-    return cut_to_size(linkage(squareform(apart, checks=False), "average"), len(apart), size)
+    apart = 1.0 - similarity(table).astype(np.float64)
+    if known.present.shape[1] > 1:
+        present = known.present.astype(np.float32)
+        apart[(present @ present.T) == 0] = 2.0
+    tree = linkage(squareform(apart, checks=False), "average")
+    groups = [fcluster(tree, cut, criterion="distance") for cut in _CUTS]
+    fair = [min(int((np.bincount(group)[1:] >= _LEAST).sum()), known.n_images) for group in groups]
+    group = groups[int(np.argmax(fair))] - 1
+    size = np.bincount(group)
+    held = np.zeros((len(size), known.present.shape[1]), np.int64)
+    np.add.at(held, group, known.present)
+    group_class = held.argmax(axis=1)
+    image = np.full(len(size), -1)
+    for c in range(known.present.shape[1]):
+        images, own = np.flatnonzero(known.image_class == c), np.flatnonzero(group_class == c)
+        largest = own[np.argsort(-size[own], kind="stable")[: len(images)]]
+        image[largest] = images[: len(largest)]
+    assignment = image[group][:, None]
+    row = np.arange(len(group))
+    allowed = known.present[row, known.image_class[assignment[:, 0]]]
+    assignment = np.where(allowed[:, None], assignment, -1)
+    coefficient = np.ones(assignment.shape, np.float32)
+    if known.share is not None:
+        coefficient = known.share[row, known.image_class[assignment[:, 0]]][:, None].astype(np.float32)
+    return Mixtures(assignment, coefficient, known.n_images)
 
 
-def clusters(
-    edges: Edges, per_image: tuple[int, ...], feature: Callable[[Int64, Int64], Float32] | None = None
-) -> list[Int64]:
-    """Cluster the strong encryptions of every class by the similarity of their features.
+def worth(codes: Codes) -> Float64:
+    """What the rows would lose without each image, float64 (N,): each of them takes its next best image instead."""
+    loss = np.maximum(codes.margin().astype(np.float64), 0)
+    out = np.zeros(codes.mixtures.n_images)
+    np.add.at(out, codes.mixtures.assignment.ravel(), loss.ravel())
+    return out
 
-    Parameters
+
+@numba.njit(cache=True, nogil=True)
+def _residual_kernel(
+    first: int,
+    last: int,
+    table: Float32,
+    assignment: Int64,
+    share: Float64,
+    product: Float64,
+    gram: Float64,
+    out: Float32,
+) -> None:
+    """<r_i, r_k> = <x_i, x_k> - sum_q a_kq <x_i, P_q> - sum_q a_iq <x_k, P_q> + sum_qs a_iq a_ks <P_q, P_s>."""
+    n_images = gram.shape[0]
+    mixed = np.empty(n_images)
+    for i in range(first, last):
+        mixed[:] = -product[i]
+        for s in range(assignment.shape[1]):
+            if assignment[i, s] >= 0:
+                for j in range(n_images):
+                    mixed[j] += share[i, s] * gram[assignment[i, s], j]
+        for k in range(table.shape[0]):
+            total = float(table[i, k])
+            for s in range(assignment.shape[1]):
+                if assignment[k, s] >= 0:
+                    total += share[k, s] * mixed[assignment[k, s]]
+                if assignment[i, s] >= 0:
+                    total -= share[i, s] * product[k, assignment[i, s]]
+            out[i, k] = np.float32(total)
+
+
+def residual_kernel(table: Float32, codes: Codes, found: Products) -> Float32:
+    """Whitened products of the residuals of all pairs of rows, float32 (n, n)."""
+    out, held = np.empty_like(table), codes.mixtures
+    share = held.coefficient.astype(np.float64)
+    in_blocks(
+        _residual_kernel, len(out), table, held.assignment, share, found.product, found.gram, out, block=_ROWS
+    )
+    return out
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows whose residuals resemble each other.
+
+    Attributes
     ----------
-    edges : Edges
-    per_image : tuple of int
-        Strong encryptions for each image of a class; each number gives one answer.
-    feature : callable, optional
-        Features of given rows and slots; left out, those of the rows.
-
-    Returns
-    -------
-    list of int64 (n, 2)
-        Image of each slot that was clustered; -1 elsewhere.
+    rows : int64 (m,)
+    strength : float32 (m,)
+        Coefficients of what they share.
+    worth : float
+        What it would explain of all rows.
     """
-    slots = edges.slots
-    seeds = [np.full(slots.image_class.shape, -1, np.int64) for _ in per_image]
-    for c in np.flatnonzero(np.diff(slots.start)).tolist():
-        size = int(slots.start[c + 1] - slots.start[c])
-        row, slot = strong_slots(slots, c, max(per_image)).T
-        if len(row) == 0:
-            continue
-        apart = np.zeros((len(row), len(row)))
-        if 1 < size < len(row):
-            chosen = edges.feature[row] if feature is None else feature(row, slot)
-            apart = 1.0 - similarity(chosen, edges.local)
-        for seed, number in zip(seeds, per_image, strict=True):
-            many = len(strong_slots(slots, c, number))  # the first of all
-            group = _groups(apart[:many, :many], size)
-            seed[row[:many], slot[:many]] = np.where(group >= 0, group + slots.start[c], -1)
-    return seeds
+
+    rows: Int64
+    strength: Float32
+    worth: float
 
 
-def repair_clusters(
-    edges: Edges, found: Fit, matching: Matching, times: int = _REPAIRS
-) -> tuple[Fit, Matching]:
-    """Cluster again with the other image subtracted; each class keeps what explains it better, while the gain rises."""
-    for _ in range(times):
+def groups_of(table: Float32, many: int, size: int = _GROUP, rounds: int = 4, spread: int = 2) -> list[Group]:
+    """Groups of rows whose residuals correlate, from their products; those worth most first.
 
-        def alone(row: Int64, slot: Int64, found: Fit = found, known: Int64 = matching.assignment) -> Float32:
-            return edges.without_partner(found, known, row, slot)
-
-        (seed,) = clusters(edges, STRONG_PER_IMAGE[-1:], alone)
-        _, other = edges.explain(edges.fit(seed))
-        mixed = matching.assignment.copy()
-        for c, (new, old) in enumerate(zip(edges.gains(other), edges.gains(matching), strict=True)):
-            held = edges.slots.image_class == c
-            if new > old:
-                mixed[held] = other.assignment[held]
-        fresh, again = edges.explain(edges.fit(mixed))
-        if edges.total_gain(again) <= edges.total_gain(matching):
+    The `spread` times `size` rows that resemble a group most begin no other.
+    """
+    size = min(size, max(2, len(table) // 4))
+    length = np.sqrt(np.maximum(np.diagonal(table), np.float32(1e-6)))
+    like: Float32 = np.divide(table, length[:, None], dtype=np.float32)
+    like /= length
+    np.fill_diagonal(like, 0)
+    nearest = np.sort(np.partition(like, len(like) - size, axis=1)[:, -size:], axis=1)
+    order = np.argsort(-nearest.astype(np.float64).sum(axis=1), kind="stable")
+    used, own = np.zeros(len(like), bool), np.diagonal(table).astype(np.float64)
+    found: list[Group] = []
+    for i in order:
+        if len(found) == many:
             break
-        found, matching = fresh, again
-    return found, matching
+        if used[i]:
+            continue
+        rows = np.argsort(-like[i], kind="stable")[:size]
+        for _ in range(rounds):
+            again = np.argsort(-_column_sums(like, rows), kind="stable")[:size]
+            if set(again.tolist()) == set(rows.tolist()):
+                break
+            rows = again
+        shared = _column_sums(table, rows)
+        square = (float(shared[rows].sum()) - float(own[rows].sum())) * size / (size - 1)
+        shared[rows] = (shared[rows] - own[rows]) * size / (size - 1)
+        gain = np.maximum(shared, 0) ** 2 / (2 * max(square, 1e-9))
+        if np.count_nonzero(used[rows]) < size / 2:
+            total = float(gain[gain > 3 * np.median(gain)].sum())
+            found.append(Group(rows, (shared[rows] / max(square, 1e-9)).astype(np.float32), total))
+        used[np.argsort(-shared, kind="stable")[: spread * size]] = True
+    return sorted(found, key=lambda group: -group.worth)
 
 
-def first_assignment(edges: Edges) -> Matching:
-    """Assign every slot by the edges of clusters, the clusters being those that explain their class best.
+def _column_sums(table: Float32, rows: Int64) -> Float64:
+    """Sum of some rows of a symmetric table, in their order."""
+    return np.add.accumulate(table[rows].astype(np.float64), axis=0)[-1]
 
-    Too few strong encryptions make noisy clusters, too many make clusters that hold two images and others that
-    share one. Each number in `STRONG_PER_IMAGE` is tried, each class keeps the one under which its encryptions are
-    explained best, and the result is repaired.
+
+def restart(mixtures: Mixtures, image: int, group: Group, known: Known) -> Mixtures:
+    """Begin an image anew in the rows of a group.
+
+    It takes the place of the image that most of them hold, or else of the weakest.
     """
-    image_class = edges.slots.image_class
-    best, kept = [-math.inf] * (len(edges.slots.start) - 1), np.full(image_class.shape, -1, np.int64)
-    for seed in clusters(edges, STRONG_PER_IMAGE):
-        _, found = edges.explain(edges.fit(seed))
-        for c, gain in enumerate(edges.gains(found)):
-            if gain > best[c]:
-                best[c] = gain
-                kept[image_class == c] = found.assignment[image_class == c]
-    return repair_clusters(edges, *edges.explain(edges.fit(kept)))[1]
+    held, share = mixtures.assignment.copy(), mixtures.coefficient.copy()
+    share[held == image], held[held == image] = 0, -1
+    allowed = known.present[group.rows, known.image_class[image]]
+    rows, strength = group.rows[allowed], group.strength[allowed]
+    inside = held[rows]
+    count = np.bincount(inside[inside >= 0], minlength=1)
+    common = int(count.argmax()) if count.max() > len(rows) / 2 else -2
+    for row, by in zip(rows, strength, strict=True):
+        place = np.flatnonzero(held[row] == common)
+        slot = int(place[0]) if len(place) else int(np.argmin(share[row]))
+        held[row, slot], share[row, slot] = image, max(float(share[row, slot]), float(by), 0.1)
+    return Mixtures(held, share, mixtures.n_images)
 
 
-def agreement(edges: Edges, assignment: Int64) -> float:
-    """Share of slots to which edge energies alone, which know no sign, give the image that they hold.
+def _fits(group: Group, image: int, known: Known) -> bool:
+    """Whether most rows of a group may hold an image."""
+    return bool(2 * known.present[group.rows, known.image_class[image]].sum() > len(group.rows))
 
-    The attack's own estimate of slots right trusts the signs that follow from the images it judges; this does not.
+
+def first_codes(edges: Edges) -> tuple[Codes, Edges]:
+    """Codes of all encryptions from their features alone, and the edges with epochs if the codes show them."""
+    n, whole = len(edges.feature), edges.known.n_images
+    some = edges.part(slice(0, max(_TOGETHER // whole, 1) * whole)) if n > _TOGETHER else edges
+    table = product_table(some.feature, some.local)
+    codes, found = some.explain(clusters(table, some.known), _FIRST_FITS)
+    some = some.with_epochs(codes.mixtures.assignment)
+    codes, found = some.explain(codes.mixtures, 1)
+    for _ in range(_RESTARTS):
+        value, mixtures, begun = worth(codes), codes.mixtures, 0
+        weak = np.argsort(value, kind="stable").tolist()
+        for group in groups_of(residual_kernel(table, codes, found), 6)[:3]:
+            fitting = [image for image in weak if _fits(group, image, some.known)]
+            if not fitting or (begun and group.worth <= 1.5 * value[fitting[0]]):
+                continue
+            mixtures = restart(mixtures, fitting[0], group, some.known)
+            weak.remove(fitting[0])
+            begun += 1
+        if not begun:
+            break
+        again, products_again = some.explain(mixtures, _FITS)
+        if math.fsum(again.gain.tolist()) <= math.fsum(codes.gain.tolist()):
+            break
+        codes, found = again, products_again
+    edges = replace(edges, known=replace(edges.known, epochs=some.known.epochs and n % whole == 0))
+    if len(some.feature) == n:
+        return codes, edges
+    fitted = some.fit(codes.mixtures)
+    rest = products(edges.feature.__getitem__, edges.square, fitted.image, edges.local, None)
+    return edges.explain(edges.codes(rest).mixtures, 1)[0], edges
+
+
+def overlap(a: Int64, b: Int64) -> Int64:
+    """How many images of each row of `a` (n, p) stand in the same row of `b`, counted with their number, int64 (n,).
+
+    Examples
+    --------
+    >>> overlap(np.array([[1, 1, 2]]), np.array([[2, 1, 3]])).tolist()
+    [2]
     """
-    _, again = edges.explain(edges.fit(assignment), times=1)
-    known = ~edges.slots.shared
-    same = int(np.count_nonzero(again.assignment[known] == assignment[known]))
-    return round(same / max(int(known.sum()) * 2, 1), 4)
+    b, out = b.copy(), np.zeros(len(a), np.int64)
+    for j in range(a.shape[1]):
+        same = b == a[:, j : j + 1]
+        hit = same.any(axis=1)
+        place = same.argmax(axis=1)
+        b[hit, place[hit]] = -2
+        out += hit
+    return out
+
+
+def agreement(edges: Edges, mixtures: Mixtures) -> float:
+    """Share of places for which edge energies alone, which know no sign, choose the image that stands there.
+
+    The attack's own estimate of places right trusts the signs that follow from the images it judges; this does not.
+    """
+    again = edges.codes(edges.products(mixtures)).mixtures.assignment
+    return round(float(overlap(mixtures.assignment, again).sum() / again.size), 4)

@@ -1,0 +1,205 @@
+"""What is known of an attack's sparse matrix before any image is: classes, sums of coefficients, epochs, their law.
+
+Labels with coefficients name the classes of a row and the sum of the coefficients of each; labels with classes only
+name the classes; without labels any image may stand in any row. Without public images the coefficients of a row sum
+to 1. None of this is needed, all of it is used. Whether rows come in epochs is read from the codes themselves, never
+taken from release.json, since rows may be shuffled.
+
+Where no sum is known, neither is the scale of an image: an image half as bright with coefficients twice as large
+explains the same rows. Then the law of the scheme gives the scale: the coefficients of all images have the same
+distribution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from instahide_nb.attacks.exact import factor, solve
+from instahide_nb.attacks.mixtures import Mixtures, normal_matrix
+from instahide_nb.challenge.release import Release, ReleaseInfo
+from instahide_nb.core.errors import InputError
+from instahide_nb.scheme.encryption import draw_coefficients
+from instahide_nb.scheme.streams import Mt19937Stream
+
+Bool = npt.NDArray[np.bool_]
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Float = Float32 | Float64
+Int64 = npt.NDArray[np.int64]
+
+_DRAWS = 20_000  # rows of coefficients from which their law is taken
+_GRID = 2.0**20  # to which it is rounded: a logarithm's last bit differs between machines
+_REGULAR = 0.6  # of the variance of images per block that chance gives; less shows epochs
+_RIDGE = 0.02  # of the scales of images to their common scale
+
+
+@dataclass(frozen=True)
+class Known:
+    """Constraints on the codes of all rows.
+
+    Attributes
+    ----------
+    per_row : int
+        Private images of a row, p.
+    image_class : int64 (N,)
+        Class of each image, ascending: the labels say how many images a class has.
+    present : bool (n, classes)
+        Which classes a row holds. Without labels there is one class, present everywhere.
+    share : float64 (n, classes) or None
+        Sum of the coefficients of each class; None if unknown.
+    epochs : bool
+        Whether rows come in blocks of N in which each image stands p times.
+    """
+
+    per_row: int
+    image_class: Int64
+    present: Bool
+    share: Float64 | None
+    epochs: bool = False
+
+    @property
+    def n_images(self) -> int:
+        """Number of private images, N."""
+        return len(self.image_class)
+
+    def part(self, rows: slice | Int64) -> Known:
+        """The same for some rows."""
+        share = None if self.share is None else self.share[rows]
+        return replace(self, present=self.present[rows], share=share)
+
+
+def read_known(label: npt.NDArray[np.floating] | None, n: int, n_images: int, per_row: int) -> Known:
+    """Read the constraints that labels (n, classes) set, or none.
+
+    Raises
+    ------
+    InputError
+        When labels are negative, name no class or more classes than private images, or when there are fewer images
+        than classes.
+
+    Examples
+    --------
+    >>> known = read_known(np.array([[0.5, 0.2], [0.0, 0.6], [0.1, 0.3], [0.7, 0.0]]), 4, 3, 2)
+    >>> known.image_class.tolist(), known.share is None
+    ([0, 1, 1], False)
+    """
+    if label is None:
+        return Known(per_row, np.zeros(n_images, np.int64), np.ones((n, 1), bool), None)
+    present = label > 0
+    count = present.sum(axis=1)
+    if (label < 0).any() or count.min() < 1 or count.max() > per_row:
+        raise InputError(
+            f"label.npy: a row has between 1 and {per_row} positive entries, the coefficients (or classes) of its "
+            f"{per_row} private images; this label.npy has rows with {int(count.min())} to {int(count.max())}"
+        )
+    # entries of 1 that are not coefficients: with several classes in a row coefficients sum to 1 at most
+    classes_only = bool((label[present] == 1).all()) and bool((count > 1).any())
+    image_class = np.repeat(np.arange(label.shape[1]), _class_sizes(present, n_images, per_row))
+    return Known(per_row, image_class, present, None if classes_only else label.astype(np.float64))
+
+
+def _class_sizes(present: Bool, n_images: int, per_row: int) -> Int64:
+    """Images of each class, in proportion to how often it occurs (largest remainders).
+
+    A row of fewer classes than images holds a class twice or more: it counts for the classes it has in equal parts.
+    """
+    weight = per_row * present / present.sum(axis=1, keepdims=True)
+    occurrence = (
+        np.rint(60 * weight).astype(np.int64).sum(axis=0)
+    )  # 60: halves, thirds, quarters and fifths are whole
+    share = occurrence * n_images
+    size = share // occurrence.sum()
+    size[(size == 0) & (occurrence > 0)] = 1
+    if size.sum() > n_images:
+        raise InputError(
+            f"n_private: {n_images} images cannot cover the {int((occurrence > 0).sum())} classes seen"
+        )
+    remainder = share - size * occurrence.sum()
+    for _ in range(int(n_images - size.sum())):
+        best = int(np.argmax(remainder))
+        size[best] += 1
+        remainder[best] -= occurrence.sum()
+    return size
+
+
+def in_epochs(assignment: Int64, n_images: int, per_row: int) -> bool:
+    """Whether images stand in blocks of N rows more evenly than chance would have it.
+
+    In an epoch each image stands p times; in shuffled rows the number varies with variance p. Errors of the codes add
+    some variance to the one and leave the other as it is.
+
+    Examples
+    --------
+    >>> order = np.stack([np.roll(np.arange(50), e) for e in range(20)])
+    >>> rows = np.stack([order.ravel(), np.roll(order, 7, axis=1).ravel()], axis=1)
+    >>> in_epochs(rows, 50, 2), in_epochs(np.random.default_rng(0).permutation(rows), 50, 2)
+    (True, False)
+    """
+    n = len(assignment)
+    if n % n_images or n // n_images < 2:
+        return False
+    block = np.repeat(np.arange(n) // n_images, assignment.shape[1])
+    held = assignment.ravel()
+    count = np.zeros((n // n_images, n_images + 1), np.int64)
+    np.add.at(count, (block, held), 1)  # -1 counts in the last column
+    count = count[:, :n_images]
+    mean = count.mean(axis=0)
+    variance = ((count - mean) ** 2).sum() / (len(count) - 1)
+    return bool(variance < _REGULAR * mean.sum())
+
+
+def coefficient_law(info: ReleaseInfo) -> Float64:
+    """Private coefficients of many rows as the scheme draws them, float64 (draws, p), each column ascending.
+
+    Column j holds the (j+1)-th largest coefficients of the rows.
+    """
+    limits = {"max_coefficient": info.max_coefficient}
+    if info.scheme == "cross":
+        limits["min_private_sum"] = info.min_private_sum
+    drawn = draw_coefficients(Mt19937Stream(0), _DRAWS, info.k, **limits)[:, : info.private_per_row]
+    return np.rint(np.sort(-np.sort(-drawn, axis=1), axis=0) * _GRID) / _GRID
+
+
+def by_law(coefficient: Float, law: Float64) -> Float32:
+    """Coefficients (n, p) with the ranks they have among those of their column, and the values of the law.
+
+    The largest of each row is compared with the largest of others, and so on.
+    """
+    order = np.argsort(-coefficient, axis=1, kind="stable")
+    ordered = np.take_along_axis(coefficient, order, axis=1)
+    out = np.empty(coefficient.shape, np.float32)
+    for j in range(coefficient.shape[1]):
+        rank = np.argsort(np.argsort(ordered[:, j], kind="stable"), kind="stable")
+        place = (2 * rank + 1) * len(law) // (2 * len(rank))
+        ordered[:, j] = law[place, j]
+    np.put_along_axis(out, order, ordered, axis=1)
+    return out
+
+
+def scales_by_law(mixtures: Mixtures, law: Float64) -> Float32:
+    """Factor of each image's coefficients after which their mean square is the law's, float32 (N,)."""
+    held = mixtures.assignment.ravel()
+    square = np.bincount(held, mixtures.coefficient.ravel().astype(np.float64) ** 2, mixtures.n_images)
+    count = np.bincount(held, minlength=mixtures.n_images)
+    wanted = np.add.accumulate((law * law).ravel())[-1] / law.size
+    return np.sqrt(wanted * np.maximum(count, 1) / np.maximum(square, 1e-9)).astype(np.float32)
+
+
+def scales_by_sum(mixtures: Mixtures) -> Float32:
+    """Factor of each image's coefficients after which rows sum to 1, by least squares, float32 (N,)."""
+    one = np.ones(len(mixtures.assignment))
+    normal = normal_matrix(mixtures, one)
+    right = np.bincount(mixtures.assignment.ravel(), mixtures.coefficient.ravel(), mixtures.n_images)
+    common = right.sum() / normal.sum()
+    ridge = _RIDGE * float(np.mean(np.diagonal(normal)))
+    found = solve(factor(normal + ridge * np.eye(len(normal))), (right + ridge * common)[:, None])
+    return found[:, 0].astype(np.float32)
+
+
+def known_of(release: Release) -> Known:
+    """The constraints of a release: its labels, and the sum of 1 where there are no public images and no labels."""
+    info, n = release.info, len(release.encryption)
+    return read_known(release.label, n, info.n_private, info.private_per_row)
