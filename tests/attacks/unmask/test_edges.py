@@ -5,24 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from dead_leaves import dead_leaves
-from scipy.cluster.hierarchy import linkage
 from scipy.optimize import linear_sum_assignment
 
-from instahide_nb.attacks.mixtures import Fit, Mixtures
-from instahide_nb.attacks.unmask import edges as module
+from instahide_nb.attacks.mixtures import Mixtures
+from instahide_nb.attacks.unmask.codes import square_lengths
+from instahide_nb.attacks.unmask.constraints import Known
 from instahide_nb.attacks.unmask.edges import (
     Edges,
     clusters,
-    cut_to_size,
     edge_energies,
     edge_features,
     edge_filter,
-    first_assignment,
-    repair_clusters,
+    first_codes,
+    groups_of,
+    overlap,
+    product_table,
+    residual_kernel,
+    restart,
     similarity,
-    strong_slots,
+    worth,
 )
-from instahide_nb.attacks.unmask.matching import read_slots, square_lengths
 from instahide_nb.attacks.unmask.smoothness import whiten
 
 
@@ -55,119 +57,97 @@ def test_a_shared_image_shows_in_the_correlation() -> None:
     assert found[0, 1] == found[~np.eye(10, dtype=bool)].max()
 
 
-def planted(noise: float, n: int = 241, seed: int = 0) -> tuple[Edges, np.ndarray, np.ndarray]:
-    """Features that are exactly what the model says, with smooth noise; the images' features, and the true pairs."""
+def planted(noise: float, n: int = 240, seed: int = 0) -> tuple[Edges, Mixtures]:
+    """Features that are exactly what the model says, with smooth noise, and the true codes; six images, no labels."""
     rng = np.random.default_rng(seed)
     image = rng.normal(size=(6, 4, 9, 9)).astype(np.float32)
-    pair = np.stack([rng.integers(0, 3, n), rng.integers(3, 6, n)], axis=1)
-    slots = read_slots(rng.uniform(0.1, 0.5, (n, 2)), 6)  # n is no multiple of six: no epochs
-    pair = np.take_along_axis(pair, slots.image_class, axis=1)
+    held = np.concatenate([np.stack([rng.permutation(6), rng.permutation(6)], axis=1) for _ in range(n // 6)])
+    share = rng.uniform(0.1, 0.6, (n, 2)).astype(np.float32)
     smooth = rng.normal(size=(n, 1, 10, 10))
     smooth = np.repeat(smooth[:, :, 1:, 1:] + smooth[:, :, :-1, :-1], 4, axis=1)
-    feature = (slots.coefficient[:, :, None, None, None] * image[pair]).sum(axis=1) + noise * smooth
-    feature = feature.astype(np.float32)
+    feature = ((share[:, :, None, None, None] * image[held]).sum(axis=1) + noise * smooth).astype(np.float32)
     local = edge_filter(feature)
-    return Edges(slots, feature, local, square_lengths(feature.__getitem__, n, local)), image, pair
+    known = Known(2, np.zeros(6, np.int64), np.ones((n, 1), bool), None)
+    edges = Edges(known, feature, local, square_lengths(feature.__getitem__, n, local))
+    return edges, Mixtures(held, share, 6)
 
 
-def given(image: np.ndarray, n: int) -> Fit:
-    """Features that were fitted to nothing."""
-    nobody = Mixtures(np.full((n, 2), -1), np.zeros((n, 2), np.float32), len(image))
-    return Fit(image, nobody, np.zeros((n, len(image))))
-
-
-def right(true: np.ndarray, found: np.ndarray) -> float:
-    """Share of slots with the right image, under the best renaming of images."""
+def right(true: Mixtures, found: np.ndarray) -> float:
+    """Share of places with the right image, under the best renaming of images."""
     table = np.zeros((6, 6), int)
-    np.add.at(table, (true[found >= 0], found[found >= 0]), 1)
-    return table[linear_sum_assignment(-table)].sum() / table.sum()
+    for column in found.T:
+        row = np.flatnonzero(column >= 0)
+        for place in true.assignment[row].T:
+            np.add.at(table, (place, column[row]), 1)
+    name = np.empty(6, int)
+    a, b = linear_sum_assignment(-table)
+    name[b] = a
+    renamed = np.where(found >= 0, name[found], -1)
+    return overlap(renamed, true.assignment).sum() / (found >= 0).sum()
 
 
-def test_an_unknown_partner_is_noise_and_rows_of_one_class_say_nothing() -> None:
-    energies, image, pair = planted(0.0)
-    half = pair.copy()
-    half[::2, 1] = -1
-    for a, b in zip(energies.fit(half).image, image, strict=True):
-        assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.9
-    energies.slots.shared[:20] = True
-    fit = energies.fit(pair)
-    energies.feature[:20] += 100
-    assert np.array_equal(energies.fit(pair).image, fit.image)
-    assert not fit.influence[:20].any()
+def test_squares_add_the_square_of_each_value() -> None:
+    image = mixed_images()
+    energy = edge_energies(image, squares=True)
+    assert energy.shape == (10, 7, 15, 15)
+    assert np.allclose(np.sqrt(energy[:, :4]), edge_energies(image), atol=1e-6)
+    assert np.allclose(energy[:, 4:], (image[:, :-1, :-1] ** 2).transpose(0, 3, 1, 2), atol=1e-6)
 
 
-def test_pairs_are_found_under_smooth_noise() -> None:
-    energies, image, pair = planted(1.5)
-    _, found = energies.explain(given(image, len(pair)), times=1)
-    assert (found.assignment == pair).mean() > 0.97
-    assert (found.chosen(energies.slots)[:, 0] > 0).mean() > 0.97
+def test_products_are_those_of_whitened_rows() -> None:
+    edges, _ = planted(1.0, n=60)
+    table = product_table(edges.feature, edges.local)
+    white = whiten(edges.feature, edges.local).reshape(60, -1)
+    exact = edges.feature.reshape(60, -1) @ white.T
+    assert np.array_equal(table, table.T)
+    assert np.abs(table - 0.5 * (exact + exact.T)).max() < 1e-3 * np.abs(exact).max()
+    twice = similarity(np.block([[table, table], [table, table]]))
+    assert (twice.max(), twice.min() >= -1) == (1, True)
 
 
-def test_gain_is_half_the_drop_of_the_whitened_length() -> None:
-    energies, image, _ = planted(0.5, n=40)
-    _, found = energies.explain(given(image, 40), times=1)
-    gain = found.chosen(energies.slots)[:, 0]
-    made = (energies.slots.coefficient[:, :, None, None, None] * image[found.assignment]).sum(axis=1)
-
-    def length(z: np.ndarray) -> np.ndarray:
-        return (z * whiten(z.astype(np.float32), energies.local)).reshape(len(z), -1).sum(axis=1)
-
-    drop = 0.5 * (length(energies.feature) - length(energies.feature - made))
-    assert np.allclose(gain, drop, rtol=0.05, atol=0.02 * np.abs(drop).max())
-    assert np.isclose(energies.total_gain(found), gain.sum(), rtol=1e-5)
-
-
-def test_similarity_is_a_correlation() -> None:
-    energies, _, _ = planted(1.0, n=60)
-    twice = np.concatenate([energies.feature, energies.feature])
-    found = similarity(twice, energies.local)
-    assert np.array_equal(found, found.T)
-    assert np.allclose(np.diagonal(found), 1)
-    # two encryptions of the same mixture have no negative distance, which scipy would refuse
-    assert (found.max(), found.min() >= -1) == (1, True)
-    group = module._groups(1.0 - found, 3)
-    assert np.array_equal(group[:60], group[60:])
-
-
-def test_an_outlier_does_not_become_an_image() -> None:
-    points = np.concatenate([np.arange(10) * 0.01, 5 + np.arange(10) * 0.01, [100.0]])
-    group = cut_to_size(linkage(points[:, None], "average"), 21, 2)
-    assert group[20] == -1
-    assert (len(set(group[:10])), len(set(group[10:20])), group[0] != group[10]) == (1, 1, True)
-
-
-def test_strong_slots_are_the_largest_of_their_class() -> None:
-    slots = planted(0.5)[0].slots
-    row, slot = strong_slots(slots, 1).T
-    value = slots.coefficient[row, slot]
-    assert (slots.image_class[row, slot] == 1).all()
-    assert (np.diff(value) <= 0).all()
-    assert value[0] == slots.coefficient[slots.image_class == 1].max()
+def test_residual_products_are_those_of_residuals() -> None:
+    edges, true = planted(0.5, n=60)
+    codes, found = edges.explain(true, 1)
+    found = edges.products(codes.mixtures)
+    fitted = edges.fit(codes.mixtures).image.reshape(6, -1)
+    made = np.einsum("np,npd->nd", codes.mixtures.coefficient, fitted[codes.mixtures.assignment])
+    left = (edges.feature.reshape(60, -1) - made).reshape(edges.feature.shape).astype(np.float32)
+    wanted = product_table(left, edges.local)
+    got = residual_kernel(product_table(edges.feature, edges.local), codes, found)
+    assert np.abs(got - wanted).max() < 0.02 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.6])
-def test_clusters_are_the_planted_images_and_lead_to_all_slots(noise: float) -> None:
-    energies, _, pair = planted(noise, n=301)
-    (seed,) = clusters(energies, (20,))
-    assert right(pair, seed) > 0.97
-    assert right(pair, first_assignment(energies).assignment) > 0.9
-    assert module.agreement(energies, pair) > 0.9
+def test_clusters_lead_to_all_codes_and_show_epochs(noise: float) -> None:
+    edges, true = planted(noise)
+    begun = clusters(product_table(edges.feature, edges.local), edges.known)
+    assert right(true, begun.assignment) > 0.9
+    codes, after = first_codes(edges)
+    assert right(true, codes.mixtures.assignment) > 0.9
+    assert after.known.epochs
+    order = np.random.default_rng(0).permutation(len(edges.feature))
+    mixed = Edges(edges.known, edges.feature[order], edges.local, edges.square[order])
+    assert not first_codes(mixed)[1].known.epochs
 
 
-def test_an_image_with_two_clusters_and_a_cluster_of_two_images_are_repaired() -> None:
-    energies, _, pair = planted(0.3, n=301)
-    wrong = pair.copy()
-    wrong[pair == 1] = 0  # images 0 and 1 in one cluster
-    row, slot = np.nonzero(pair == 2)
-    wrong[row[::2], slot[::2]] = 1  # image 2 in two
-    broken = energies.explain(energies.fit(wrong))
-    _, repaired = repair_clusters(energies, *broken, 2)
-    assert energies.total_gain(repaired) > energies.total_gain(broken[1])
-    assert right(pair, broken[1].assignment) < 0.9 < right(pair, repaired.assignment)
+def test_an_image_of_no_worth_is_restarted_where_residuals_agree() -> None:
+    edges, true = planted(0.3)
+    lost = np.where(true.assignment == 5, 0, true.assignment)  # nobody has image 5
+    codes, _ = edges.explain(Mixtures(lost, true.coefficient, 6), 1)
+    assert worth(codes).argmin() == 5
+    table = residual_kernel(product_table(edges.feature, edges.local), codes, edges.products(codes.mixtures))
+    group = groups_of(table, 1)[0]
+    assert (true.assignment[group.rows] == 5).any(axis=1).mean() > 0.8
+    again, _ = edges.explain(restart(codes.mixtures, 5, group, edges.known), 3)
+    assert right(true, again.mixtures.assignment) > 0.9
 
 
-def test_the_partner_is_subtracted() -> None:
-    energies, image, pair = planted(0.0, n=31)
-    left = energies.without_partner(given(image, 31), pair, np.array([3, 4]), np.array([0, 1]))
-    share = energies.slots.coefficient[[3, 4], [0, 1]][:, None, None, None]
-    assert np.allclose(left, share * image[pair[[3, 4], [0, 1]]], atol=1e-5)
+def test_rows_of_other_classes_are_kept_apart() -> None:
+    edges, true = planted(0.3)
+    classes = np.repeat([0, 1], 3)
+    present = np.zeros((len(edges.feature), 2), bool)
+    present[np.arange(len(present))[:, None], classes[true.assignment]] = True
+    known = Known(2, classes, present, None)
+    begun = clusters(product_table(edges.feature, edges.local), known).assignment[:, 0]
+    used = begun >= 0
+    assert present[np.flatnonzero(used), classes[begun[used]]].all()

@@ -52,6 +52,7 @@ _TOGETHER = 5000  # rows compared with each other where they are in no epochs
 _TOGETHER_IN_EPOCHS = 2000  # and in whole epochs
 _ROWS = 1000  # encryptions at a time
 _BETTER = 0.06  # of the mean gain, by which edges must explain a row better to overrule its signs
+_TOO_SMALL = 0.93  # of the least sum of private coefficients: fewer are a sign of wrong codes
 _WORTHLESS = 0.04  # of the median margin of images
 _GRACE = 2  # rounds that a restarted image has before it is judged
 _GROUP, _STRENGTH = 30, 0.35  # rows from which an image is restarted, and its coefficient in them
@@ -141,6 +142,8 @@ class Estimates:
         Of the private coefficients, from `coefficient_law`.
     n_public : int
         Public images of an encryption, k - p.
+    least_sum : float
+        Of the private coefficients of a row.
     moments : Moments
         Of public images.
     size : float32 (n, channels, h, w)
@@ -163,6 +166,7 @@ class Estimates:
     known: Known
     law: Float64
     n_public: int
+    least_sum: float
     moments: Moments
     size: Float32
     mixtures: Mixtures
@@ -265,8 +269,8 @@ class Estimates:
         coefficient = other.mixtures.coefficient
         if self.known.share is None and self.n_public:
             coefficient = by_law(coefficient, self.law)
-            sums = np.sort(self.law.sum(axis=1))[len(self.law) // 1000]
-            better |= (self.mixtures.coefficient.sum(axis=1) < 0.93 * sums) & (other.gain >= mine.gain)
+            few = self.mixtures.coefficient.sum(axis=1) < np.float32(_TOO_SMALL * self.least_sum)
+            better |= few & (other.gain >= mine.gain)
         rows = np.flatnonzero(better)
         if len(rows):
             held, share = self.mixtures.assignment.copy(), self.mixtures.coefficient.copy()
@@ -506,7 +510,8 @@ class Unmask:
         size = np.abs(planar) if self.masked else planar
         image = np.zeros((known.n_images, *planar.shape[1:]), np.float32)
         scale = prior_scale(mixtures, n_public)
-        self.now = Estimates(known, law, n_public, self.moments, size, mixtures, scale, image, planar.copy())
+        limits = law, n_public, info.min_private_sum
+        self.now = Estimates(known, *limits, self.moments, size, mixtures, scale, image, planar.copy())
         return self.now
 
     def find_first_images(self) -> Estimates:
