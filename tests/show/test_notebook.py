@@ -12,15 +12,19 @@ import cv2
 import nbformat
 import numpy as np
 import pytest
+from dead_leaves import dead_leaves
 from nbclient import NotebookClient
 
+from instahide_nb.attacks.registry import Steps
 from instahide_nb.attacks.result import AttackResult, on_the_grid
 from instahide_nb.challenge.build import Challenge, build_challenge
+from instahide_nb.challenge.release import Release, ReleaseInfo
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.params import GenDataParams
 from instahide_nb.evaluate.metrics import score
 from instahide_nb.evaluate.report import private_inside
-from instahide_nb.scheme.encryption import pixel_values
+from instahide_nb.scheme.encryption import encrypt, pixel_values
+from instahide_nb.scheme.streams import open_stream
 from instahide_nb.show import notebook, plots
 from instahide_nb.show.grids import absolute_pixels, contact_sheet, to_pixels
 
@@ -205,25 +209,55 @@ def test_pairs_are_told_apart_by_a_shared_private_image(challenge: Challenge) ->
     assert np.abs(np.concatenate([same, different])).max() <= 1.001
 
 
-def test_explanations_are_drawn_where_they_apply_and_are_none_elsewhere(challenge: Challenge) -> None:
+def test_explanations_are_none_where_there_are_no_stages(challenge: Challenge) -> None:
     release, result = challenge.release, result_of(challenge)
-    explanations = (notebook.sharing_histogram, notebook.cluster_matrix, notebook.eigenvector_plot)
-    for explain in explanations:
-        assert explain(release, result) is not None
-    unknown = replace(result, assignment=np.full_like(result.assignment, -1))
-    lost = AttackResult.not_found("lost", "O(1)", "", shape=release.encryption.shape, seconds={}, details={})
-    inside = replace(release, info=replace(release.info, scheme="inside"))
-    for explain in explanations:
-        assert explain(release, unknown) is explain(release, lost) is explain(inside, result) is None
-    assert notebook.lifted_masks(release, lost) is notebook.rounds(lost) is notebook.error_rates(lost) is None
-    assert notebook.answers(release, lost) is None
-    history = {"signed": release.encryption, "history": [result.recovered] * 3}
-    shown = replace(result, extras=history, details={"sign_errors": [[10, 0], [20, 1]]})
-    np.testing.assert_array_equal(
-        notebook.rounds(shown), contact_sheet(np.concatenate([result.recovered] * 3), columns=7)
+    lost = AttackResult.not_found(
+        "lost", "O(1)", "no seed", shape=release.encryption.shape, seconds={}, details={}
     )
-    assert notebook.lifted_masks(release, shown).shape[1] == notebook.answers(release, shown).shape[1]
+    for explain in (
+        notebook.edge_maps,
+        notebook.cluster_matrix,
+        notebook.image_edges,
+        notebook.product_plot,
+        notebook.lifted_masks,
+        notebook.rounds,
+        notebook.predicted_public,
+    ):
+        assert explain(None) is None
+    assert notebook.stages(lost) is notebook.error_rates(lost) is notebook.answers(release, lost) is None
+    assert notebook.own_report(lost) == "generator not found: no seed"
+    details = {"sign_errors": [[10, 0], [20, 1]], "seed": 7, "estimated_slot_accuracy": 0.5}
+    history = {"history": [("one", result.recovered), ("two", result.recovered)]}
+    shown = replace(result, extras=history, details=details)
+    both = contact_sheet(np.concatenate([result.recovered] * 2), columns=7)
+    np.testing.assert_array_equal(notebook.stages(shown), both)
     assert notebook.error_rates(shown) is not None
+    assert notebook.own_report(shown).splitlines()[-2:] == [
+        "seed 7",
+        "private images identified, by its own estimate: 50.0 %",
+    ]
+
+
+def test_every_stage_of_unmask_has_a_picture() -> None:
+    images = dead_leaves(8, (16, 16), 1)
+    stream = open_stream("mt19937", seed=3, key="", states=None)
+    made = encrypt(
+        images, dead_leaves(60, (16, 16), 2), stream, scheme="cross", k=4, encryptions_per_image=30
+    )
+    info = ReleaseInfo(k=4, n_private=8, encryptions_per_image=30)
+    steps = Steps("unmask", Release(made.encryption, None, info), dead_leaves(60, (16, 16), 3))
+    assert notebook.edge_maps(steps("find_edges"), rows=4).shape[2] == 3
+    walk = steps("find_first_codes")
+    assert min(notebook.cluster_matrix(walk).shape[:2]) > 50
+    assert notebook.image_edges(walk) is not None
+    walk = steps("find_first_images")
+    assert notebook.product_plot(walk) is not None
+    assert notebook.lifted_masks(steps("refine"), rows=3) is not None
+    walk = steps("share_public_images")
+    assert notebook.predicted_public(walk, rows=3) is not None
+    assert len(walk.history) == 12
+    assert notebook.rounds(walk, images=5).shape[0] > notebook.rounds(walk, images=5).shape[1]
+    assert steps.result().method == "unmask"
 
 
 def test_sign_agreement_counts_neighbours() -> None:

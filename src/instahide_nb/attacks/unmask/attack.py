@@ -495,9 +495,10 @@ class Unmask:
         info = self.release.info
         n_public = info.k - info.private_per_row
         with self.watch.stage("first codes"):
-            first, self.energies = edges.first_codes(self.energies)
+            self.codes, self.energies = edges.first_codes(self.energies)
             law = coefficient_law(info)
-        known, mixtures = self.energies.known, scaled(first.mixtures, self.energies.known, law, n_public)
+        known = self.energies.known
+        mixtures = scaled(self.codes.mixtures, known, law, n_public)
         if known.share is None:
             share = mixtures.coefficient
             share = (

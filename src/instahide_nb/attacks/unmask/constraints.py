@@ -148,7 +148,8 @@ def in_epochs(assignment: Int64, n_images: int, per_row: int) -> bool:
     count = count[:, :n_images]
     mean = count.mean(axis=0)
     variance = ((count - mean) ** 2).sum() / (len(count) - 1)
-    return bool(variance < _REGULAR * mean.sum())
+    chance = mean.sum() * (1 - per_row / n_images)  # the images of a row differ
+    return bool(variance < _REGULAR * chance)
 
 
 def coefficient_law(info: ReleaseInfo) -> Float64:
