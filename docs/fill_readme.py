@@ -1,4 +1,4 @@
-"""Fills the parts of README.md that come from runs, between their markers: ``make readme``.
+"""Fills the parts of README.md and docs/ that come from runs, between their markers: ``make readme``.
 
 Read are the expected hashes in the package, the results and costs of the demo kept in ``docs/demo/`` (copied there by
 ``python docs/fill_readme.py --keep runs/demo``) and the parameters' own descriptions.
@@ -10,10 +10,10 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from instahide_nb.core.files import read_json
 from instahide_nb.core.params import NOTEBOOKS, read_yaml
 from instahide_nb.core.progress import duration
 from instahide_nb.core.runs import RESOURCES, Usage, read_usage
@@ -81,10 +81,15 @@ def _cost(entry: Usage) -> tuple[str, str, str]:
 
 
 def headline() -> str:
-    """What the attacks reach on the demo, in a sentence."""
-    figures = {path.parent.name: read_json(path)["max_ssim"] for path in DEMO.glob("*/metrics.json")}
-    best = sorted(figures.items(), key=lambda item: (-item[1], item[0]))
-    return "Max_SSIM on the demo: " + ", ".join(f"`{name}` {value:.3f}" for name, value in best) + "."
+    """What attacks reached: measured on the demo (bold), and reported in 2020."""
+    rows = [row for row in sort_rows(_rows()) if row.max_ssim is not None]
+    body = [
+        (f"**{row.attack}**", f"{row.max_ssim:.3f}", row.time, "this package, demo")
+        if row.kind == "measured"
+        else (row.attack, f"{row.max_ssim:.2f}", row.time, "reported, challenge of 2020")
+        for row in rows
+    ]
+    return markdown_table(("attack", "Max_SSIM", "time", ""), body, right=("Max_SSIM",))
 
 
 def parameters() -> str:
@@ -99,25 +104,22 @@ def parameters() -> str:
     return "\n".join(lines)
 
 
-SECTIONS = {
-    "hashes": partial(hashes, "demo"),
-    "hashes-tiny": partial(hashes, "tiny"),
-    "leaderboard": leaderboard,
-    "headline": headline,
-    "times": times,
-    "parameters": parameters,
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"headline": headline, "hashes": partial(hashes, "demo")},
+    "docs/benchmarks.md": {"leaderboard": leaderboard, "times": times},
+    "docs/parameters.md": {"parameters": parameters},
 }
 
 
-def filled(text: str) -> str:
-    """README with each marked part made anew."""
-    for name, make in SECTIONS.items():
+def filled(page: str, text: str) -> str:
+    """A page with each marked part made anew."""
+    for name, make in PAGES[page].items():
         pattern = rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)"
         text, count = re.subn(
             pattern, lambda m, make=make: m[1] + make() + "\n" + m[2], text, flags=re.DOTALL
         )
         if count != 1:
-            raise SystemExit(f"README.md: {count} parts are marked {name}; one is expected")
+            raise SystemExit(f"{page}: {count} parts are marked {name}; one is expected")
     return text
 
 
@@ -137,5 +139,6 @@ def keep(run: Path) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--keep"]:
         keep(Path(sys.argv[2]))
-    readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        (ROOT / page).write_text(filled(page, text), encoding="utf-8")
