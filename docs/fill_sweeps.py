@@ -33,11 +33,11 @@ def k_finding(table: DataFrame) -> Finding:
     fewer = (at.loc[10] - at.loc[50])[[4, 6, 8]].mean()
     more = (at[8] - at[4]).mean()
     parts = [
-        f"{', '.join(f'{s:.3f}' for s in at.loc[e])} with {e} encryptions an image" for e in (50, 20, 10)
+        f"{', '.join(f'{s:.3f}' for s in at.loc[e])} with {e} encryptions per image" for e in (50, 20, 10)
     ]
     return Finding(
-        f"From 50 to 10 encryptions an image `unmask` {_change(fewer)} of Max_SSIM, from 4 to 8 mixed images it "
-        f"{_change(more)}; at k = 2, without public images, it reaches {at[2].min():.3f} or more",
+        f"With 10 instead of 50 encryptions per image, `unmask` {_change(fewer)} in Max_SSIM. With 8 instead of 4 mixed "
+        f"images, it {_change(more)}. Without public images (k = 2) it reaches {at[2].min():.3f} or more",
         f"for k = {', '.join(map(str, at))} it reaches {'; '.join(parts)}",
     )
 
@@ -51,16 +51,16 @@ def scheme_finding(table: DataFrame) -> Finding:
     scores = table.pivot_table("max_ssim", "scheme", "k")
     hidden = [scheme for scheme in ("cross", "inside") if not scores.loc[scheme].min() > 0.99]
     lead = {
-        0: "Neither scheme hides anything",
-        1: f"Only {' '.join(hidden)} hides anything",
-        2: "Both hide something",
+        0: "Nothing remains hidden",
+        1: f"Something remains hidden with {' '.join(hidden)} only",
+        2: "Something remains hidden",
     }
     cross, inside = (
         ", ".join(f"{score:.3f}" for score in scores.loc[scheme]) for scheme in ("cross", "inside")
     )
     return Finding(
-        f"{lead[len(hidden)]} once the seed is known, whether the images mixed in are public (cross) or private "
-        "(inside)",
+        f"{lead[len(hidden)]} once the seed is known, neither cross-dataset (public images are mixed in) nor "
+        "inside-dataset InstaHide",
         f"for k = {', '.join(map(str, scores))} `prng-seed` reaches Max_SSIM {cross} and {inside}",
     )
 
@@ -75,10 +75,9 @@ def rng_finding(table: DataFrame) -> Finding:
         scores.append(f"`{method}` {old:.2f} and " + ("no answer" if pandas.isna(new) else f"{new:.2f}"))
         (stopped if found["mt19937"] and not found["chacha20"] else others).append(f"`{method}`")
     return Finding(
-        f"`chacha20` hides the generator from {' and '.join(stopped) or 'no attack'}, which find it in `mt19937`, and "
-        f"is nothing to {', '.join(others) or 'any other'}",
-        f"Max_SSIM with `mt19937` and with `chacha20` is {', '.join(scores)} (an attack that does not find the "
-        "generator answers with the images that it has without)",
+        f"`chacha20` stops {' and '.join(stopped) or 'no attack'}, which break `mt19937`. It does not affect "
+        f"{', '.join(others) or 'any other'}",
+        f"Max_SSIM with `mt19937` and with `chacha20` is {', '.join(scores)}",
     )
 
 
