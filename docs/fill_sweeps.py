@@ -72,7 +72,8 @@ def rng_finding(table: DataFrame) -> Finding:
         by_rng = runs.groupby("rng")
         old, new = (by_rng["max_ssim"].mean()[rng] for rng in ("mt19937", "chacha20"))
         found = {rng: (part["recovered_generator"] == True).all() for rng, part in by_rng}  # noqa: E712
-        scores.append(f"`{method}` {old:.2f} and " + ("no answer" if pandas.isna(new) else f"{new:.2f}"))
+        lost = (runs.loc[runs["rng"] == "chacha20", "recovered_generator"] == False).all()  # noqa: E712
+        scores.append(f"`{method}` {old:.2f} and " + ("not found" if lost else f"{new:.2f}"))
         (stopped if found["mt19937"] and not found["chacha20"] else others).append(f"`{method}`")
     return Finding(
         f"`chacha20` stops {' and '.join(stopped) or 'no attack'}, which break `mt19937`. It does not affect "
