@@ -46,15 +46,20 @@ def attack(release: Any, public: Any) -> AttackResult:
     image = on_the_grid(public.mean(axis=0) / 127.5 - 1)
     n = len(release.encryption)
     recovered = np.repeat(image[None], release.info.n_private, axis=0)
-    return AttackResult("mean", recovered, np.full((n, 2), -1), np.repeat(image[None], n, axis=0), "O(1)")
+    return AttackResult(
+        "mean",
+        recovered,
+        np.full((n, release.info.private_per_row), -1),
+        np.repeat(image[None], n, axis=0),
+        "O(1)",
+    )
 
 
 def lost(release: Any, public: Any) -> AttackResult:
     """Does not find the generator, unless the environment says that it does."""
     if "FOUND" in os.environ:
         return attack(release, public)
-    shape = release.encryption.shape
-    return AttackResult.not_found("lost", "O(1)", "nothing there", shape=shape, seconds={}, details={})
+    return AttackResult.not_found("lost", "O(1)", "nothing there", release=release, seconds={}, details={})
 
 
 def run_cells(

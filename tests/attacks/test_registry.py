@@ -221,8 +221,9 @@ def test_functions_of_other_arguments_are_refused(
 def test_a_generator_that_was_not_found_leaves_one_file(challenge: Challenge, tmp_path: Path) -> None:
     """No decryption, not even one of an earlier run, and the reason in one line."""
     save_result(tmp_path, RESULT)
-    shape = challenge.release.encryption.shape
-    lost = AttackResult.not_found("x", "O(1)", "no seed fits", shape=shape, seconds={"scan": 2.0}, details={})
+    lost = AttackResult.not_found(
+        "x", "O(1)", "no seed fits", release=challenge.release, seconds={"scan": 2.0}, details={}
+    )
     assert (len(lost.decryption), len(lost.recovered), (lost.assignment == -1).all()) == (0, 0, True)
     save_result(tmp_path, lost)
     assert [path.name for path in tmp_path.iterdir()] == ["attack.json"]

@@ -49,22 +49,49 @@ def test_what_is_kept_explains_what_is_published(challenge: Challenge, sources: 
     assert (release.encryption == (sign * total / (255 * 2**24)).astype(np.float32)).all()
 
 
-@pytest.mark.parametrize(("scheme", "k", "p"), [("cross", 4, 2), ("inside", 4, 4), ("mixup", 2, 2)])
-def test_labels_are_the_coefficients_of_the_private_images_by_class(
-    scheme: str, k: int, p: int, gen_data_params: GenDataParams
+FORMS: list[dict[str, Any]] = [
+    {},
+    *(
+        {"private_per_mix": p, "labels": labels}
+        for p, labels in ((1, "classes"), (3, "coefficients"), (4, "none"))
+    ),
+    {"scheme": "inside"},
+    {"scheme": "inside", "labels": "classes"},
+    {"scheme": "mixup", "k": 2, "labels": "none"},
+]
+
+
+@pytest.mark.parametrize("values", FORMS, ids=str)
+def test_labels_show_what_was_asked_for(
+    values: dict[str, Any], gen_data_params: GenDataParams, tmp_path: Path
 ) -> None:
-    made = build_challenge(gen_data_params.changed(scheme=scheme, k=k))
-    secret, release = made.secret, made.release
-    images = np.concatenate([secret.pair, secret.public_index], axis=1)
-    assert images.shape == (35, k)
+    params = gen_data_params.changed(**values)
+    made, p = build_challenge(params), params.private_per_row
+    secret, label, info = made.secret, made.release.label, made.release.info
+    assert (secret.pair.shape, secret.public_index.shape) == ((35, p), (35, params.k - p))
+    assert (np.sort(secret.pair.reshape(5, 7, p), axis=1) == np.arange(7)[:, None]).all(), (
+        "once an epoch and place"
+    )
+    assert (secret.coefficient[:, :p].sum(axis=1) >= 0.3 - 1e-6).all()
+    assert (info.labels, info.private_per_row, info.n_public) == (
+        params.labels,
+        p,
+        12 if params.scheme == "cross" else 0,
+    )
+    save_challenge(tmp_path, made)
+    loaded = load_secret(tmp_path / "secret")
+    check_halves(load_release(tmp_path / "release"), loaded)
+    assert (loaded.inside(3) == secret.inside(3)).all()
+    if params.labels == "none":
+        assert (label, info.class_names) == (None, ())
+        content = json.loads((tmp_path / "release" / "release.json").read_bytes())
+        assert [list(content[name]) for name in ("shapes", "sha256")] == [["encryption"], ["encryption.npy"]]
+        return
+    assert info.class_names == CLASS_NAMES
     expected = np.zeros((35, 3))
     for j in range(p):
-        expected[np.arange(35), secret.private_label[images[:, j]]] += secret.coefficient[:, j]
-    assert (release.label == expected).all()
-    total = release.label.sum(axis=1, dtype=np.float64)
-    assert (total >= 0.3 - 1e-6).all() if p < k else (total == 1).all()
-    assert release.info.class_names == CLASS_NAMES
-    assert release.info.n_public == (12 if scheme == "cross" else 0)
+        expected[np.arange(35), secret.private_label[secret.pair[:, j]]] += secret.coefficient[:, j]
+    assert (label == (expected if params.labels == "coefficients" else expected > 0)).all()
 
 
 def test_a_saved_challenge_comes_back(challenge: Challenge, saved_run: Path) -> None:
@@ -92,6 +119,7 @@ def test_a_saved_challenge_comes_back(challenge: Challenge, saved_run: Path) -> 
         {"k": 16, "min_private_sum": 0.05},
         {"n_private": 3},
         {"n_public": 7},
+        *FORMS,
     ],
     ids=str,
 )
@@ -105,7 +133,6 @@ def test_a_challenge_is_made_again_from_its_secret(
     assert first_difference(published, again) is None
     assert again.info == published.info
     assert len(published.encryption) == 5 * len(secret.private)
-    assert (published.label.sum(axis=1) > 0).all()
 
 
 def test_pictures_need_not_be_square(tmp_path: Path) -> None:
@@ -217,6 +244,9 @@ def test_the_first_differing_row_is_named(challenge: Challenge) -> None:
     assert first_difference(left, right) == "encryption.npy, row 2 (and 0 others)"
     fewer = dataclasses.replace(release, label=label[:3])
     assert first_difference(release, fewer) == "label.npy has shape (35, 3), made again it has (3, 3)"
+    without = dataclasses.replace(release, label=None)
+    assert first_difference(without, without) is None
+    assert first_difference(release, without) == "label.npy belongs to only one of them"
 
 
 def test_a_tampered_secret_is_found_out(run: Path) -> None:
@@ -322,6 +352,7 @@ def test_missing_and_damaged_secrets_are_refused(name: str, run: Path) -> None:
         ("coefficient", lambda a: a[1:]),
         ("mask", lambda a: a[1:]),
         ("public_index", lambda a: a[1:]),
+        ("public_index", lambda a: a + 12),
     ],
 )
 def test_secrets_that_do_not_fit_each_other_are_refused(name: str, change: Any, run: Path) -> None:

@@ -53,6 +53,8 @@ def test_release_json_tells_everything_public(challenge: Challenge, saved_run: P
         "min_private_sum": 0.3,
         "n_public": 12,
         "min_keypoints": 40,
+        "labels": "coefficients",
+        "private_per_mix": 2,
         "private_source": "npz",
         "public_source": "npz",
         "class_names": ["square", "circle", "cross"],
@@ -66,30 +68,37 @@ def test_release_json_tells_everything_public(challenge: Challenge, saved_run: P
 def test_two_arrays_of_2020_are_a_release(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     encryption = generator.uniform(-1, 1, (200, 4, 5, 3)).astype(np.float32)
-    label = generator.uniform(0, 0.5, (200, 10)).astype(np.float32)
+    label = np.eye(200, 10, dtype=np.float32) / 2
     release = load_release(two_arrays(tmp_path / "r", encryption, label))
     assert (release.encryption == encryption).all()
     assert (release.label == label).all()
     info = release.info
     assert (info.scheme, info.rng, info.k, info.class_names) == ("cross", "mt19937", 6, ())
+    assert release.assumptions() == "assumed, as in the challenge of 2020: scheme cross, k 6, n_private 100"
     assert (info.n_private, info.encryptions_per_image) == (100, 2)
     assert (info.max_coefficient, info.min_private_sum) == (0.65, 0.30)
+    assert info.labels == "coefficients"
+    np.save(tmp_path / "r" / "label.npy", 2 * label)
+    assert load_release(tmp_path / "r").info.labels == "classes"
+    (tmp_path / "r" / "label.npy").unlink()
+    alone = load_release(tmp_path / "r")
+    assert (alone.label, alone.info.labels, alone.info.n_private) == (None, "none", 100)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("channels_first", [False, True])
 def test_float64_and_channels_first_are_read(dtype: Any, channels_first: bool, tmp_path: Path) -> None:
-    values = np.random.default_rng(0).uniform(-1, 1, (5, 4, 6, 3)).astype(dtype)
+    values = np.random.default_rng(0).uniform(-1, 1, (150, 4, 6, 3)).astype(dtype)
     values[0, 0, 0] = 1.0005  # as rounding to a few decimals may leave it
     stored = np.asarray(values.transpose(0, 3, 1, 2) if channels_first else values)
-    release = load_release(two_arrays(tmp_path / "r", stored, np.zeros((5, 10), dtype)))
+    release = load_release(two_arrays(tmp_path / "r", stored, np.zeros((150, 10), dtype)))
     assert release.encryption.dtype == release.label.dtype == np.float32
     assert (release.encryption == values.astype(np.float32)).all()
     assert release.encryption.flags.c_contiguous
     assert release.info.encryptions_per_image == 1
 
 
-GOOD = np.zeros((3, 4, 4, 3), np.float32)
+GOOD = -np.ones((3, 4, 4, 3), np.float32)
 LABEL = np.zeros((3, 10), np.float32)
 
 
@@ -99,14 +108,17 @@ LABEL = np.zeros((3, 10), np.float32)
         (GOOD[:2], LABEL, ("label.npy", "3 labels for 2 encryptions")),
         (GOOD.astype(np.uint8), LABEL, ("encryption.npy", "uint8", "float32 or float64")),
         (GOOD.astype(np.float16), LABEL, ("encryption.npy", "float16")),
-        (GOOD, LABEL.astype(np.int64), ("label.npy", "int64")),
+        (GOOD, LABEL.astype(np.int64), ("label.npy", "int64", "(n, classes)")),
+        (GOOD, np.arange(3), ("label.npy", "int64", "(n, classes)")),
         (GOOD[0], LABEL, ("encryption.npy", "shape")),
         (GOOD[..., :2], LABEL, ("encryption.npy", "(n, h, w, 3)")),
         (GOOD, LABEL[0], ("label.npy", "shape")),
         (GOOD[:0], LABEL[:0], ("encryption.npy", "no values")),
         (GOOD, LABEL[:, :0], ("label.npy", "no values")),
-        (GOOD + 2, LABEL, ("encryption.npy", "[-1, 1]")),
-        (GOOD - 2, LABEL, ("encryption.npy", "[-1, 1]")),
+        (GOOD, LABEL, ("n_private: 100", "3 rows")),
+        (GOOD[:1], LABEL[:1], ("n_private: 100", "1 rows")),
+        (GOOD + 3, LABEL, ("encryption.npy", "[-1, 1]")),
+        (GOOD - 1, LABEL, ("encryption.npy", "[-1, 1]")),
         (GOOD, LABEL - 1, ("label.npy", "[0, 1]")),
         (GOOD + np.float32("nan"), LABEL, ("encryption.npy", "not numbers")),
         (GOOD + np.float32("inf"), LABEL, ("encryption.npy",)),
@@ -154,6 +166,11 @@ def test_a_changed_array_is_noticed(name: str, run: Path) -> None:
         ({"n_private": 10**30}, ("n_private",)),
         ({"encryptions_per_image": -5, "n_private": -7}, ("n_private",)),
         ({"encryptions_per_image": 5.0}, ("encryptions_per_image:", "5.0")),
+        ({"n_private": 36}, ("n_private: 36", "35 rows")),
+        ({"private_per_mix": 5}, ("private_per_mix: 5 of 4",)),
+        ({"private_per_mix": 1}, ("label.npy: row", "shows 2 classes", "holds 1")),
+        ({"labels": "some"}, ("labels:", "'some'")),
+        ({"labels": "classes"}, ("label.npy", "0 or 1")),
         ({"class_names": "cross"}, ("class_names:", "'cross'")),
         ({"class_names": ["a", "b"]}, ("names 2 classes", "label.npy has 3")),
         ({"format": 2}, ("format 2", "reads 1")),
@@ -173,8 +190,18 @@ def test_a_release_json_written_by_hand_says_only_what_is_known(run: Path) -> No
     (run / "release" / "release.json").write_text(
         '{"n_private": 7, "k": 4, "min_private_sum": 0, "more": [1]}'
     )
-    info = load_release(run / "release").info
-    assert info == ReleaseInfo(n_private=7, k=4, min_private_sum=0, encryptions_per_image=5)
+    release = load_release(run / "release")
+    assert release.info == ReleaseInfo(n_private=7, k=4, min_private_sum=0, encryptions_per_image=5)
+    assert release.assumed == ("scheme",)
+
+
+def test_encryptions_without_a_negative_value_have_no_mask(run: Path) -> None:
+    path = run / "release" / "release.json"
+    np.save(run / "release" / "encryption.npy", np.load(run / "release" / "encryption.npy") / 2 + 0.5)
+    change(path, sha256={})
+    refused(run / "release", "encryption.npy: no value is negative")
+    change(path, scheme="mixup", k=2)
+    assert load_release(run / "release").encryption.min() >= 0
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null"])

@@ -26,7 +26,7 @@ from instahide_nb.core.params import (
 CONTRACT = {
     "gen_data": (
         "out_dir seed rng key scheme n_private encryptions_per_image k max_coefficient min_private_sum "
-        "private_source public_source n_public min_keypoints"
+        "private_source public_source n_public min_keypoints labels private_per_mix"
     ),
     "attack": "release_dir out_dir method public_source n_public seed_start seed_stop",
     "evaluate": "release_dir secret_dir decryption out_dir name",
@@ -55,7 +55,12 @@ BAD: dict[str, list[dict[str, Any]]] = {
     "encryptions_per_image": [{"encryptions_per_image": 0}],
     "k": [{"k": 1}, {"k": 17}, {"scheme": "mixup", "k": 4}],
     "max_coefficient": [{"max_coefficient": x} for x in (0.25, 1.1, float("nan"), 10**400, True)],
-    "min_private_sum": [{"max_coefficient": 0.3, "min_private_sum": 0.6}],
+    "min_private_sum": [
+        {"max_coefficient": 0.3, "min_private_sum": 0.6},
+        {"private_per_mix": 1, "min_private_sum": 0.7},
+    ],
+    "labels": [{"labels": "class"}],
+    "private_per_mix": [{"private_per_mix": x} for x in (0, 5, "2")],
     "n_public": [{"n_public": 19}, {"n_public": [200]}, {"n_public": -1, "scheme": "inside"}],
     "private_source": [{"private_source": None}],
 }
@@ -110,12 +115,16 @@ def test_an_unknown_name_like_no_other_lists_them_all() -> None:
         {"scheme": "inside", "n_public": 0},
         {"scheme": "mixup", "k": 2, "n_public": 0},
         {"max_coefficient": 1},
+        {"labels": "none", "private_per_mix": 3},
+        {"private_per_mix": 4, "min_private_sum": 1.0},
+        {"scheme": "inside", "private_per_mix": 9, "labels": "classes"},
     ],
 )
 def test_good_parameters_are_accepted(values: dict[str, Any]) -> None:
     params = GenDataParams(**values)
     assert params.as_dict() == GenDataParams().as_dict() | values
     assert isinstance(params.max_coefficient, float)
+    assert params.private_per_row == (params.private_per_mix if params.scheme == "cross" else params.k)
     with pytest.raises(ValidationError, match="frozen"):
         params.seed = 1  # type: ignore[misc]
 
@@ -143,27 +152,27 @@ def test_any_values_are_accepted_as_they_are_or_refused_in_one_line(
     assert len(lines) == 1
 
 
-def met(scheme: str, k: int, most: float, least: float) -> bool:
+def met(scheme: str, k: int, most: float, least: float, p: int = 2) -> bool:
     try:
-        check_constraints(scheme, k, most, least)
+        check_constraints(scheme, k, most, least, p)
     except InputError:
         return False
     return True
 
 
-@given(k=st.integers(2, 16), most=st.floats(0, 1.1), least=st.floats(-0.1, 2.1))
-def test_constraints_are_accepted_where_a_row_meets_them(k: int, most: float, least: float) -> None:
-    if met("cross", k, most, least):
-        # Two private coefficients as large as need be, the rest shared equally; exactly.
-        private = max(Fraction(1, k), Fraction(least) / 2)
-        row = [private, private] + [(1 - 2 * private) / (k - 2)] * (k - 2) if k > 2 else [private, private]
+@given(k=st.integers(2, 16), most=st.floats(0, 1.1), least=st.floats(-0.1, 2.1), p=st.integers(1, 16))
+def test_constraints_are_accepted_where_a_row_meets_them(k: int, most: float, least: float, p: int) -> None:
+    if met("cross", k, most, least, p):
+        # Private coefficients as large as need be, the rest shared equally; exactly.
+        private = max(Fraction(1, k), Fraction(least) / p)
+        row = [private] * p + [(1 - p * private) / max(1, k - p)] * (k - p)
         assert sum(row) == 1
         assert max(row) <= Fraction(most)
         assert min(row) >= 0
-        assert row[0] + row[1] >= Fraction(least)
+        assert sum(row[:p]) >= Fraction(least)
     else:
-        # The largest of k that sum to one is at least 1/k; two reach 2 * most and never more than one.
-        assert most <= float(Fraction(1, k)) or least >= min(1, 2 * most) or least < 0 or most > 1
+        # The largest of k that sum to one is at least 1/k; p reach p * most and never more than one.
+        assert p > k or most <= float(Fraction(1, k)) or least >= min(1, p * most) or least < 0 or most > 1
 
 
 @pytest.mark.parametrize(

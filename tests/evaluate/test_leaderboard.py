@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from instahide_nb.challenge.release import ReleaseInfo
 from instahide_nb.core.errors import InputError
 from instahide_nb.evaluate.leaderboard import (
     Row,
@@ -169,11 +170,37 @@ def test_the_table_distinguishes_reported_and_measured_rows():
     assert len({len(line) for line in table}) == 1, "columns are aligned"
     assert len({line.count("|") for line in table}) == 1
     first, second = ([cell.strip() for cell in line.split("|")] for line in table[2:4])
-    assert first[2:10] == [
-        "[PRNG attack](https://arxiv.org/abs/2011.05315)", "reported", "0.98", "0.47", "0.00", "–", "0.27", "–",
+    assert first[2:11] == [
+        "[PRNG attack](https://arxiv.org/abs/2011.05315)", "reported", "coefficients",
+        "0.98", "0.47", "0.00", "–", "0.27", "–",
     ]  # fmt: skip
-    assert second[2:10] == ["**unmask**", "measured", "0.948", "0.451", "0.004", "0.551", "0.278", "0.970"]
+    assert second[2:11] == [
+        "**unmask**",
+        "measured",
+        "coefficients",
+        "0.948",
+        "0.451",
+        "0.004",
+        "0.551",
+        "0.278",
+        "0.970",
+    ]
     assert "`01234567`" in second
+
+
+def test_rows_of_another_form_are_marked():
+    form = {"labels": "none", "scheme": "inside", "private_per_row": 4}
+    rows = [row(), row(attack="other", **form)]
+    text = to_markdown(rows)
+    assert text.count("†") == 2
+    assert (
+        "† other: not comparable with 2020 (labels: none, scheme: inside, private images per encryption: 4)"
+        in text
+    )
+    assert "other †" in to_text(rows)
+    info = ReleaseInfo(labels="none", scheme="inside", k=4)
+    made = measured_row(METRICS, ATTACK, challenge=HASH, info=info)
+    assert {name: getattr(made, name) for name in form} == form
 
 
 def test_no_text_breaks_the_table():

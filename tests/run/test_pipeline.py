@@ -179,15 +179,25 @@ def test_methods_that_cannot_attack_the_scheme_are_named_and_the_others_run(
     tmp_path: Path, in_process: object
 ) -> None:
     plan = small_plan(
-        tmp_path / "run", "unmask", "carlini-v2:steps=published", "forked_runs:attack", scheme="inside"
+        tmp_path / "run",
+        "prng-seed",
+        "carlini-v2:steps=published",
+        "forked_runs:attack",
+        scheme="inside",
+        labels="none",
     )
-    assert list(plan.left_out()) == ["unmask", "carlini-v2-steps-published"]
+    assert list(plan.left_out()) == ["prng-seed", "carlini-v2-steps-published"]
     said: list[str] = []
     pipeline.reproduce(plan, said.append)
-    assert "left out: unmask attacks encryptions of the scheme cross, not inside" in said[1]
+    assert (
+        "left out: prng-seed needs labels with coefficients; the labels of this release are 'none'" in said[1]
+    )
+    assert (
+        "left out: carlini-v2 attacks encryptions of the scheme cross with two private images, not" in said[2]
+    )
     assert (tmp_path / "run" / EVALUATE / "metrics.json").exists()
-    with pytest.raises(InputError, match="unmask attacks encryptions of the scheme cross"):
-        pipeline.reproduce(small_plan(tmp_path / "none", "unmask", scheme="inside"))
+    with pytest.raises(InputError, match="carlini-v1 needs labels"):
+        pipeline.reproduce(small_plan(tmp_path / "none", "carlini-v1", labels="classes"))
     assert not (tmp_path / "none").exists()
 
 

@@ -81,23 +81,28 @@ def slow_encrypt(
     epochs: int,
     max_coefficient: float,
     min_private_sum: float,
+    private_per_mix: int = 2,
 ) -> Iterator[tuple[list[int], list[int], list[Fraction], list[int]]]:
     """Row by row: image indices, integer weights, exact values before the mask, and the mask's bits.
 
     Values and bits are in the order of the pixels of an (h, w, 3) image.
     """
     n, height, width = private.shape[:3]
-    cross = scheme == "cross"
+    cross, p = scheme == "cross", private_per_mix
 
-    def drawn_row(normals: list[float]) -> list[float]:
-        sizes = [abs(x) for x in normals]
+    def drawn_sum(sizes: list[float]) -> float:
         total = 0.0
         for s in sizes:
             total += s
+        return total
+
+    def drawn_row(normals: list[float]) -> list[float]:
+        sizes = [abs(x) for x in normals]
+        total = drawn_sum(sizes)
         return [s / total for s in sizes]
 
     def poor(row: list[float]) -> bool:
-        return max(row) > max_coefficient or (cross and row[0] + row[1] < min_private_sum)
+        return max(row) > max_coefficient or (cross and drawn_sum(row[:p]) < min_private_sum)
 
     for _ in range(epochs):
         pool = ask.permutation(len(public)) if cross else []
@@ -110,7 +115,7 @@ def slow_encrypt(
         columns = [order]
         for j in range(1, k):
             perm = ask.permutation(n)
-            columns.append([(pool if cross and j >= 2 else order)[place] for place in perm])
+            columns.append([(pool if cross and j >= p else order)[place] for place in perm])
         size = 3 * height * width
         mask = ask.bits(n * size) if scheme != "mixup" else [1] * (n * size)
         for r in range(n):
@@ -118,11 +123,11 @@ def slow_encrypt(
             weight = [math.floor(Fraction(x) * 2**24) for x in rows[r]]
             weight[rows[r].index(max(rows[r]))] += 2**24 - sum(weight)
             images = [
-                (public if cross and j >= 2 else private)[i].reshape(-1).tolist() for j, i in enumerate(index)
+                (public if cross and j >= p else private)[i].reshape(-1).tolist() for j, i in enumerate(index)
             ]
             values = [
-                Fraction(sum(w * (2 * image[p] - 255) for w, image in zip(weight, images, strict=True)), ONE)
-                for p in range(size)
+                Fraction(sum(w * (2 * image[v] - 255) for w, image in zip(weight, images, strict=True)), ONE)
+                for v in range(size)
             ]
             # The mask is drawn as (n, 3, h, w).
             channels = mask[r * size : (r + 1) * size]
@@ -171,6 +176,7 @@ def compare_with_slow(
     shape=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     slack=st.floats(0.2, 1),
     share=st.floats(0, 0.5),
+    p=st.integers(1, 16),
 )
 def test_encryption_is_bit_for_bit_the_slow_one(
     seed: int,
@@ -181,13 +187,15 @@ def test_encryption_is_bit_for_bit_the_slow_one(
     shape: tuple[int, int],
     slack: float,
     share: float,
+    p: int,
 ) -> None:
     scheme, k = scheme_and_k
     options: dict[str, Any] = {
         "scheme": scheme,
         "k": k,
         "max_coefficient": min(1.0, 1 / k + slack),
-        "min_private_sum": share * min(1, 6 / k),
+        "min_private_sum": share * min(1, 6 / k) * min(1, p / 2),
+        "private_per_mix": min(p, k),
     }
     mt19937 = rng == "mt19937"
     stream = Mt19937Stream(seed) if mt19937 else ChaChaStream(KEY)

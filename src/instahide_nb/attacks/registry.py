@@ -29,8 +29,9 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attacks.result import AttackResult
-from instahide_nb.challenge.release import Release
+from instahide_nb.challenge.release import Release, ReleaseInfo
 from instahide_nb.core.errors import InputError
+from instahide_nb.core.params import GenDataParams
 from instahide_nb.core.progress import Stopwatch
 from instahide_nb.core.threads import one_blas_thread
 
@@ -97,12 +98,17 @@ def check_method(method: str) -> None:
         find_attack(method)
 
 
-def why_not(method: str, scheme: str) -> str:
-    """Why an attack of this package cannot attack a scheme; empty if it can, or if it is someone else's."""
+def why_not(method: str, about: GenDataParams | ReleaseInfo) -> str:
+    """Why an attack of this package cannot attack such a release; empty if it can, or if it is someone else's."""
     name = split_options(method)[0]
-    if scheme == "cross" or name not in ("carlini-v2", "carlini-v1"):
-        return ""
-    return f"{name} attacks encryptions of the scheme cross, not {scheme}"
+    if name.startswith("carlini-") and (about.scheme, about.private_per_row) != ("cross", 2):
+        return (
+            f"{name} attacks encryptions of the scheme cross with two private images, "
+            f"not {about.scheme} with {about.private_per_row}"
+        )
+    if name in ("prng-seed", "carlini-v2", "carlini-v1") and about.labels != "coefficients":
+        return f"{name} needs labels with coefficients; the labels of this release are {about.labels!r}"
+    return ""
 
 
 def find_attack(method: str) -> Callable[..., AttackResult]:
@@ -202,6 +208,8 @@ def run_attack(
         signature.bind(release, public, **options)
     except (TypeError, ValueError):
         raise InputError(f"method: {method} is not a function attack(release, public, ...)") from None
+    if why := why_not(method, release.info):
+        raise InputError(f"method: {why}")
     watch = Stopwatch()
     with one_blas_thread(), watch.stage("attack"):
         result = attack(release, public, **options)
@@ -213,7 +221,7 @@ def run_attack(
     expected = (
         ("decryption", np.float32, (n, *image)),
         ("recovered", np.float32, (len(result.recovered), *image)),
-        ("assignment", np.int64, (n, 2)),
+        ("assignment", np.int64, (n, release.info.private_per_row)),
     )
     for name, dtype, shape in expected if result.recovered_generator is not False else ():
         array = np.asarray(getattr(result, name))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from instahide_nb.challenge.release import Release
 from instahide_nb.core.files import make_folder, save_array, write_json
 from instahide_nb.core.runs import machine_line
 from instahide_nb.scheme.encryption import pixel_bytes, pixel_values
@@ -24,8 +25,8 @@ class AttackResult:
         The attack's name.
     recovered : (N, h, w, 3) float32 array
         The recovered private images, in [-1, 1].
-    assignment : (n, 2) int64 array
-        Which two of them each encryption holds; -1 where unknown.
+    assignment : (n, p) int64 array
+        Which of them each encryption holds; -1 where unknown.
     decryption : (n, h, w, 3) float32 array
         For each encryption an image on the 8-bit grid, see :func:`on_the_grid`.
     complexity : str
@@ -61,16 +62,13 @@ class AttackResult:
         complexity: str,
         reason: str,
         *,
-        shape: tuple[int, ...],
+        release: Release,
         seconds: dict[str, float],
         details: dict[str, Any],
     ) -> AttackResult:
-        """The result of an attack that did not find the generator: no images, every assignment unknown (-1).
-
-        `shape` is that of the encryptions, (n, h, w, 3).
-        """
-        none = np.zeros((0, *shape[1:]), np.float32)
-        unknown = np.full((shape[0], 2), -1, np.int64)
+        """The result of an attack that did not find the generator: no images, every assignment unknown (-1)."""
+        none = np.zeros((0, *release.encryption.shape[1:]), np.float32)
+        unknown = np.full((len(release.encryption), release.info.private_per_row), -1, np.int64)
         return cls(method, none, unknown, none, complexity, seconds, details, False, reason)
 
 

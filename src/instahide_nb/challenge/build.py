@@ -16,7 +16,7 @@ from instahide_nb.challenge.release import Release, ReleaseInfo, save_release
 from instahide_nb.challenge.secret import SECRET_ARRAYS, Secret
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, read_json, save_array, write_json
-from instahide_nb.core.params import GenDataParams, private_per_row
+from instahide_nb.core.params import GenDataParams
 from instahide_nb.data.sources import private_images, public_patches, source_kind
 from instahide_nb.scheme.encryption import Mixtures, class_coefficients, encrypt
 from instahide_nb.scheme.streams import open_stream
@@ -50,10 +50,10 @@ def build_challenge(params: GenDataParams) -> Challenge:
     secret = Secret(
         private=images,
         private_label=labels,
-        pair=mixtures.index[:, :2].astype(np.int64),
+        pair=mixtures.index[:, : p.private_per_row].astype(np.int64),
         coefficient=mixtures.coefficient,
         public=public,
-        public_index=mixtures.index[:, 2:].astype(np.int64),
+        public_index=mixtures.index[:, p.private_per_row :].astype(np.int64),
         mask=mixtures.mask,
         info={"parameters": parameters, "start": start, "class_names": list(class_names)},
     )
@@ -85,22 +85,28 @@ def _encrypt(
         encryptions_per_image=p.encryptions_per_image,
         max_coefficient=p.max_coefficient,
         min_private_sum=p.min_private_sum,
+        private_per_mix=p.private_per_mix,
     )
     return mixtures, stream.secret()
 
 
 def _publish(params: GenDataParams, mixtures: Mixtures, secret: Secret) -> Release:
     """The encryptions, their labels and every parameter but seed, key and paths."""
-    p, class_names = params.as_dict(), tuple(secret.info["class_names"])
-    places = slice(private_per_row(params.scheme, params.k))
+    p, class_names, label = params.as_dict(), tuple(secret.info["class_names"]), None
+    places = slice(params.private_per_row)
     weight, index = mixtures.weight[:, places], mixtures.index[:, places]
-    label = class_coefficients(weight, index, secret.private_label, len(class_names))
+    if params.labels == "classes":  # an image whose coefficient is rounded to 0 occurs too
+        label = class_coefficients(np.ones_like(weight), index, secret.private_label, len(class_names))
+        label = (label > 0).astype(np.float32)
+    elif params.labels == "coefficients":
+        label = class_coefficients(weight, index, secret.private_label, len(class_names))
     published = {f.name: p[f.name] for f in fields(ReleaseInfo) if f.name in p} | {
         "n_public": params.n_public if params.scheme == "cross" else 0,
         "private_source": source_kind(params.private_source),
         "public_source": source_kind(params.public_source),
     }
-    return Release(mixtures.encryption, label, ReleaseInfo(**published, class_names=class_names))
+    published["class_names"] = () if label is None else class_names
+    return Release(mixtures.encryption, label, ReleaseInfo(**published))
 
 
 def save_challenge(run_dir: Path | str, challenge: Challenge) -> None:
@@ -138,6 +144,10 @@ def first_difference(published: Release, again: Release) -> str | None:
     """The first row in which two releases differ, in words; None when every bit is the same."""
     for name in ("encryption", "label"):
         left, right = getattr(published, name), getattr(again, name)
+        if left is None or right is None:
+            if left is not right:
+                return f"{name}.npy belongs to only one of them"
+            continue
         if left.shape != right.shape:
             return f"{name}.npy has shape {left.shape}, made again it has {right.shape}"
         differ = left.view(np.uint32) != right.view(np.uint32)  # bits: -0.0 is not 0.0

@@ -1,7 +1,8 @@
 """The public half of a challenge: what an attacker is given.
 
-``release/`` holds ``encryption.npy``, ``label.npy`` and ``release.json``. A folder with only the two arrays, as the
-2020 challenge published them, is a release too; what ``release.json`` leaves out takes the 2020 challenge's value.
+``release/`` holds ``encryption.npy``, ``label.npy`` (unless labels are "none") and ``release.json``. A folder with only
+the arrays, as the 2020 challenge published them, is a release too; what ``release.json`` leaves out takes the 2020
+challenge's value.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +41,8 @@ class ReleaseInfo:
     min_private_sum: float = 0.30
     n_public: int = 0
     min_keypoints: int = 40
+    labels: Literal["coefficients", "classes", "none"] = "coefficients"
+    private_per_mix: int = 2
     private_source: str = "unknown"
     public_source: str = "unknown"
     class_names: tuple[str, ...] = ()
@@ -48,7 +52,7 @@ class ReleaseInfo:
     @property
     def private_per_row(self) -> int:
         """p: how many of the k images of an encryption are private."""
-        return private_per_row(self.scheme, self.k)
+        return private_per_row(self.scheme, self.k, self.private_per_mix)
 
 
 @dataclass(frozen=True)
@@ -56,16 +60,32 @@ class Release:
     """Encryptions, their labels and the public parameters."""
 
     encryption: npt.NDArray[np.float32]  # (n, h, w, 3), in [-1, 1]
-    label: npt.NDArray[
-        np.float32
-    ]  # (n, classes): per class, the sum of the coefficients of its private images
+    # (n, classes): per class, the sum of the coefficients of its private images, or 1 where it occurs
+    label: npt.NDArray[np.float32] | None
     info: ReleaseInfo
+    assumed: tuple[str, ...] = ()  # of scheme, k and n_private: what nobody stated
+
+    @property
+    def shown(self) -> npt.NDArray[np.float32]:
+        """The labels if they show coefficients; an InputError otherwise."""
+        if self.label is None or self.info.labels != "coefficients":
+            raise InputError(f"labels: coefficients are needed; this release has {self.info.labels!r}")
+        return self.label
+
+    def assumptions(self) -> str:
+        """What was assumed, in a line; empty where everything was stated."""
+        shown = ", ".join(f"{name} {getattr(self.info, name)}" for name in self.assumed)
+        return f"assumed, as in the challenge of 2020: {shown}" if shown else ""
 
 
 def save_release(folder: Path | str, release: Release) -> None:
-    """Write a release; ``release.json``, with the shapes and sha256 of both arrays, comes last."""
+    """Write a release; ``release.json``, with the shapes and sha256 of the arrays, comes last."""
     folder = make_folder(folder)
-    arrays = {"encryption": release.encryption, "label": release.label}
+    arrays = {"encryption": release.encryption}
+    if release.label is not None:
+        arrays["label"] = release.label
+    else:
+        (folder / "label.npy").unlink(missing_ok=True)
     for name, array in arrays.items():
         save_array(folder / f"{name}.npy", array)
     shapes = {name: list(array.shape) for name, array in arrays.items()}
@@ -76,49 +96,80 @@ def save_release(folder: Path | str, release: Release) -> None:
 def load_release(folder: Path | str) -> Release:
     """Load ``encryption.npy`` and ``label.npy`` of float32 or float64, and ``release.json`` if there is one.
 
-    Without it the encryptions may also be (n, 3, h, w). An InputError says that a file is missing, damaged, or not
-    what ``release.json`` or the other array says.
+    Without it the encryptions may also be (n, 3, h, w), and without ``label.npy`` there are no labels. An InputError
+    says that a file is missing, damaged, or not what ``release.json`` or the other array says.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name the release/ folder of a run")
-    files = folder / "encryption.npy", folder / "label.npy"
-    encryption, label = load_array(files[0], shape=(None,) * 4), load_array(files[1], shape=(None, None))
-    described = (folder / "release.json").exists()
-    if not described and encryption.shape[1] == 3 and encryption.shape[3] != 3:
-        encryption = np.ascontiguousarray(encryption.transpose(0, 2, 3, 1))
-    for file, array, low in zip(files, (encryption, label), (-1, 0), strict=True):
+    path = folder / "release.json"
+    said = read_json(path) if path.exists() else {}
+    arrays: dict[str, npt.NDArray[np.floating]] = {}
+    for name, axes, low in (("encryption", "(n, h, w, 3)", -1), ("label", "(n, classes)", 0)):
+        file = folder / f"{name}.npy"
+        if name == "label" and (said.get("labels") == "none" or not ("labels" in said or file.exists())):
+            continue
+        array = load_array(file)
         if array.dtype not in (np.float32, np.float64):
-            raise InputError(f"{file}: holds {array.dtype}; float32 or float64 is expected")
+            raise InputError(f"{file}: holds {array.dtype}; float32 or float64 {axes} is expected")
+        if not said and array.ndim == 4 and array.shape[1] == 3 != array.shape[3]:
+            array = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+        if array.ndim != axes.count(",") + 1 or (name == "encryption" and array.shape[3] != 3):
+            raise InputError(f"{file}: has shape {array.shape}; {axes} is expected")
         if array.size == 0:
             raise InputError(f"{file}: holds no values (shape {array.shape}); make or fetch it again")
         # Rounding to a few decimals may lead a little out of the range.
         if not (array.min() >= low - 1e-3 and array.max() <= 1 + 1e-3):
             raise InputError(f"{file}: has values outside [{low}, 1] or that are not numbers")
-    if encryption.shape[3] != 3:
-        raise InputError(f"{files[0]}: has shape {encryption.shape}; (n, h, w, 3) is expected")
-    if len(encryption) != len(label):
+        arrays[name] = array.astype(np.float32, copy=False)
+    encryption, label = arrays["encryption"], arrays.get("label")
+    if label is not None and len(encryption) != len(label):
         raise InputError(
-            f"{files[1]}: {len(label)} labels for {len(encryption)} encryptions; they must match"
+            f"{folder / 'label.npy'}: {len(label)} labels for {len(encryption)} encryptions; they must match"
         )
-    info = _read_info(folder, len(encryption)) if described else _with_epochs(ReleaseInfo(), len(encryption))
+    info = _read_info(path, said, len(encryption))
+    if "labels" not in said:
+        whole = label is not None and bool(np.isin(label, (0, 1)).all())
+        info = replace(info, labels="none" if label is None else "classes" if whole else "coefficients")
+    _check_arrays(folder, info, encryption, label)
+    assumed = tuple(name for name in ("scheme", "k", "n_private") if name not in said)
+    return Release(encryption, label, info, assumed)
+
+
+def _check_arrays(
+    folder: Path,
+    info: ReleaseInfo,
+    encryption: npt.NDArray[np.float32],
+    label: npt.NDArray[np.float32] | None,
+) -> None:
+    """Refuse arrays that encryptions of this scheme cannot have."""
+    p = info.private_per_row
+    if info.scheme != "mixup" and encryption.min() >= 0:
+        raise InputError(
+            f"{folder / 'encryption.npy'}: no value is negative, but a mask gives half of them a minus; "
+            "values in [-1, 1] are expected (or say scheme mixup in release.json)"
+        )
+    if label is None:
+        return
     names, columns = len(info.class_names), label.shape[1]
     if names not in (0, columns):
         raise InputError(f"{folder / 'release.json'}: names {names} classes, label.npy has {columns}")
-    return Release(encryption.astype(np.float32, copy=False), label.astype(np.float32, copy=False), info)
+    shown = (label > 0).sum(axis=1)
+    if shown.max() > p:
+        raise InputError(
+            f"{folder / 'label.npy'}: row {shown.argmax()} shows {shown.max()} classes, but an encryption holds {p} "
+            "private images; correct scheme, k or private_per_mix in release.json"
+        )
+    if info.labels == "classes" and not np.isin(label, (0, 1)).all():
+        raise InputError(f"{folder / 'label.npy'}: labels that are classes must be 0 or 1")
 
 
-def _with_epochs(info: ReleaseInfo, rows: int) -> ReleaseInfo:
-    """The number of epochs from the number of rows."""
-    return replace(info, encryptions_per_image=max(1, rows // max(1, info.n_private)))
-
-
-def _read_info(folder: Path, rows: int) -> ReleaseInfo:
-    path = folder / "release.json"
-    content = read_json(path)
+def _read_info(path: Path, said: dict[str, Any], rows: int) -> ReleaseInfo:
     try:
-        info = TypeAdapter(ReleaseInfo).validate_json(json.dumps(content), strict=True)
-        check_constraints(info.scheme, info.k, info.max_coefficient, info.min_private_sum)
+        info = TypeAdapter(ReleaseInfo).validate_json(json.dumps(said), strict=True)
+        check_constraints(
+            info.scheme, info.k, info.max_coefficient, info.min_private_sum, info.private_per_mix
+        )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
@@ -127,17 +178,25 @@ def _read_info(folder: Path, rows: int) -> ReleaseInfo:
         raise InputError(f"{path}: {error}") from None
     if info.format != FORMAT_VERSION:
         raise InputError(f"{path}: format {info.format}; this version reads {FORMAT_VERSION}")
-    if "encryptions_per_image" not in content:
-        info = _with_epochs(info, rows)
+    if info.n_private < 2:
+        raise InputError(f"{path}: n_private: {info.n_private} is too small; give 2 or more")
+    if info.n_private > rows:
+        raise InputError(
+            f"{path}: n_private: {info.n_private} private images cannot be in the {rows} rows of encryption.npy; "
+            "write how many there are"
+        )
+    if "encryptions_per_image" not in said:
+        info = replace(info, encryptions_per_image=rows // info.n_private)
     elif info.n_private * info.encryptions_per_image != rows:
         raise InputError(
             f"{path}: n_private x encryptions_per_image is {info.n_private} x {info.encryptions_per_image}, "
             f"but encryption.npy has {rows} rows"
         )
-    if info.n_private < 2:
-        raise InputError(f"{path}: n_private: {info.n_private} is too small; give 2 or more")
-    digests = content.get("sha256", {})
-    for name in ("encryption.npy", "label.npy") if digests != {} else ():
-        if not isinstance(digests, dict) or sha256_file(folder / name) != digests.get(name):
-            raise InputError(f"{folder / name}: its sha256 is not the one in release.json; fetch it again")
+    digests = said.get("sha256", {})
+    arrays = ("encryption.npy", "label.npy")[: 1 if info.labels == "none" else 2]
+    for name in arrays if digests != {} else ():
+        if not isinstance(digests, dict) or sha256_file(path.with_name(name)) != digests.get(name):
+            raise InputError(
+                f"{path.with_name(name)}: its sha256 is not the one in release.json; fetch it again"
+            )
     return info

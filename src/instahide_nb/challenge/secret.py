@@ -16,6 +16,9 @@ from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, read_json
 from instahide_nb.core.params import GenDataParams
+from instahide_nb.scheme.encryption import pixel_values
+
+_ROUNDING = 0.05  # mean difference of absolute values that a release may have been rounded by
 
 
 @dataclass(frozen=True)
@@ -24,14 +27,16 @@ class Secret:
 
     private: npt.NDArray[np.uint8]  # (N, h, w, 3): the private images
     private_label: npt.NDArray[np.int64]  # (N,): their classes
-    pair: npt.NDArray[np.int64]  # (n, 2): the first two images of each encryption, indices into `private`
+    pair: npt.NDArray[np.int64]  # (n, p): the private images of each encryption, indices into `private`
     coefficient: npt.NDArray[np.float32]  # (n, k): all coefficients
     public: npt.NDArray[np.uint8]  # (M, h, w, 3): the public images
-    public_index: npt.NDArray[
-        np.int64
-    ]  # (n, k-2): the others, indices into `public` (inside: into `private`)
+    public_index: npt.NDArray[np.int64]  # (n, k-p): those of each encryption, indices into `public`
     mask: npt.NDArray[np.uint8]  # (n, ceil(h*w*3/8)): packed signs, see scheme.encryption.Mixtures
     info: dict[str, Any]  # parameters of gen_data, start of the stream (seed, states or key), class_names
+
+    def inside(self, row: int) -> npt.NDArray[np.uint8]:
+        """The images inside one encryption, in the order of its coefficients; (k, h, w, 3)."""
+        return np.concatenate([self.private[self.pair[row]], self.public[self.public_index[row]]])
 
 
 SECRET_ARRAYS = tuple(field.name for field in fields(Secret) if field.name != "info")
@@ -52,16 +57,18 @@ def load_secret(folder: Path | str) -> Secret:
     secret = Secret(
         private=private,
         private_label=load("private_label", np.int64, params.n_private),
-        pair=load("pair", np.int64, rows, 2),
+        pair=load("pair", np.int64, rows, params.private_per_row),
         coefficient=load("coefficient", np.float32, rows, params.k),
-        public=load("public", np.uint8, None, None, None, 3),
-        public_index=load("public_index", np.int64, rows, params.k - 2),
+        public=load("public", np.uint8, None, *private.shape[1:]),
+        public_index=load("public_index", np.int64, rows, params.k - params.private_per_row),
         mask=load("mask", np.uint8, rows, -(-private[0].size // 8)),
         info=info,
     )
-    for name, count in (("pair", len(private)), ("private_label", len(info["class_names"]))):
+    for name, count in (
+        ("pair", len(private)), ("private_label", len(info["class_names"])), ("public_index", len(secret.public))
+    ):  # fmt: skip
         index = getattr(secret, name)
-        if index.min() < 0 or index.max() >= count:
+        if index.size and (index.min() < 0 or index.max() >= count):
             raise InputError(
                 f"{folder / name}.npy: has values outside 0 .. {count - 1}; make the challenge again"
             )
@@ -89,8 +96,8 @@ def _read_secret_json(path: Path) -> tuple[dict[str, Any], GenDataParams]:
 def check_halves(release: Release, secret: Secret) -> None:
     """Raise an InputError unless a release and a secret are the two halves of one challenge.
 
-    Sizes must agree, and labels must name the class of the first private image. Rounded labels lose small
-    coefficients, so one row in ten may differ.
+    Sizes must agree, and the images and coefficients of some rows must make the absolute values of their encryptions,
+    which may have been rounded.
     """
     n, image = len(release.encryption), release.encryption.shape[1:]
     if (len(secret.pair), secret.private.shape[1:]) != (n, image):
@@ -98,10 +105,12 @@ def check_halves(release: Release, secret: Secret) -> None:
             f"secret: has {len(secret.pair)} encryptions of shape {secret.private.shape[1:]}, the release {n} of "
             f"shape {image}; name the two folders of one run"
         )
-    first = secret.private_label[secret.pair[:, 0]]
-    fits = first < release.label.shape[1]
-    fits[fits] = release.label[fits, first[fits]] > 0
-    if 10 * int(fits.sum()) < 9 * n:
+    some = range(0, n, max(1, n // 50))
+    fits = 0
+    for row in some:
+        mixture = np.einsum("k,khwc->hwc", secret.coefficient[row], pixel_values(secret.inside(row)))
+        fits += bool(np.abs(np.abs(mixture) - np.abs(release.encryption[row])).mean() < _ROUNDING)
+    if 10 * fits < 9 * len(some):
         raise InputError(
-            f"secret: the release's labels fit {int(fits.sum())} of {n} rows only; name the two folders of one run"
+            f"secret: its images make {fits} of {len(some)} encryptions only; name the two folders of one run"
         )

@@ -76,12 +76,14 @@ def _shown(value: object) -> str:
         return "this number"
 
 
-def private_per_row(scheme: str, k: int) -> int:
+def private_per_row(scheme: str, k: int, private_per_mix: int = 2) -> int:
     """p: how many of the k images of an encryption are private."""
-    return 2 if scheme == "cross" else k
+    return private_per_mix if scheme == "cross" else k
 
 
-def check_constraints(scheme: str, k: int, max_coefficient: float, min_private_sum: float) -> None:
+def check_constraints(
+    scheme: str, k: int, max_coefficient: float, min_private_sum: float, private_per_mix: int = 2
+) -> None:
     """Refuse constraints that no row of k coefficients can meet."""
     if scheme not in ("cross", "inside", "mixup"):
         raise InputError(f"scheme: {scheme!r} is not known; choose cross, inside or mixup")
@@ -91,9 +93,12 @@ def check_constraints(scheme: str, k: int, max_coefficient: float, min_private_s
         raise InputError(f"k: Mixup mixes two images, not {k}; give k = 2 or another scheme")
     if not 1 / k < max_coefficient <= 1:
         raise InputError(f"max_coefficient: {max_coefficient} is outside ({1 / k:.4g}, 1]")
-    # With public images beside them, two coefficients never sum to their limit itself.
-    reach = 1.0 if k == 2 else min(1.0, 2 * max_coefficient)
-    possible = 0 <= min_private_sum < reach or (k == 2 and min_private_sum == reach)
+    p = private_per_mix
+    if scheme == "cross" and not 1 <= p <= k:
+        raise InputError(f"private_per_mix: {p} of {k} images cannot be private; give 1 .. {k}")
+    # With public images beside them, p coefficients never sum to their limit itself.
+    reach = 1.0 if k == p else min(1.0, p * max_coefficient)
+    possible = 0 <= min_private_sum < reach or (k == p and min_private_sum == reach)
     if scheme == "cross" and not possible:
         raise InputError(
             f"min_private_sum: {min_private_sum} cannot be met with max_coefficient {max_coefficient}; "
@@ -136,17 +141,21 @@ class GenDataParams(_Parameters):
     )
     key: str = _p("", 'chacha20 only: 64 hex digits; "" draws them; secret')
     scheme: Literal["cross", "inside", "mixup"] = _p(
-        "cross", "cross (2 private + k-2 public images), inside (k private) or mixup"
+        "cross", "cross (private and public images), inside (k private) or mixup"
     )
     n_private: int = _p(20, "how many private images", 2)
     encryptions_per_image: int = _p(50, "epochs; the release holds n_private times as many encryptions", 1)
     k: int = _p(4, "how many images are mixed into one encryption, 2 .. 16")
     max_coefficient: float = _p(0.65, "largest coefficient of a mixture, in (1/k, 1]")
-    min_private_sum: float = _p(0.30, "cross: least sum of the two private coefficients")
+    min_private_sum: float = _p(0.30, "cross: least sum of the private coefficients")
     private_source: str = _p("embedded", "embedded, cifar10[:ROOT], imagenette[:ROOT], a folder or .npz")
     public_source: str = _p("embedded", "likewise; random crops are taken of its photographs")
     n_public: int = _p(200, "how many public images (crops); cross needs n_private or more", 0)
     min_keypoints: int = _p(40, "a crop is kept when SIFT finds more key points than this", 0)
+    labels: Literal["coefficients", "classes", "none"] = _p(
+        "coefficients", "what label.npy shows: coefficients, classes (0 or 1) or none (no label.npy)"
+    )
+    private_per_mix: int = _p(2, "cross: how many of the k images are private, 1 .. k", 1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -156,12 +165,19 @@ class GenDataParams(_Parameters):
             raise InputError(f"key: {self.rng} takes a seed; give a key with rng chacha20 only")
         if self.key and (len(self.key) != 64 or not set(self.key.lower()) <= set("0123456789abcdef")):
             raise InputError('key: is not 64 hex digits; give 64 of 0-9a-f, or "" to draw them')
-        check_constraints(self.scheme, self.k, self.max_coefficient, self.min_private_sum)
+        check_constraints(
+            self.scheme, self.k, self.max_coefficient, self.min_private_sum, self.private_per_mix
+        )
         if self.scheme == "cross" and self.n_public < self.n_private:
             raise InputError(
                 f"n_public: {self.n_public} is too few; give n_private ({self.n_private}) or more"
             )
         return self
+
+    @property
+    def private_per_row(self) -> int:
+        """p: how many of the k images of an encryption are private."""
+        return private_per_row(self.scheme, self.k, self.private_per_mix)
 
 
 class AttackParams(_Parameters):

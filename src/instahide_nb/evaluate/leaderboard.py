@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from instahide_nb import __version__
+from instahide_nb.challenge.release import ReleaseInfo
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import read_json, write_json
 from instahide_nb.core.progress import duration
@@ -31,6 +32,8 @@ _Text = Annotated[str, Field(pattern=r"^[^\n]*\S[^\n]*$")]
 _Ssim = Annotated[float | None, Field(ge=-1, le=1)]
 _L2 = Annotated[float | None, Field(ge=0, le=4)]
 _NOT_STATED = "not stated"
+_FORM = {"labels": "labels", "scheme": "scheme", "private_per_row": "private images per encryption"}
+_USUAL = ReleaseInfo()
 
 
 class Row(BaseModel):
@@ -46,6 +49,9 @@ class Row(BaseModel):
     hardware: _Text
     kind: Literal["reported", "measured"]  # by the authors or by this package
     challenge: Annotated[str, Field(pattern=r"^(2020|[0-9a-f]{64})$")]  # sha256 of the array of encryptions
+    labels: Literal["coefficients", "classes", "none"] = "coefficients"  # what the attack was given
+    scheme: Literal["cross", "inside", "mixup"] = "cross"
+    private_per_row: Annotated[int, Field(ge=1)] = 2  # private images in each encryption
     max_ssim: _Ssim
     mean_ssim: _Ssim
     min_l2: _L2
@@ -78,6 +84,16 @@ class Row(BaseModel):
         """Whether the row has scores."""
         return self.max_ssim is not None
 
+    @property
+    def form(self) -> str:
+        """How the release differs from the challenge's form, in words; empty if it has that form."""
+        own = [
+            (title, getattr(self, name))
+            for name, title in _FORM.items()
+            if getattr(self, name) != getattr(_USUAL, name)
+        ]
+        return ", ".join(f"{title}: {value}" for title, value in own)
+
 
 def parse_row(content: Mapping[str, object], name: str = "row") -> Row:
     """Check the content of a row's file.
@@ -107,7 +123,12 @@ def save_row(path: Path | str, row: Row) -> None:
 
 
 def measured_row(
-    metrics: Mapping[str, float] | None, attack: Mapping[str, object], *, challenge: str, name: str = ""
+    metrics: Mapping[str, float] | None,
+    attack: Mapping[str, object],
+    *,
+    challenge: str,
+    name: str = "",
+    info: ReleaseInfo = _USUAL,
 ) -> Row:
     """The row of an attack, dated today (UTC).
 
@@ -122,6 +143,8 @@ def measured_row(
         sha256 of the array of encryptions, or "2020".
     name : str
         In place of the method's name.
+    info : ReleaseInfo
+        The form of the release.
     """
     recovered = attack.get("recovered")
     lost = f"random generator not found ({one_line(attack.get('reason'))})"
@@ -135,6 +158,7 @@ def measured_row(
         "hardware": one_line(attack.get("platform")),
         "kind": "measured",
         "challenge": challenge,
+        **{field: getattr(info, field) for field in _FORM},
         "recovered_generator": recovered,
         "note": lost if recovered is False else "",
         **{field: (metrics or {}).get(field) for field in (*METRICS, "success_rate")},
@@ -193,6 +217,7 @@ _HEADINGS = (
     "#",
     "Attack",
     "Scores",
+    "Labels",
     *_SCORES.values(),
     "Complexity",
     "Time",
@@ -200,6 +225,7 @@ _HEADINGS = (
     "Challenge",
     "Date",
 )
+_MARK = "†"  # of a release of another form than the challenge's
 _COSTS = {"Complexity", "Time", "Hardware"}
 
 
@@ -216,6 +242,9 @@ def to_markdown(rows: Iterable[Row], *, costs: bool = True) -> str:
         "Success: share of encryptions with an SSIM above 0.8."
     )
     notes = [f"{_escape(row.attack)}: {_escape(row.note)}" for row in ordered if row.note]
+    notes += [
+        f"{_MARK} {_escape(row.attack)}: not comparable with 2020 ({row.form})" for row in ordered if row.form
+    ]
     return "\n\n".join([table, below, *notes]) + "\n"
 
 
@@ -248,8 +277,9 @@ def _cells(place: str, row: Row) -> list[str]:
         title = f"[{title}]({row.source})"
     return [
         place,
-        f"**{title}**" if row.kind == "measured" else title,
+        (f"**{title}**" if row.kind == "measured" else title) + (f" {_MARK}" if row.form else ""),
         row.kind,
+        row.labels,
         *(_number(getattr(row, name), 2 if row.kind == "reported" else 3) for name in _SCORES),
         *map(_escape, (row.complexity, row.time, row.hardware)),
         row.challenge if row.challenge == "2020" else f"`{row.challenge[:8]}`",
@@ -265,11 +295,14 @@ def _escape(text: str) -> str:
 def to_text(rows: Iterable[Row]) -> str:
     """A short table without times, for terminals and notebooks."""
     names = ("max_ssim", "mean_ssim", "min_l2", "mean_l2")
-    lines = [f"    {'attack':<22} {'scores':<9}" + "".join(f" {_TITLES[name]:>9}" for name in names)]
+    lines = [
+        f"    {'attack':<22} {'scores':<9} {'labels':<12}" + "".join(f" {_TITLES[name]:>9}" for name in names)
+    ]
     for place, row in enumerate(sort_rows(rows), 1):
         four = "".join(f" {_number(getattr(row, name), 2):>9}" for name in names)
         text = four if row.ranked else f" not ranked: {row.note}"
-        lines.append(f"{place if row.ranked else '':>2}  {row.attack:<22} {row.kind:<9}{text}")
+        name = row.attack + (f" {_MARK}" if row.form else "")
+        lines.append(f"{place if row.ranked else '':>2}  {name:<22} {row.kind:<9} {row.labels:<12}{text}")
     return "\n".join(lines)
 
 

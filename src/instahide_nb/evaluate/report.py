@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.challenge.release import Release
-from instahide_nb.challenge.secret import Secret
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, make_folder, save_array, sha256_array, write_json
 from instahide_nb.evaluate.leaderboard import Row, measured_row, save_row
@@ -47,13 +46,6 @@ def about_attack(decryption: Path | str) -> AboutAttack:
     return AboutAttack(details, recovered)
 
 
-def private_inside(secret: Secret) -> npt.NDArray[np.int64]:
-    """int64 (n, p): all private images inside each encryption; p = k for scheme inside."""
-    if secret.info["parameters"]["scheme"] == "inside" and secret.public_index.size:
-        return np.hstack([secret.pair, secret.public_index])
-    return secret.pair
-
-
 def save_evaluation(
     out: Path | str, name: str, scores: Scores | None, release: Release, attack: AboutAttack = AboutAttack()
 ) -> Row:
@@ -77,6 +69,7 @@ def save_evaluation(
     if scores is not None:
         save_array(out / "per_encryption.npy", scores.per_encryption)
         write_json(out / "metrics.json", metrics)
-    row = measured_row(metrics, attack.details, challenge=sha256_array(release.encryption), name=name)
+    digest = sha256_array(release.encryption)
+    row = measured_row(metrics, attack.details, challenge=digest, name=name, info=release.info)
     save_row(out / "row.json", row)
     return row

@@ -141,15 +141,13 @@ def score(
     from instahide_nb.challenge.secret import check_halves, load_secret
     from instahide_nb.evaluate import metrics
     from instahide_nb.evaluate.leaderboard import score_table
-    from instahide_nb.evaluate.report import private_inside
     from instahide_nb.evaluate.submission import load_decryption
 
     published, hidden = load_release(release), load_secret(secret)
     check_halves(published, hidden)
     images = load_decryption(decryption, published.encryption.shape)
-    inside = private_inside(hidden)
-    scores = metrics.score(images, hidden.private, inside)
-    for line in metrics.find_mistakes(images, hidden.private, inside, scores):
+    scores = metrics.score(images, hidden.private, hidden.pair)
+    for line in metrics.find_mistakes(images, hidden.private, hidden.pair, scores):
         typer.echo(f"warning: {line}", err=True)
     typer.echo(score_table(scores))
 

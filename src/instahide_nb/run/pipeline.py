@@ -50,9 +50,8 @@ class Plan:
     attacks: tuple[tuple[AttackParams, EvaluateParams], ...]  # one pair per method, in the order given
 
     def left_out(self) -> dict[str, str]:
-        """The methods that cannot attack this scheme, and why."""
-        scheme = self.gen_data.scheme
-        return {e.name: why for a, e in self.attacks if (why := why_not(a.method, scheme))}
+        """The methods that cannot attack such a challenge, and why."""
+        return {e.name: why for a, e in self.attacks if (why := why_not(a.method, self.gen_data))}
 
 
 def make_plan(

@@ -5,13 +5,13 @@ An encryption mixes k images with random coefficients l_j and gives each value o
     x = mask * (l_1 image_1 + ... + l_k image_k)
 
 (Huang, Song, Li and Arora, "InstaHide: Instance-hiding Schemes for Private Distributed Learning", ICML 2020,
-section 4). Cross mixes 2 private and k - 2 public images, inside k private ones; Mixup mixes two without a mask.
+section 4). Cross mixes p private (2 in 2020) and k - p public images, inside k private ones; Mixup mixes two without
+a mask.
 
 A uint8 pixel u means (2u - 255)/255, and a coefficient is w / 2**24 with integer weights w_j that sum to 2**24. So
 x = S / (255 * 2**24) with the integer S = sum_j w_j (2 u_j - 255): one division and one rounding to float32, the same
-on every machine. In each epoch every private image is the first of one row and the second of one row (inside: the j-th
-of one row, for each j); row e*N + r belongs to epoch e. The order of the draws is in
-:mod:`instahide_nb.scheme.streams`.
+on every machine. In each epoch every private image is the j-th of one row for each j <= p; row e*N + r belongs to epoch
+e. The order of the draws is in :mod:`instahide_nb.scheme.streams`.
 """
 
 from __future__ import annotations
@@ -91,19 +91,29 @@ def _normalise(normals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def draw_coefficients(
-    stream: Stream, n: int, k: int, *, max_coefficient: float = 0.65, min_private_sum: float = 0.0
+    stream: Stream,
+    n: int,
+    k: int,
+    *,
+    max_coefficient: float = 0.65,
+    min_private_sum: float = 0.0,
+    private: int = 2,
 ) -> npt.NDArray[np.float64]:
     """Coefficients |N(0,1)|^k normalised to sum one, (n, k) float64.
 
-    All rows are drawn at once. Then each row with a coefficient above `max_coefficient`, or whose first two sum to less
-    than `min_private_sum`, is redrawn alone, in row order, until it passes.
+    All rows are drawn at once. Then each row with a coefficient above `max_coefficient`, or whose first `private` ones
+    sum to less than `min_private_sum`, is redrawn alone, in row order, until it passes.
     """
+
+    def passes(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        total = np.add.accumulate(rows[..., :private], axis=-1)[..., -1]
+        return np.asarray((rows.max(axis=-1) <= max_coefficient) & (total >= min_private_sum))
+
     rows = _normalise(stream.normal(n, k))
-    rejected = (rows.max(axis=1) > max_coefficient) | (rows[:, 0] + rows[:, 1] < min_private_sum)
-    for r in np.flatnonzero(rejected):
+    for r in np.flatnonzero(~passes(rows)):
         for _ in range(_MOST_REDRAWS):
             row = _normalise(stream.normal(k))
-            if row.max() <= max_coefficient and row[0] + row[1] >= min_private_sum:
+            if passes(row):
                 break
         else:
             raise InputError(
@@ -168,6 +178,7 @@ def encrypt(
     encryptions_per_image: int = 50,
     max_coefficient: float = 0.65,
     min_private_sum: float = 0.30,
+    private_per_mix: int = 2,
 ) -> Mixtures:
     """Make ``encryptions_per_image * N`` encryptions, epoch by epoch.
 
@@ -179,7 +190,7 @@ def encrypt(
         The public images; cross only, at least N.
     stream : Stream
         See :mod:`instahide_nb.scheme.streams`.
-    scheme, k, encryptions_per_image, max_coefficient, min_private_sum
+    scheme, k, encryptions_per_image, max_coefficient, min_private_sum, private_per_mix
         As in :class:`instahide_nb.core.params.GenDataParams`.
 
     Raises
@@ -187,7 +198,7 @@ def encrypt(
     InputError
         When images do not fit each other or the constraints cannot be met.
     """
-    check_constraints(scheme, k, max_coefficient, min_private_sum)
+    check_constraints(scheme, k, max_coefficient, min_private_sum, private_per_mix)
     n_private, shape = len(private), private.shape[1:]
     if n_private < 2:
         raise InputError(f"n_private: {n_private} is too few; give two private images or more")
@@ -212,13 +223,13 @@ def encrypt(
     sign, total = np.empty((n_private, size), np.uint8), np.empty(size, np.uint32)
     flat = result.encryption.reshape(n, size)
     least = min_private_sum if cross else 0.0
-    split = private_per_row(scheme, k)
+    split = private_per_row(scheme, k, private_per_mix)
     for e in progress(range(encryptions_per_image), desc="encrypting", unit="epoch"):
         rows = slice(e * n_private, (e + 1) * n_private)
         pool = stream.permutation(n_public) if cross else np.empty(0, np.int64)
         order = stream.permutation(n_private)
         coefficient = draw_coefficients(
-            stream, n_private, k, max_coefficient=max_coefficient, min_private_sum=least
+            stream, n_private, k, max_coefficient=max_coefficient, min_private_sum=least, private=split
         )
         result.weight[rows] = integer_weights(coefficient)
         result.index[rows, 0] = order

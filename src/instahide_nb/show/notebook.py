@@ -22,7 +22,6 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, sha256_array, write_bytes
 from instahide_nb.core.progress import in_jupyterlab
 from instahide_nb.evaluate.metrics import Scores
-from instahide_nb.evaluate.report import private_inside
 from instahide_nb.show.grids import Images, absolute_pixels, contact_sheet, enlarge, png_bytes, to_pixels
 
 if TYPE_CHECKING:  # plots load slowly, and no notebook needs them before its first plot
@@ -146,11 +145,9 @@ def _strip(parts: dict[str, Images]) -> UInt8:
 
 def composed(release: Release, secret: Secret, row: int) -> UInt8:
     """The images inside encryption `row` with their coefficients, their mixture, the encryption and its |x|."""
-    pool = secret.public if release.info.scheme == "cross" else secret.private
-    images = [secret.private[i] for i in secret.pair[row]] + [pool[i] for i in secret.public_index[row]]
     parts: dict[str, Images] = {
         f"{j}: {weight:.2f}": image
-        for j, (weight, image) in enumerate(zip(secret.coefficient[row], images, strict=True), 1)
+        for j, (weight, image) in enumerate(zip(secret.coefficient[row], secret.inside(row), strict=True), 1)
     }
     x = release.encryption[row]
     signs = np.unpackbits(secret.mask[row], count=x.size).reshape(x.shape)
@@ -181,7 +178,7 @@ def scored(
         "absolute value": absolute_pixels(x),
         "decryption": decryption[row],
     }
-    for slot, image in enumerate(private_inside(secret)[row]):
+    for slot, image in enumerate(secret.pair[row]):
         parts[f"private {slot + 1}: {scores.ssim[row, slot]:.3f}"] = secret.private[image]
     return _strip(parts)
 

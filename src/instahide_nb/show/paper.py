@@ -25,7 +25,6 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, make_folder, sha256_file, write_bytes
 from instahide_nb.core.progress import progress
 from instahide_nb.evaluate.leaderboard import load_published, load_rows
-from instahide_nb.evaluate.report import private_inside
 from instahide_nb.show import plots
 from instahide_nb.show.grids import Comparison, compare_attacks, compare_encryptions
 from instahide_nb.show.notebook import similarities
@@ -220,7 +219,7 @@ def _columns(width: float) -> int:
 def _comparison(run: _Run) -> Plan:
     method, ssim = next(iter(run.ssim.items()))
     files = (f"attack/{method}/decryption.npy", f"evaluate/{method}/per_encryption.npy")
-    decryption, inside = run.array(files[0]), private_inside(run.secret)
+    decryption, inside = run.array(files[0]), run.secret.pair
 
     def draw(width: float) -> Figure:
         x, private = run.release.encryption, run.secret.private
@@ -263,7 +262,7 @@ def _ssim(run: _Run) -> Plan:
 
 def _similarity(run: _Run) -> Plan:
     among = min(1000, len(run.release.encryption))
-    same, different = similarities(run.release, private_inside(run.secret), encryptions=among)
+    same, different = similarities(run.release, run.secret.pair, encryptions=among)
     caption = (
         "Correlation of the whitened energies of local differences, for pairs of encryptions that share a private "
         f"image ({len(same):,} pairs) and that share none ({len(different):,} pairs), among the first {among:,} "

@@ -109,8 +109,9 @@ def test_images_without_a_group_are_grey(challenge, public):
 
 def test_input_that_does_not_fit_is_named(challenge, public):
     release = challenge.release
-    with pytest.raises(InputError, match="inside"):
-        run_v2(replace(release, info=replace(release.info, scheme="inside")), public)
+    for values in ({"scheme": "inside"}, {"labels": "classes"}, {"private_per_mix": 3}):
+        with pytest.raises(InputError, match=r"carlini-v2 (attacks|needs)"):
+            run_attack("carlini-v2", replace(release, info=replace(release.info, **values)), public)
     with pytest.raises(InputError, match=r"n_public.*20 at least"):
         run_v2(release, public[:19])
     with pytest.raises(InputError, match="public_source"):

@@ -141,10 +141,6 @@ def attack(
 
 
 def _check(release: Release, public: UInt8) -> None:
-    if release.info.scheme != "cross":
-        raise InputError(
-            f"method: carlini attacks cross-dataset encryptions; this release is of the scheme {release.info.scheme!r}"
-        )
     if public.dtype != np.uint8 or public.ndim != 4 or public.shape[1:] != release.encryption.shape[1:]:
         raise InputError(
             f"public_source: carlini needs uint8 images of the shape {release.encryption.shape[1:]}, "
@@ -175,7 +171,7 @@ def _reconstruct(
     release: Release, public: UInt8, published: bool, similarity: Similarity, watch: Stopwatch
 ) -> _Reconstruction:
     """Stages 1 to 5."""
-    label, shape = release.label, release.encryption.shape[1:]
+    label, shape = release.shown, release.encryption.shape[1:]
     slots = read_slots(label, release.info.n_private)
     with watch.stage("similarity"):
         # Three digits are enough, and hide the last bits of a similarity that is not exact.

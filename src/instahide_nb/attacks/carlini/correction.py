@@ -65,7 +65,7 @@ def simulate(release: Release, public: npt.NDArray[np.uint8]) -> tuple[Release, 
             f"n_public: {len(public)} public images are too few to simulate a challenge of {n_images} private images; "
             f"give {2 * n_images} at least"
         )
-    class_sizes = np.diff(read_slots(release.label, n_images).start)
+    class_sizes = np.diff(read_slots(release.shown, n_images).start)
     chosen = np.random.default_rng(0).permutation(len(public))
     private = public[chosen[:n_images]]
     mixtures = encrypt(

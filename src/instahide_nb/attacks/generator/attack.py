@@ -52,14 +52,18 @@ class _Attempt:
         return None
 
     def not_found(self, reason: str) -> AttackResult:
-        shape, seconds = self.release.encryption.shape, self.watch.seconds
+        release, seconds = self.release, self.watch.seconds
         return AttackResult.not_found(
-            self.method, self.complexity, reason, shape=shape, seconds=seconds, details=self.details
+            self.method, self.complexity, reason, release=release, seconds=seconds, details=self.details
         )
 
     def found(self, replay: Replay, pair: npt.NDArray[np.int64] | None = None) -> AttackResult:
         """Solve for the images; with private images from elsewhere where permutations are not the replayed ones."""
         release, shape = self.release, self.release.encryption.shape
+        if replay.weight is None and release.info.labels != "coefficients":
+            return self.not_found(
+                "masks and pairs are known, but no coefficients: neither a seed nor labels show them"
+            )
         if pair is not None:
             replay = replay.with_pairs(pair)
             self.details["pairs_from"] = "unmask"
@@ -185,6 +189,8 @@ def prng_state(release: Release, public: Images8) -> AttackResult:
 
 
 def _tolerance(release: Release) -> float:
+    if release.label is None:
+        return _TWO_DECIMALS
     try:
         return seed_scan.label_tolerance(release.label, release.info.k)[0]
     except InputError:

@@ -30,7 +30,6 @@ from instahide_nb.attacks.exact import factor, integer_product, inverse, solve
 from instahide_nb.attacks.generator.replay import Replay, image_classes
 from instahide_nb.attacks.mixtures import Mixtures, fit, mean_square, normal_matrix, predictions, right_side
 from instahide_nb.challenge.release import Release
-from instahide_nb.core.params import private_per_row
 from instahide_nb.core.progress import progress
 from instahide_nb.core.threads import in_blocks
 from instahide_nb.scheme.encryption import WEIGHT_ONE, pixel_bytes, pixel_values
@@ -77,10 +76,9 @@ class RecoveredImages:
         )
 
     def ordered_pairs(self, index: npt.NDArray[np.int32]) -> Int64:
-        """The first two images of each encryption, the larger coefficient first; (n, 2)."""
-        pair = index[:, :2].astype(np.int64)
-        swap = self.coefficient[:, 1] > self.coefficient[:, 0]
-        return np.where(swap[:, None], pair[:, ::-1], pair)
+        """The private images of each encryption, the largest coefficient first; (n, p)."""
+        order = np.argsort(-self.coefficient, axis=1, kind="stable")
+        return np.take_along_axis(index.astype(np.int64), order, axis=1)
 
 
 def _from_bytes(images: Images8) -> Float64:
@@ -100,7 +98,7 @@ def recover_images(release: Release, replay: Replay, public: Images8) -> Recover
     be the challenge's own, the images are exact without coefficients too.
     """
     info, rows = release.info, without_mask(release.encryption, replay.positive)
-    places = private_per_row(info.scheme, info.k)
+    places = info.private_per_row
     known = np.zeros((0, rows.shape[1]))
     if len(public) and public[0].size == rows.shape[1]:
         known = _from_bytes(public)
@@ -293,7 +291,7 @@ def _from_labels(
 
     Where two images share a class, least squares splits their sum.
     """
-    size, label = release.info.n_private, release.label
+    size, label = release.info.n_private, release.shown
     classes, _ = image_classes(label, pair)
     own = classes[pair]
     sharing = (own[:, :, None] == own[:, None, :]).sum(axis=2)

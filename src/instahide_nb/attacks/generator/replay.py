@@ -21,7 +21,6 @@ import numpy.typing as npt
 
 from instahide_nb.challenge.release import Release, ReleaseInfo
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.params import private_per_row
 from instahide_nb.core.progress import progress
 from instahide_nb.scheme.encryption import WEIGHT_ONE, draw_coefficients, integer_weights
 from instahide_nb.scheme.mersenne import low_bits, seeded_window
@@ -107,7 +106,7 @@ class Replay:
 
     def with_pairs(self, pair: Int64) -> Replay:
         """The same masks, but private images (n, 2) from elsewhere and no coefficients."""
-        others = np.zeros((len(pair), self.index.shape[1] - 2), np.int64)
+        others = np.zeros((len(pair), self.index.shape[1] - pair.shape[1]), np.int64)
         return replace(self, index=np.hstack([pair, others]).astype(np.int32), weight=None)
 
 
@@ -125,16 +124,19 @@ def _epoch_index(stream: Mt19937Stream, info: ReleaseInfo, n_public: int) -> Ite
     yield order
     for j in range(1, info.k):
         place = stream.permutation(info.n_private)
-        yield pool[place] if cross and j >= 2 else order[place]
+        yield pool[place] if j >= info.private_per_row else order[place]
 
 
 def replay_coefficients(info: ReleaseInfo, seed: int) -> Iterator[npt.NDArray[np.uint32]]:
     """The coefficients of each epoch times 2^24, uint32 (N, k); InputError if none can meet the constraints."""
     stream = _open(seeded_window(0), seed)
     least = info.min_private_sum if info.scheme == "cross" else 0.0
-    bounds = {"max_coefficient": info.max_coefficient, "min_private_sum": least}
     for _ in range(info.encryptions_per_image):
-        yield integer_weights(draw_coefficients(stream, info.n_private, info.k, **bounds))
+        coefficient = draw_coefficients(
+            stream, info.n_private, info.k, max_coefficient=info.max_coefficient, min_private_sum=least,
+            private=info.private_per_row,
+        )  # fmt: skip
+        yield integer_weights(coefficient)
 
 
 def replay_epochs(release: Release, window: Window, starts: Int64, seed: int | None, n_public: int) -> Replay:
@@ -248,7 +250,9 @@ def find_replay(
         return None, False, {}
     starts, n_public = placed
     replay = replay_epochs(release, window, starts, seed, n_public)
-    _, agreeing = image_classes(release.label, replay.index[:, : private_per_row(info.scheme, info.k)])
+    agreeing = 1.0
+    if release.label is not None:
+        _, agreeing = image_classes(release.label, replay.index[:, : info.private_per_row])
     words = max(n_public - 1, 0) + layout.order + layout.partners + layout.mask
     details: dict[str, object] = {
         "pairs_agreeing": round(agreeing, 6),
@@ -302,14 +306,16 @@ def rows_agree(label: Float, coefficient: npt.NDArray[np.float64], tolerance: fl
 
 
 def makes_labels(release: Release, seed: int, tolerance: float) -> bool:
-    """Whether the coefficients drawn from this seed are those of the labels."""
-    info, wrong = release.info, 0
+    """Whether the coefficients drawn from this seed are those of the labels, where these show any."""
+    info, label, wrong = release.info, release.label, 0
+    if label is None or info.labels != "coefficients":
+        return True
     try:
         for e, weight in enumerate(replay_coefficients(info, seed)):
-            own = weight[:, : private_per_row(info.scheme, info.k)] / WEIGHT_ONE
-            label = release.label[e * info.n_private : (e + 1) * info.n_private]
-            wrong += int((~rows_agree(label, own, tolerance)).sum())
-            if wrong > (1 - _LABELS_AGREE) * len(release.label):
+            own = weight[:, : info.private_per_row] / WEIGHT_ONE
+            rows = label[e * info.n_private : (e + 1) * info.n_private]
+            wrong += int((~rows_agree(rows, own, tolerance)).sum())
+            if wrong > (1 - _LABELS_AGREE) * len(label):
                 return False
     except InputError:  # no row of this generator meets the constraints
         return False

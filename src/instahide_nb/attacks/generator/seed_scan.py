@@ -31,7 +31,6 @@ from numba.extending import intrinsic
 from instahide_nb.attacks.generator.replay import makes_labels, rows_agree
 from instahide_nb.challenge.release import Release, ReleaseInfo
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.params import private_per_row
 from instahide_nb.core.progress import progress
 from instahide_nb.core.threads import thread_count
 from instahide_nb.scheme.encryption import WEIGHT_ONE
@@ -333,8 +332,8 @@ class SeedTest:
     @classmethod
     def of(cls, release: Release, tolerance: float) -> SeedTest | None:
         """None if no row of the labels shows a ratio of two coefficients."""
-        info, label = release.info, np.asarray(release.label[: release.info.n_private], np.float64)
-        places = private_per_row(info.scheme, info.k)
+        info, label = release.info, np.asarray(release.shown[: release.info.n_private], np.float64)
+        places = info.private_per_row
         kept = float(_drawn(np.random.RandomState(0).standard_normal((20_000, info.k)), info)[1].mean())
         targets = ratio_targets(label, info.k, places, tolerance)
         plan = plan_scan(targets, info.k, kept * (1.0 if places == 2 else _SHOWN_ALONE))
@@ -356,7 +355,7 @@ class SeedTest:
             generator.seed(seed)
             normals[i] = generator.standard_normal(normals.shape[1:])
         coefficient, kept = _drawn(normals, self.info)
-        private = coefficient[..., : private_per_row(self.info.scheme, self.info.k)]
+        private = coefficient[..., : self.info.private_per_row]
         return np.logical_and.reduce(rows_agree(self.label, private, self.tolerance) | ~kept, axis=1)
 
 
@@ -366,7 +365,7 @@ def _drawn(normals: Float64, info: ReleaseInfo) -> tuple[Float64, npt.NDArray[np
     coefficient = size / size.sum(axis=-1, keepdims=True)
     kept = coefficient.max(axis=-1) <= info.max_coefficient
     if info.scheme == "cross":
-        kept &= coefficient[..., :2].sum(axis=-1) >= info.min_private_sum
+        kept &= coefficient[..., : info.private_per_row].sum(axis=-1) >= info.min_private_sum
     return coefficient, kept
 
 
@@ -421,7 +420,7 @@ def find_seed(
     """
     if not 0 <= seed_start < seed_stop <= 2**32:
         raise InputError(f"seed_start, seed_stop: {seed_start} .. {seed_stop} is not within 0 .. {2**32}")
-    tolerance, decimals = label_tolerance(release.label, release.info.k)
+    tolerance, decimals = label_tolerance(release.shown, release.info.k)
     test = SeedTest.of(release, tolerance)
     if test is None:
         return None

@@ -157,10 +157,12 @@ def coefficient_law(info: ReleaseInfo) -> Float64:
 
     Column j holds the (j+1)-th largest coefficients of the rows.
     """
-    limits = {"max_coefficient": info.max_coefficient}
-    if info.scheme == "cross":
-        limits["min_private_sum"] = info.min_private_sum
-    drawn = draw_coefficients(Mt19937Stream(0), _DRAWS, info.k, **limits)[:, : info.private_per_row]
+    stream, p = Mt19937Stream(0), info.private_per_row
+    least = info.min_private_sum if info.scheme == "cross" else 0.0
+    most = info.max_coefficient
+    drawn = draw_coefficients(stream, _DRAWS, info.k, max_coefficient=most, min_private_sum=least, private=p)[
+        :, :p
+    ]
     return np.rint(np.sort(-np.sort(-drawn, axis=1), axis=0) * _GRID) / _GRID
 
 
