@@ -36,8 +36,8 @@ def k_finding(table: DataFrame) -> Finding:
         f"{', '.join(f'{s:.3f}' for s in at.loc[e])} with {e} encryptions per image" for e in (50, 20, 10)
     ]
     return Finding(
-        f"With 10 instead of 50 encryptions per image, `unmask` {_change(fewer)} in Max_SSIM. With 8 instead of 4 mixed "
-        f"images, it {_change(more)}. Without public images (k = 2) it reaches {at[2].min():.3f} or more",
+        f"With 10 instead of 50 encryptions per image, `unmask` {_change(fewer)} in Max_SSIM. With 8 instead of 4 "
+        f"mixed images, it {_change(more)}. Without public images (k = 2) it reaches {at[2].min():.3f} or more",
         f"for k = {', '.join(map(str, at))} it reaches {'; '.join(parts)}",
     )
 

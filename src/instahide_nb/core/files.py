@@ -127,8 +127,8 @@ def _read_npy(file: Path | str, stream: IO[bytes]) -> npt.NDArray[Any]:
             shape, fortran, dtype = readers[npy.read_magic(head)](head)
     except Exception:  # numpy parses the header as text; a hostile one can raise nearly anything
         raise InputError(
-            f"{file}: is empty or not a .npy file; write it with numpy.save, or fetch it again if it is a web page or a "
-            "Git LFS pointer"
+            f"{file}: is empty or not a .npy file; write it with numpy.save, or fetch it again if it is a web page "
+            "or a Git LFS pointer"
         ) from None
     if dtype.hasobject:
         raise InputError(f"{file}: holds pickled Python objects, which are never loaded; save plain numbers")

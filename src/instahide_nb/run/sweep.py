@@ -138,7 +138,7 @@ def _runs(file: SweepFile) -> Iterator[SweepRun]:
             first = asked.get("gen_data.seed", asked["seed"])
             if not isinstance(first, int):
                 raise InputError(f"repeats: the seed is {first!r}; give a number to count from")
-            shown["seed"] = first + repeat
+            shown["seed"] = first + int(repeat)
         label = " ".join(f"{name}={value}" for name, value in shown.items()) or file.preset
         try:
             yield _run(file.preset, file.parameters | shown, label, base)
