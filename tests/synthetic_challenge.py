@@ -52,6 +52,7 @@ def make(
     **info: Any,
 ) -> Synthetic:
     """Make a challenge; `extra_words` are drawn before the epochs, in turn."""
+    p = info.get("private_per_mix", 2)
     private, public = smooth_images(n_private, size, 1), smooth_images(n_public, size, 2)
     stream = stream or open_stream(rng, seed=seed, key="00" * 32 if rng == "chacha20" else "", states=None)
     parts = []
@@ -59,16 +60,20 @@ def make(
         if extra_words:
             assert isinstance(stream, Mt19937Stream)
             stream.words(extra_words[e % len(extra_words)])
-        parts.append(encrypt(private, public, stream, scheme=scheme, k=k, encryptions_per_image=1))
+        parts.append(
+            encrypt(private, public, stream, scheme=scheme, k=k, encryptions_per_image=1, private_per_mix=p)
+        )
     mixtures = Mixtures(
         *(
             np.concatenate([getattr(p, name) for p in parts])
             for name in ("encryption", "index", "weight", "mask")
         )
     )
-    places = 2 if scheme == "cross" else k
+    places = p if scheme == "cross" else k
     classes = np.arange(n_private) % CLASSES
     label = class_coefficients(mixtures.weight[:, :places], mixtures.index[:, :places], classes, CLASSES)
+    if info.get("labels") == "none":
+        label = None
     about = ReleaseInfo(
         scheme=scheme,
         rng=rng,

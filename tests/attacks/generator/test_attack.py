@@ -42,7 +42,7 @@ def unnamed(made: Synthetic) -> Release:
 
 def assert_found(result: AttackResult, made: Synthetic, *, exact: bool = True) -> None:
     assert result.recovered_generator is True
-    pairs = made.mixtures.index[:, :2]
+    pairs = made.mixtures.index[:, : made.release.info.private_per_row]
     np.testing.assert_array_equal(np.sort(result.assignment, axis=1), np.sort(pairs, axis=1))
     removed = np.where(
         positive(made).reshape(made.release.encryption.shape),
@@ -65,10 +65,11 @@ def assert_not_found(result: AttackResult, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "k"), [("cross", 4), ("cross", 6), ("cross", 5), ("cross", 2), ("inside", 3), ("mixup", 2)]
+    ("scheme", "k", "p"),
+    [("cross", 4, 2), ("cross", 6, 2), ("cross", 5, 3), ("cross", 2, 2), ("inside", 3, 2), ("mixup", 2, 2)],
 )
-def test_everything_follows_from_the_labels(scheme, k):
-    made = make(seed=SEED, scheme=scheme, k=k)
+def test_everything_follows_from_the_labels(scheme, k, p):
+    made = make(seed=SEED, scheme=scheme, k=k, private_per_mix=p)
     result = prng_seed(made.release, OTHER_PUBLIC, **RANGE)
     assert_found(result, made)
     assert result.details["seed"] == SEED
@@ -162,14 +163,15 @@ def without_unmask(monkeypatch):
     ("scheme", "k", "extra"),
     [
         ("cross", 4, ()),
-        ("inside", 3, ()),
+        ("inside", 3, ()),  # without labels
         pytest.param("cross", 4, (2, 0, 17, 400), marks=pytest.mark.slow),
     ],
 )
 def test_large_neighbours_are_enough(without_unmask, scheme, k, extra):
     """Neither labels nor public images nor unmask are used before the state is known."""
     more = {"n_private": 50, "epochs": 4, "extra_words": extra} if extra else {}
-    made = make(seed=987_654_321, scheme=scheme, k=k, **more)
+    labels = "none" if scheme == "inside" else "coefficients"
+    made = make(seed=987_654_321, scheme=scheme, k=k, labels=labels, **more)
     result = prng_state(made.release, OTHER_PUBLIC)
     assert_found(result, made)
     assert result.details["bits_from"] == "pairs of neighbours"

@@ -33,16 +33,17 @@ def plain_fit(made: Synthetic) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "k", "public"), [("cross", 4, 58), ("cross", 2, 0), ("inside", 4, 0), ("mixup", 2, 0)]
+    ("scheme", "k", "p", "public"),
+    [("cross", 4, 2, 58), ("cross", 4, 3, 58), ("cross", 2, 2, 0), ("inside", 4, 4, 0), ("mixup", 2, 2, 0)],
 )
-def test_all_coefficients_make_images_exact_without_any_public_image(scheme, k, public):
-    made = make(scheme=scheme, k=k)
+def test_all_coefficients_make_images_exact_without_any_public_image(scheme, k, p, public):
+    made = make(scheme=scheme, k=k, private_per_mix=p)
     images = recover_images(made.release, replay_of(made), np.zeros((0, 16, 16, 3), np.uint8))
     assert images.proved.all()
     assert images.reproduced == 1.0
     assert images.public_images >= public
     np.testing.assert_array_equal(images.pixels((16, 16, 3)), pixel_values(made.private))
-    pair, weight = made.mixtures.index[:, :2], made.mixtures.weight[:, :2]
+    pair, weight = made.mixtures.index[:, :p], made.mixtures.weight[:, :p]
     larger = np.take_along_axis(pair, weight.argmax(axis=1)[:, None], axis=1)[:, 0]
     ordered = images.ordered_pairs(made.mixtures.index)
     np.testing.assert_array_equal(ordered[:, 0], larger)
