@@ -8,7 +8,7 @@ has no scores and no rank.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -18,14 +18,15 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from instahide_nb import __version__
 from instahide_nb.challenge.release import ReleaseInfo
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.files import read_json, write_json
+from instahide_nb.core.files import read_json
+from instahide_nb.core.params import Record
 from instahide_nb.core.progress import duration
-from instahide_nb.evaluate.metrics import METRICS, Scores
+from instahide_nb.evaluate.metrics import METRICS, TITLES, Scores
 
 _Line = Annotated[str, Field(pattern=r"^[^\n]*$")]
 _Text = Annotated[str, Field(pattern=r"^[^\n]*\S[^\n]*$")]
@@ -36,10 +37,8 @@ _FORM = {"labels": "labels", "scheme": "scheme", "private_per_row": "private ima
 _USUAL = ReleaseInfo()
 
 
-class Row(BaseModel):
+class Row(Record):
     """One row of the leaderboard; the fields are those of its JSON file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     attack: _Text  # name, as shown
     source: _Text  # where the attack is described: an address, or the package and its version
@@ -64,19 +63,18 @@ class Row(BaseModel):
     @field_validator("date")
     @classmethod
     def _is_a_day(cls, value: str) -> str:
-        if not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
-            raise ValueError("YYYY-MM-DD is expected")
-        return date.fromisoformat(value).isoformat()
+        with contextlib.suppress(ValueError):
+            if date.fromisoformat(value).isoformat() == value:
+                return value
+        raise InputError(f"date: {value!r} is not a day; write YYYY-MM-DD")
 
     @model_validator(mode="after")
     def _has_its_scores(self) -> Row:
         optional = {"max_l2"} if self.kind == "reported" else set()
         missing = [name for name in METRICS if getattr(self, name) is None and name not in optional]
-        unscored = (
-            self.kind == "measured" and self.recovered_generator is False and len(missing) == len(METRICS)
-        )
-        if missing and not unscored:
-            raise ValueError(f"field '{missing[0]}': a number is expected")
+        lost = self.kind == "measured" and self.recovered_generator is False and len(missing) == len(METRICS)
+        if missing and not lost:
+            raise InputError(f"{missing[0]}: a number is expected")
         return self
 
     @property
@@ -87,39 +85,20 @@ class Row(BaseModel):
     @property
     def form(self) -> str:
         """How the release differs from the challenge's form, in words; empty if it has that form."""
-        own = [
-            (title, getattr(self, name))
-            for name, title in _FORM.items()
-            if getattr(self, name) != getattr(_USUAL, name)
-        ]
-        return ", ".join(f"{title}: {value}" for title, value in own)
-
-
-def parse_row(content: Mapping[str, object], name: str = "row") -> Row:
-    """Check the content of a row's file.
-
-    Raises
-    ------
-    InputError
-        One line with `name` and the first field that is missing, unknown, of the wrong type or out of range.
-    """
-    try:
-        return Row.model_validate(dict(content))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = f"field '{first['loc'][0]}': " if first["loc"] else ""
-        given = f" (given: {first['input']!r})" if first["loc"] and first["type"] != "missing" else ""
-        raise InputError(f"{name}: {field}{first['msg'].removeprefix('Value error, ')}{given}") from None
+        own = {name: getattr(self, name) for name in _FORM if getattr(self, name) != getattr(_USUAL, name)}
+        return ", ".join(f"{_FORM[name]}: {value}" for name, value in own.items())
 
 
 def load_rows(paths: Iterable[Path | str]) -> list[Row]:
     """Read rows from their JSON files; an :class:`InputError` names the file and field at fault."""
-    return [parse_row(read_json(path), str(path)) for path in paths]
-
-
-def save_row(path: Path | str, row: Row) -> None:
-    """Write a row as its JSON file."""
-    write_json(path, row.model_dump())
+    rows = []
+    for path in paths:
+        content = read_json(path)
+        try:
+            rows.append(Row(**content))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+    return rows
 
 
 def measured_row(
@@ -137,8 +116,7 @@ def measured_row(
     metrics : mapping or None
         Content of ``metrics.json``; None where the attack did not find the generator.
     attack : mapping
-        Content of ``attack.json``: ``method``, ``complexity``, ``seconds`` (per stage), ``platform``, and for attacks
-        on the generator ``recovered`` and ``reason``. What is missing is shown as "not stated".
+        Content of ``attack.json``; what is missing is shown as "not stated".
     challenge : str
         sha256 of the array of encryptions, or "2020".
     name : str
@@ -148,22 +126,20 @@ def measured_row(
     """
     recovered = attack.get("recovered")
     lost = f"random generator not found ({one_line(attack.get('reason'))})"
-    title = name or str(attack.get("method") or "unnamed")
-    content = {
-        "attack": title,
-        "source": f"instahide-nb {__version__}",
-        "date": datetime.now(UTC).date().isoformat(),
-        "complexity": one_line(attack.get("complexity")),
-        "time": wall_time(attack.get("seconds")),
-        "hardware": one_line(attack.get("platform")),
-        "kind": "measured",
-        "challenge": challenge,
+    return Row(
+        attack=name or str(attack.get("method") or "unnamed"),
+        source=f"instahide-nb {__version__}",
+        date=datetime.now(UTC).date().isoformat(),
+        complexity=one_line(attack.get("complexity")),
+        time=wall_time(attack.get("seconds")),
+        hardware=one_line(attack.get("platform")),
+        kind="measured",
+        challenge=challenge,
         **{field: getattr(info, field) for field in _FORM},
-        "recovered_generator": recovered,
-        "note": lost if recovered is False else "",
+        recovered_generator=recovered,
+        note=lost if recovered is False else "",
         **{field: (metrics or {}).get(field) for field in (*METRICS, "success_rate")},
-    }
-    return parse_row(content, f"the row of {title}")
+    )
 
 
 def wall_time(seconds: object) -> str:
@@ -205,37 +181,15 @@ def sort_rows(rows: Iterable[Row]) -> list[Row]:
     return [row for _, row in sorted(zip(scores, named, strict=True), key=itemgetter(0), reverse=True)]
 
 
-def to_json(rows: Iterable[Row]) -> str:
-    """The content of ``leaderboard.json``: ``{"rows": [...]}``, best first."""
-    content = {"rows": [row.model_dump() for row in sort_rows(rows)]}
-    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-_TITLES = {name: name.capitalize().replace("ssim", "SSIM").replace("l2", "L2") for name in METRICS}
-_SCORES = {**_TITLES, "success_rate": "Success"}
-_HEADINGS = (
-    "#",
-    "Attack",
-    "Scores",
-    "Labels",
-    *_SCORES.values(),
-    "Complexity",
-    "Time",
-    "Hardware",
-    "Challenge",
-    "Date",
-)
+_SCORES = {**TITLES, "success_rate": "Success"}
 _MARK = "†"  # of a release of another form than the challenge's
-_COSTS = {"Complexity", "Time", "Hardware"}
 
 
 def to_markdown(rows: Iterable[Row], *, costs: bool = True) -> str:
     """The table in Markdown, aligned; measured attacks are in bold. `costs`: complexity, time and hardware too."""
     ordered = sort_rows(rows)
-    kept = [i for i, heading in enumerate(_HEADINGS) if costs or heading not in _COSTS]
-    headings = [_HEADINGS[i] for i in kept]
-    cells = [_cells(str(place) if row.ranked else "", row) for place, row in enumerate(ordered, 1)]
-    table = markdown_table(headings, [[entry[i] for i in kept] for entry in cells], {"#", *_SCORES.values()})
+    cells = [_cells(str(place) if row.ranked else "", row, costs) for place, row in enumerate(ordered, 1)]
+    table = markdown_table(list(cells[0]), [list(row.values()) for row in cells], {"#", *_SCORES.values()})
     below = (
         "Reported: by the authors, for the challenge of 2020 (its leaderboard has no Max_L2 and no success rate). "
         "Measured (bold): by this package, on the challenge whose encryptions have the sha256 that begins as shown. "
@@ -246,6 +200,25 @@ def to_markdown(rows: Iterable[Row], *, costs: bool = True) -> str:
         f"{_MARK} {_escape(row.attack)}: not comparable with 2020 ({row.form})" for row in ordered if row.form
     ]
     return "\n\n".join([table, below, *notes]) + "\n"
+
+
+def _cells(place: str, row: Row, costs: bool) -> dict[str, str]:
+    """The cells of a row, by heading."""
+    title, digits, mark = (
+        _escape(row.attack),
+        2 if row.kind == "reported" else 3,
+        f" {_MARK}" if row.form else "",
+    )
+    if row.source.startswith(("https://", "http://")):
+        title = f"[{title}]({row.source})"
+    title = (f"**{title}**" if row.kind == "measured" else title) + mark
+    cells = {"#": place, "Attack": title, "Scores": row.kind, "Labels": row.labels}
+    cells |= {heading: _number(getattr(row, name), digits) for name, heading in _SCORES.items()}
+    if costs:
+        spent = {"Complexity": row.complexity, "Time": row.time, "Hardware": row.hardware}
+        cells |= {heading: _escape(text) for heading, text in spent.items()}
+    challenge = row.challenge if row.challenge == "2020" else f"`{row.challenge[:8]}`"
+    return cells | {"Challenge": challenge, "Date": row.date}
 
 
 def markdown_table(headings: Sequence[str], body: Iterable[Sequence[str]], right: Container[str] = ()) -> str:
@@ -271,22 +244,6 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _cells(place: str, row: Row) -> list[str]:
-    title = _escape(row.attack)
-    if row.source.startswith(("https://", "http://")):
-        title = f"[{title}]({row.source})"
-    return [
-        place,
-        (f"**{title}**" if row.kind == "measured" else title) + (f" {_MARK}" if row.form else ""),
-        row.kind,
-        row.labels,
-        *(_number(getattr(row, name), 2 if row.kind == "reported" else 3) for name in _SCORES),
-        *map(_escape, (row.complexity, row.time, row.hardware)),
-        row.challenge if row.challenge == "2020" else f"`{row.challenge[:8]}`",
-        row.date,
-    ]
-
-
 def _escape(text: str) -> str:
     """Text that neither ends a cell nor starts a link, emphasis or HTML."""
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)
@@ -295,9 +252,8 @@ def _escape(text: str) -> str:
 def to_text(rows: Iterable[Row]) -> str:
     """A short table without times, for terminals and notebooks."""
     names = ("max_ssim", "mean_ssim", "min_l2", "mean_l2")
-    lines = [
-        f"    {'attack':<22} {'scores':<9} {'labels':<12}" + "".join(f" {_TITLES[name]:>9}" for name in names)
-    ]
+    titles = "".join(f" {TITLES[name]:>9}" for name in names)
+    lines = [f"    {'attack':<22} {'scores':<9} {'labels':<12}{titles}"]
     for place, row in enumerate(sort_rows(rows), 1):
         four = "".join(f" {_number(getattr(row, name), 2):>9}" for name in names)
         text = four if row.ranked else f" not ranked: {row.note}"

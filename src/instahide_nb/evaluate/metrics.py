@@ -26,8 +26,16 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.threads import in_blocks
 from instahide_nb.scheme.encryption import pixel_values
 
-METRICS = ("max_ssim", "mean_ssim", "min_l2", "max_l2", "mean_l2")
-"""The five metrics of the challenge, in the order in which they are shown."""
+TITLES = {
+    "max_ssim": "Max_SSIM",
+    "mean_ssim": "Mean_SSIM",
+    "min_l2": "Min_L2",
+    "max_l2": "Max_L2",
+    "mean_l2": "Mean_L2",
+}
+"""The five metrics of the challenge, and their titles on its leaderboard."""
+
+METRICS = tuple(TITLES)
 
 SUCCESS = 0.8
 """A decryption succeeds when its largest SSIM is above this value."""
@@ -42,19 +50,11 @@ UInt8 = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What :func:`score` returns: float64 (n, p) arrays, one column per private image of a row.
+    """What :func:`score` returns: float64 (n, p) arrays, one column per private image of a row."""
 
-    Attributes
-    ----------
-    ssim, ssim_signed : float64 (n, p)
-        SSIM of images in [0, 1] and of images in [-1, 1].
-    l2 : float64 (n, p)
-        Mean squared difference of images in [-1, 1].
-    """
-
-    ssim: Float64
-    ssim_signed: Float64
-    l2: Float64
+    ssim: Float64  # of images in [0, 1]
+    ssim_signed: Float64  # of images in [-1, 1]
+    l2: Float64  # mean squared difference of images in [-1, 1]
 
     @property
     def per_encryption(self) -> Float64:
@@ -64,7 +64,8 @@ class Scores:
     @property
     def best_ssim(self) -> Float64:
         """float64 (n,): the largest SSIM of each row."""
-        return _columnwise(np.maximum, self.ssim)
+        best: Float64 = self.ssim.max(axis=1)
+        return best
 
     @property
     def best_slot(self) -> npt.NDArray[np.int64]:
@@ -78,22 +79,17 @@ class Scores:
         """
         found: dict[str, float] = {}
         for suffix, ssim in (("", self.ssim), ("_signed", self.ssim_signed)):
+            p = ssim.shape[1]
+            # sum adds the columns from left to right, and fsum rounds once: numpy's order of summation may change.
             columns = {
-                "max_ssim": _columnwise(np.maximum, ssim),
-                "mean_ssim": _columnwise(np.add, ssim) / ssim.shape[1],
-                "min_l2": _columnwise(np.minimum, self.l2),
-                "max_l2": _columnwise(np.maximum, self.l2),
-                "mean_l2": _columnwise(np.add, self.l2) / self.l2.shape[1],
+                "max_ssim": ssim.max(axis=1),
+                "mean_ssim": sum(ssim.T) / p,
+                "min_l2": self.l2.min(axis=1),
+                "max_l2": self.l2.max(axis=1),
+                "mean_l2": sum(self.l2.T) / p,
             }
-            # fsum rounds once: the mean does not depend on numpy's order of summation.
             found |= {name + suffix: math.fsum(values) / len(values) for name, values in columns.items()}
         return found | {"success_rate": int((self.best_ssim > SUCCESS).sum()) / len(self.ssim)}
-
-
-def _columnwise(operation: np.ufunc, table: Float64) -> Float64:
-    """A binary operation over the columns of a table, from left to right."""
-    result: Float64 = operation.accumulate(table, axis=1)[:, -1]
-    return result
 
 
 def _ssim(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating], *, unit: bool) -> Float64:
@@ -171,44 +167,12 @@ def ssim_pairs(
     Returns
     -------
     float64 (q,)
-        ``skimage.metrics.structural_similarity(a, b, data_range=..., channel_axis=-1)`` of the images in float64. Each
-        value depends on its pair alone, not on the other pairs or on threads.
-
-    Examples
-    --------
-    >>> image = np.linspace(0, 1, 7 * 7 * 3).reshape(1, 7, 7, 3)
-    >>> ssim_pairs(image, image, np.array([[0, 0]]))
-    array([1.])
+        Each value depends on its pair alone, not on the other pairs or on threads.
     """
-    if min(first.shape[1:3]) < _WINDOW:
-        height, width = first.shape[1:3]
+    height, width = first.shape[1:3]
+    if min(height, width) < _WINDOW:
         raise InputError(f"images: {height}x{width} is too small; SSIM needs 7x7 pixels or more")
     return _over_pairs(partial(_ssim, unit=unit), first, second, index)
-
-
-def _distinct(images: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The first row of each distinct image, and for each row the place of its image among these."""
-    seen: dict[bytes, int] = {}
-    place = np.array([seen.setdefault(image.tobytes(), len(seen)) for image in images], np.int64)
-    return np.unique(place, return_index=True)[1], place
-
-
-def _check(decryption: npt.NDArray[np.floating], private: UInt8, pair: npt.NDArray[np.integer]) -> None:
-    if private.dtype != np.uint8 or private.ndim != 4:
-        raise InputError(
-            f"private: {private.dtype} {private.shape}; uint8 images (n_private, h, w, 3) are expected"
-        )
-    if pair.ndim != 2 or pair.dtype.kind not in "iu" or not pair.size:
-        raise InputError(
-            f"pair: {pair.dtype} {pair.shape}; integers (n, p), one row per encryption, are expected"
-        )
-    if int(pair.min()) < 0 or int(pair.max()) >= len(private):
-        raise InputError(f"pair: indices of private images must lie in 0..{len(private) - 1}")
-    expected = (len(pair), *private.shape[1:])
-    if decryption.dtype.kind != "f" or decryption.shape != expected:
-        raise InputError(f"decryption: {decryption.dtype} {decryption.shape}; floats {expected} are expected")
-    if not np.isfinite(decryption).all():
-        raise InputError("decryption: holds NaN or infinity; every value must lie in [-1, 1]")
 
 
 def score(decryption: npt.NDArray[np.floating], private: UInt8, pair: npt.NDArray[np.integer]) -> Scores:
@@ -241,15 +205,25 @@ def score(decryption: npt.NDArray[np.floating], private: UInt8, pair: npt.NDArra
     >>> found["max_ssim"], found["min_l2"], found["success_rate"]
     (1.0, 0.0, 1.0)
     """
-    _check(decryption, private, pair)
-    image = np.ascontiguousarray(decryption, dtype=np.float32)
-    truth = pixel_values(private)
-    first, place = _distinct(image)
+    for name, array, fits, wanted in (
+        ("private", private, private.dtype == np.uint8 and private.ndim == 4, "uint8 (n_private, h, w, 3)"),
+        ("pair", pair, pair.dtype.kind in "iu" and pair.ndim == 2 and pair.size > 0, "integers (n, p)"),
+        ("decryption", decryption, decryption.dtype.kind == "f", "floats in [-1, 1]"),
+        ("decryption", decryption, decryption.shape == (len(pair), *private.shape[1:]), "an image per row"),
+    ):
+        if not fits:
+            raise InputError(f"{name}: {array.dtype} {array.shape}; {wanted} are expected")
+    if int(pair.min()) < 0 or int(pair.max()) >= len(private):
+        raise InputError(f"pair: indices of private images must lie in 0..{len(private) - 1}")
+    if not np.isfinite(decryption).all():
+        raise InputError("decryption: holds NaN or infinity; every value must lie in [-1, 1]")
+    image, truth = np.ascontiguousarray(decryption, dtype=np.float32), pixel_values(private)
+    rows = image.reshape(len(image), -1).view(np.dtype((np.void, image[0].nbytes)))[:, 0]
+    _, first, place = np.unique(rows, return_index=True, return_inverse=True)
     # One integer names a pair of (distinct decryption, private image).
     code, where = np.unique(place[:, None] * len(private) + pair.astype(np.int64), return_inverse=True)
     index = np.stack([code // len(private), code % len(private)], axis=1)
-    where = where.reshape(pair.shape)
-    image = image[first]
+    image, where = image[first], where.reshape(pair.shape)
     return Scores(
         ssim_pairs(image, truth, index)[where],
         ssim_pairs(image, truth, index, unit=False)[where],
@@ -260,10 +234,7 @@ def score(decryption: npt.NDArray[np.floating], private: UInt8, pair: npt.NDArra
 def find_mistakes(
     decryption: npt.NDArray[np.floating], private: UInt8, pair: npt.NDArray[np.integer], scores: Scores
 ) -> list[str]:
-    """Warnings, one line each, where another range or another order of rows would score far higher.
-
-    The arguments are those of :func:`score`, and its result. At most 400 rows are compared.
-    """
+    """Warnings, one line each, where another range or order of rows would score far higher; see :func:`score`."""
     some = np.arange(0, len(pair), max(1, len(pair) // 200))
     reached = float(scores.best_ssim[some].mean())
     if decryption.min() >= 0:
@@ -284,20 +255,13 @@ def find_mistakes(
 def match_images(
     recovered: npt.NDArray[np.floating], private: UInt8
 ) -> tuple[npt.NDArray[np.int64], Float64]:
-    """Match recovered to private images by the assignment with the largest sum of SSIM.
-
-    Parameters
-    ----------
-    recovered : floating (m, h, w, 3)
-        Images in [-1, 1] in any order, m at least n_private.
-    private : uint8 (n_private, h, w, 3)
-        The private images.
+    """Match images in [-1, 1] (m, h, w, 3) to private ones (n, h, w, 3), n <= m, so that the sum of SSIM is largest.
 
     Returns
     -------
-    place : int64 (n_private,)
+    place : int64 (n,)
         ``recovered[place[i]]`` is matched to ``private[i]``; no image is used twice.
-    ssim : float64 (n_private,)
+    ssim : float64 (n,)
         SSIM over [0, 1] of each matched pair.
     """
     m, n = len(recovered), len(private)

@@ -11,25 +11,17 @@ import numpy.typing as npt
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, make_folder, save_array, sha256_array, write_json
-from instahide_nb.evaluate.leaderboard import Row, measured_row, save_row
+from instahide_nb.evaluate.leaderboard import Row, measured_row
 from instahide_nb.evaluate.metrics import Scores
 from instahide_nb.evaluate.submission import load_attack_info
 
 
 @dataclass(frozen=True)
 class AboutAttack:
-    """What an attack wrote beside its decryption.
+    """What an attack wrote beside its decryption."""
 
-    Attributes
-    ----------
-    details : dict
-        Content of ``attack.json``; empty for a decryption that comes alone.
-    recovered : float32 (m, h, w, 3) or None
-        The recovered images.
-    """
-
-    details: dict[str, object] = field(default_factory=dict)
-    recovered: npt.NDArray[np.float32] | None = None
+    details: dict[str, object] = field(default_factory=dict)  # the content of attack.json
+    recovered: npt.NDArray[np.float32] | None = None  # (m, h, w, 3), the recovered images
 
 
 def about_attack(decryption: Path | str) -> AboutAttack:
@@ -49,20 +41,10 @@ def about_attack(decryption: Path | str) -> AboutAttack:
 def save_evaluation(
     out: Path | str, name: str, scores: Scores | None, release: Release, attack: AboutAttack = AboutAttack()
 ) -> Row:
-    """Write ``per_encryption.npy``, ``metrics.json`` and the attack's row, ``row.json``.
+    """Write ``per_encryption.npy``, ``metrics.json`` and the attack's row of the leaderboard, ``row.json``.
 
-    Parameters
-    ----------
-    out : Path or str
-        The folder; it is made.
-    name : str
-        The attack's name on the leaderboard.
-    scores : Scores or None
-        None for an attack that did not find the generator: only the row is written, without scores.
-    release : Release
-        What was attacked; the row names it by the hash of its encryptions.
-    attack : AboutAttack
-        What the attack reports.
+    Without scores (an attack that did not find the generator) only the row is written. The row names the release by
+    the hash of its encryptions.
     """
     out = make_folder(out)
     metrics = None if scores is None else scores.metrics()
@@ -71,5 +53,5 @@ def save_evaluation(
         write_json(out / "metrics.json", metrics)
     digest = sha256_array(release.encryption)
     row = measured_row(metrics, attack.details, challenge=digest, name=name, info=release.info)
-    save_row(out / "row.json", row)
+    write_json(out / "row.json", row.as_dict())
     return row

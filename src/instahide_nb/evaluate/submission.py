@@ -1,8 +1,7 @@
 """Submissions: reading anyone's decryption, and making the zip that the InstaHide Challenge asks for.
 
-A decryption is a ``.npy`` file or a zip that holds one. Files from strangers are not trusted: nothing is unpickled,
-nothing is unpacked to a path that the zip names, and a member is refused by its declared size before it is
-decompressed, then cut off if it is longer than declared.
+A decryption is a ``.npy`` file or a zip that holds one. Files from strangers are not trusted: nothing is unpickled or
+written to a path that the zip names, and a member is refused if it declares or has more bytes than fit.
 
 The zip made here holds a description, the source of the attack and the decryptions. Equal input gives equal bytes:
 members are stored uncompressed, sorted by name, with a fixed date and fixed permissions. Only files that an attack
@@ -18,10 +17,8 @@ import re
 import stat
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +26,7 @@ import numpy.typing as npt
 from instahide_nb import __version__
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, read_json, write_bytes
+from instahide_nb.data.photographs import reading
 from instahide_nb.evaluate.leaderboard import markdown_table, one_line, wall_time
 
 TOLERANCE = 1e-5
@@ -43,26 +41,16 @@ Attack = Callable[..., object]
 
 
 def load_decryption(path: Path | str, expected_shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Load and check a decryption.
+    """Load and check a decryption: a ``.npy`` file, or a zip with one member named ``decryption.npy``.
 
-    Parameters
-    ----------
-    path : Path or str
-        A ``.npy`` file, or a zip with one member named ``decryption.npy`` (in a folder or not).
-    expected_shape : tuple of int
-        The shape of the release's encryptions, (n, h, w, 3).
-
-    Returns
-    -------
-    float32 (n, h, w, 3)
-        Values in [-1, 1].
+    `expected_shape` is that of the encryptions, (n, h, w, 3). Values are clipped to [-1, 1].
 
     Raises
     ------
     InputError
-        One line, when the file is missing, truncated, pickled, not float32 or float64, of another shape, not finite, or
-        leaves [-1, 1] by more than :data:`TOLERANCE`; when a zip is damaged, unsafe, too large or holds no decryption;
-        when the attack beside it reports that it did not find the generator.
+        When the file is missing, damaged, pickled, not float32 or float64, of another shape, not finite, or leaves
+        [-1, 1] by more than :data:`TOLERANCE`; when a zip is unsafe, too large or holds no decryption; when the attack
+        beside it reports that it did not find the generator.
     """
     file, expected = Path(path), tuple(expected_shape)
     if not _is_zip(file):
@@ -71,15 +59,17 @@ def load_decryption(path: Path | str, expected_shape: tuple[int, ...]) -> npt.ND
                 f"{file}: was not written, since the random generator was not found ({one_line(about.get('reason'))})"
             )
         return _check(load_array(file), str(file), expected)
+    data = _read_member(file, "decryption.npy", 8 * int(np.prod(expected, dtype=object)) + _LARGEST_HEADER)
+    if data is None:
+        raise InputError(f"{file}: holds no decryption.npy; put it there")
     with tempfile.TemporaryDirectory() as folder:
         copy, name = Path(folder) / "decryption.npy", f"{file} (decryption.npy in it)"
-        with open(copy, "wb") as out:
-            _read_member(file, copy.name, 8 * int(np.prod(expected, dtype=object)) + _LARGEST_HEADER, out)
+        copy.write_bytes(data)
         try:
             array = load_array(copy)
         except InputError as error:
             raise InputError(str(error).replace(str(copy), name)) from None
-        return _check(array, name, expected)
+    return _check(array, name, expected)
 
 
 def _check(array: npt.NDArray[np.generic], name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -102,22 +92,14 @@ def _check(array: npt.NDArray[np.generic], name: str, shape: tuple[int, ...]) ->
 
 
 def load_attack_info(path: Path | str) -> dict[str, object]:
-    """The ``attack.json`` beside a ``decryption.npy`` or in the same zip; empty where there is none.
-
-    Raises
-    ------
-    InputError
-        When it is not a JSON object, or the zip is unsafe.
-    """
+    """The ``attack.json`` beside a ``decryption.npy`` or in the same zip; empty where there is none."""
     file = Path(path)
     if not _is_zip(file):
         beside = file.with_name("attack.json")
         return read_json(beside) if beside.is_file() else {}
-    out = io.BytesIO()
-    if not _read_member(file, "attack.json", _LARGEST_JSON, out, required=False):
-        return {}
+    data = _read_member(file, "attack.json", _LARGEST_JSON)
     try:
-        content = json.loads(out.getvalue().decode())
+        content = {} if data is None else json.loads(data.decode())
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
@@ -136,26 +118,18 @@ def _is_zip(file: Path) -> bool:
     return magic == b"PK"
 
 
-def _read_member(file: Path, name: str, limit: int, out: IO[bytes], *, required: bool = True) -> bool:
-    """Copy the one member of that name to `out`; False when there is none and none is required."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            if len(members) > _MEMBERS:
-                raise InputError(f"{file}: holds {len(members)} files; at most {_MEMBERS} are allowed")
-            for member in members:
-                _refuse_unsafe(file, member)
-            found = [member for member in members if member.filename.rpartition("/")[2] == name]
-            if not found and not required:
-                return False
-            if len(found) != 1:
-                raise InputError(f"{file}: holds {len(found)} files named {name}; exactly one is expected")
-            _copy(file, archive, found[0], limit, out)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, OSError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{file}: cannot be unpacked ({error}); make or fetch it again") from None
-    return True
+def _read_member(file: Path, name: str, limit: int) -> bytes | None:
+    """The content of the one member of that name, in any folder; None without one."""
+    with reading(file, "is not a readable zip, or is damaged"), zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if len(members) > _MEMBERS:
+            raise InputError(f"{file}: holds {len(members)} files; at most {_MEMBERS} are allowed")
+        for member in members:
+            _refuse_unsafe(file, member)
+        found = [member for member in members if member.filename.rpartition("/")[2] == name]
+        if len(found) > 1:
+            raise InputError(f"{file}: holds {len(found)} files named {name}; exactly one is expected")
+        return _content(file, archive, found[0], limit) if found else None
 
 
 def _refuse_unsafe(file: Path, member: zipfile.ZipInfo) -> None:
@@ -168,28 +142,25 @@ def _refuse_unsafe(file: Path, member: zipfile.ZipInfo) -> None:
         raise InputError(f"{file}: its member {name!r} is a link; put the file itself there")
 
 
-def _copy(file: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int, out: IO[bytes]) -> None:
+def _content(file: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> bytes:
+    """The member's bytes; its declared size is not believed."""
     if member.flag_bits & 1:
         raise InputError(f"{file}: {member.filename} is encrypted; submit it without a password")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise InputError(f"{file}: {member.filename} is compressed in an unusual way; store or deflate it")
-    copied = member.file_size
-    if copied <= limit:
-        with archive.open(member) as stream:
-            copied = 0
-            while copied <= limit and (chunk := stream.read(2**20)):
-                copied += len(chunk)
-                out.write(chunk)
-    if copied > limit:
+    with archive.open(member) as stream:
+        data = stream.read(limit + 1) if member.file_size <= limit else b""
+    if member.file_size > limit or len(data) > limit:
         raise InputError(
             f"{file}: {member.filename} is larger than the {limit} bytes that fit this challenge"
         )
+    return data
 
 
 def make_submission(
     attack_dir: Path | str, out: Path | str | None = None, *, source: Path | str | None = None
 ) -> Path:
-    """Pack an attack's result for the challenge.
+    """Pack an attack's result for the challenge, and return the path of the zip.
 
     Parameters
     ----------
@@ -198,14 +169,7 @@ def make_submission(
     out : Path or str, optional
         The zip; ``NAME-submission.zip`` beside the folder by default.
     source : Path or str, optional
-        Python file or folder of an attack from outside the package, where ``method`` in ``attack.json`` cannot be
-        imported.
-
-    Returns
-    -------
-    Path
-        The zip, with ``description.md``, ``attack.json``, ``decryption.npy``, ``attack.ipynb`` and, below ``source/``,
-        the Python files of this package and of the attack.
+        Python file or folder of an attack whose ``method`` in ``attack.json`` cannot be imported.
 
     Raises
     ------
@@ -221,13 +185,15 @@ def make_submission(
     decryption = load_decryption(file, load_array(file, shape=(None, None, None, 3)).shape)
     method = str(about.get("method") or folder.name)
     entry, own_source = _attack_source(method, None if source is None else Path(source))
+    root = Path(__file__).parents[1]
+    package = {path.relative_to(root.parent).as_posix(): path for path in root.rglob("*.py")}
     npy = io.BytesIO()
     np.save(npy, np.ascontiguousarray(decryption, dtype="<f4"), allow_pickle=False)
     members = {
         "description.md": _description(about, method, decryption.shape, entry).encode(),
         "attack.json": (json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode(),
         "decryption.npy": npy.getvalue(),
-        **{f"source/{name}": path.read_bytes() for name, path in (_package_source() | own_source).items()},
+        **{f"source/{name}": path.read_bytes() for name, path in (package | own_source).items()},
     }
     if (folder / "attack.ipynb").is_file():
         members["attack.ipynb"] = (folder / "attack.ipynb").read_bytes()
@@ -300,8 +266,3 @@ def _attack_source(method: str, source: Path | None) -> tuple[Attack | None, dic
             "name its file with --source"
         )
     return entry, {} if entry.__module__.startswith("instahide_nb.") else {file.name: file}
-
-
-def _package_source() -> dict[str, Path]:
-    root = Path(__file__).parents[1]
-    return {path.relative_to(root.parent).as_posix(): path for path in root.rglob("*.py")}

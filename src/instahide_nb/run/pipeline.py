@@ -21,11 +21,11 @@ from instahide_nb import __version__
 from instahide_nb.attacks.registry import check_method, split_options, why_not
 from instahide_nb.challenge.release import load_release
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.files import make_folder, read_json, write_bytes
+from instahide_nb.core.files import make_folder, read_json, write_bytes, write_json
 from instahide_nb.core.params import NOTEBOOKS, AttackParams, EvaluateParams, GenDataParams, read_yaml
 from instahide_nb.core.runs import Messages, counting, locked, logged, logger, note_usage, remove_leftovers
 from instahide_nb.data.sources import relocate_source
-from instahide_nb.evaluate.leaderboard import Row, load_published, load_rows, to_json, to_markdown
+from instahide_nb.evaluate.leaderboard import Row, load_published, load_rows, sort_rows, to_markdown
 from instahide_nb.evaluate.report import about_attack, save_evaluation
 from instahide_nb.run.manifest import begin_stage, compare, read_manifest, record_stage
 from instahide_nb.run.notebooks import execute, home
@@ -275,8 +275,8 @@ def leaderboard_rows(run: Path) -> list[Row]:
 
 def write_leaderboard(run: Path) -> None:
     """Write ``leaderboard.md``, ``leaderboard.json`` and ``methods.png``."""
-    rows = leaderboard_rows(run)
+    rows = sort_rows(leaderboard_rows(run))
     write_bytes(run / "leaderboard.md", to_markdown(rows).encode())
-    write_bytes(run / "leaderboard.json", to_json(rows).encode())
+    write_json(run / "leaderboard.json", {"rows": [row.as_dict() for row in rows]})
     scored = [row.attack for row in rows if row.kind == "measured" and row.max_ssim is not None]
     write_method_grid(run, scored)
