@@ -174,12 +174,10 @@ def test_text_is_as_wide_as_it_says_and_is_cut_at_the_edge():
     for style in STYLES:
         width = text_width("SSIM 0.974", style)
         canvas = np.full((60, 400, 3), 255, np.uint8)
-        draw_text(canvas, "SSIM 0.974", 200, 10, style=style, align="right")
+        draw_text(canvas, "SSIM 0.974", 200, 10, style=style, centred=True)
         y, x = np.nonzero(canvas[..., 0] < 255)
-        assert 200 - width <= x.min()
-        assert x.max() < 200
-        assert y.min() >= 10
-        assert y.max() < 10 + line_height(style)
+        assert 200 - width // 2 <= x.min() < 200 <= x.max() < 200 + -(-width // 2)
+        assert 10 <= y.min() <= y.max() < 10 + line_height(style)
     draw_text(canvas, "beyond", 390, 50)
     draw_text(canvas, "beyond", -20, -8)
     assert text_width("☃", "body") == text_width("?", "body")

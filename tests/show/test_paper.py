@@ -202,10 +202,10 @@ def test_a_curve_holds_the_other_parameters_at_their_most_frequent_values(made):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "holds no run|no column"),
+        ("", "No columns"),
         ("method,k,max_ssim\n", "holds no run"),
-        ("k,max_ssim\n2,0.5\n", "no column method"),
-        ("method,k\na,2\n", "no column max_ssim"),
+        ("k,max_ssim\n2,0.5\n", "no column 'method'"),
+        ("method,k\na,2\n", "no column 'max_ssim'"),
         ("method,k,max_ssim\na,2,0.5\na,4,high\n", "'high'"),
         ("method,k,max_ssim\na,2,0.5\na,two,0.5\n", "'two'"),
     ],

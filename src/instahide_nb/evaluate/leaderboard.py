@@ -16,7 +16,7 @@ from datetime import UTC, date, datetime
 from importlib.resources import files
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -124,7 +124,7 @@ def measured_row(
     info : ReleaseInfo
         The form of the release.
     """
-    recovered = attack.get("recovered")
+    recovered: Any = attack.get("recovered")
     lost = f"random generator not found ({one_line(attack.get('reason'))})"
     return Row(
         attack=name or str(attack.get("method") or "unnamed"),

@@ -51,19 +51,13 @@ def to_pixels(images: Images) -> UInt8:
 
 
 def absolute_pixels(images: npt.NDArray[np.floating]) -> UInt8:
-    """8-bit pixels of ``|x|``, 0 black and 1 white: what the sign mask does not change.
-
-    Examples
-    --------
-    >>> absolute_pixels(np.array([-1.0, 0.0, 0.5]))
-    array([255,   0, 128], dtype=uint8)
-    """
+    """8-bit pixels of ``|x|``, 0 black and 1 white: what the sign mask does not change."""
     return np.clip(np.floor(np.abs(images.astype(np.float64)) * 255 + 0.5), 0, 255).astype(np.uint8)
 
 
-def enlarge(image: UInt8, factor: int) -> UInt8:
-    """Each pixel of (h, w, 3) becomes a square of `factor` by `factor`."""
-    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+def enlarge(images: UInt8, factor: int) -> UInt8:
+    """Each pixel of (..., h, w, 3) becomes a square of `factor` by `factor`."""
+    return images.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
 def png_bytes(image: UInt8) -> bytes:
@@ -96,11 +90,6 @@ def _glyphs(style: str) -> dict[str, UInt8]:
     return {letter: band[1:, a:b] for letter, (a, b) in zip(CHARACTERS, pairwise(starts), strict=False)}
 
 
-def _letters(text: str, style: str) -> list[UInt8]:
-    known = _glyphs(style)
-    return [known.get(letter, known["?"]) for letter in text]
-
-
 def line_height(style: str) -> int:
     """Height in pixels of a line of text, ascenders and descenders included."""
     return len(_glyphs(style)["?"])
@@ -108,7 +97,8 @@ def line_height(style: str) -> int:
 
 def text_width(text: str, style: str) -> int:
     """Width in pixels of one line of text."""
-    return sum(letter.shape[1] for letter in _letters(text, style))
+    known = _glyphs(style)
+    return sum(known.get(letter, known["?"]).shape[1] for letter in text)
 
 
 def draw_text(
@@ -118,16 +108,16 @@ def draw_text(
     y: int,
     *,
     style: str = "body",
-    align: str = "left",
+    centred: bool = False,
     colour: tuple[int, int, int] = INK,
 ) -> None:
-    """Write a line of text on an RGB canvas, in place; what falls outside is cut off.
+    """Write a line of text on an RGB canvas, in place, with its top at `y`; what falls outside is cut off.
 
-    `x` is its left end, its middle ("centre") or its right end, as `align` says; `y` is its top.
+    `x` is its left end, or its middle if it is centred.
     """
-    width = text_width(text, style)
-    x -= {"left": 0, "centre": width // 2, "right": width}[align]
-    for letter in _letters(text, style):
+    known = _glyphs(style)
+    x -= text_width(text, style) // 2 if centred else 0
+    for letter in (known.get(letter, known["?"]) for letter in text):
         left, top = max(x, 0), max(y, 0)
         right, bottom = min(x + letter.shape[1], canvas.shape[1]), min(y + letter.shape[0], canvas.shape[0])
         if left < right and top < bottom:
@@ -139,13 +129,7 @@ def draw_text(
 
 
 def quantile_rows(values: npt.NDArray[np.float64], rows: int) -> npt.NDArray[np.int64]:
-    """Indices of `rows` values evenly spaced in rank, largest first; ties in their order.
-
-    Examples
-    --------
-    >>> quantile_rows(np.array([0.1, 0.9, 0.5, 0.7, 0.3]), 3)
-    array([1, 2, 0])
-    """
+    """Indices of `rows` values evenly spaced in rank, largest first; ties in their order."""
     order = np.argsort(-values, kind="stable")
     last, steps = len(order) - 1, min(rows, len(order)) - 1
     # Integers: linspace and round could differ at a half.
@@ -154,24 +138,12 @@ def quantile_rows(values: npt.NDArray[np.float64], rows: int) -> npt.NDArray[np.
 
 @dataclass(frozen=True)
 class Comparison:
-    """Chosen encryptions or private images, and the pictures of each: one table for grids and for paper figures.
+    """Chosen encryptions or private images, best first: one table for grids and for paper figures."""
 
-    Attributes
-    ----------
-    chosen : int64 (m,)
-        Their rows, from the best to the worst.
-    images : dict of str to uint8 (m, h, w, 3)
-        By the name of the column: the picture of each.
-    ssim : dict of str to float64 (m,)
-        By the name of the column: SSIM over [0, 1] with the private image, for columns that an attack returned.
-    mean : dict of str to float
-        The mean of these over all rows, not only the chosen ones.
-    """
-
-    chosen: npt.NDArray[np.int64]
-    images: dict[str, UInt8]
-    ssim: dict[str, npt.NDArray[np.float64]]
-    mean: dict[str, float]
+    chosen: npt.NDArray[np.int64]  # (m,)
+    images: dict[str, UInt8]  # by the name of the column: the picture of each, (m, h, w, 3)
+    ssim: dict[str, npt.NDArray[np.float64]]  # by column, where an attack returned it: SSIM over [0, 1], (m,)
+    mean: dict[str, float]  # by attack: its mean SSIM over all private images
 
 
 def compare_encryptions(
@@ -194,53 +166,39 @@ def compare_encryptions(
         "absolute value": absolute_pixels(encryption[chosen]),
         "decryption": to_pixels(decryption[chosen]),
     }
-    mean = math.fsum(best) / len(best)
-    return Comparison(chosen, images, {"decryption": best[chosen]}, {"decryption": mean})
+    return Comparison(chosen, images, {"decryption": best[chosen]}, {})
 
 
 def compare_attacks(
     private: UInt8, recovered: Mapping[str, npt.NDArray[np.floating]], rows: int
 ) -> Comparison:
-    """Private images evenly spaced in rank by mean SSIM over attacks, and what each attack recovered of them.
+    """`rows` private images evenly spaced in rank by mean SSIM over attacks, and what each attack recovered of them.
 
-    Parameters
-    ----------
-    private : uint8 (n_private, h, w, 3)
-    recovered : mapping of str to floating (m, h, w, 3)
-        For each attack its images in any order, in [-1, 1], m at least n_private.
-    rows : int
-        How many private images.
+    `recovered` holds for each attack its images, at least as many as there are private ones, in any order.
     """
     if not recovered:
         raise InputError("recovered: no attack is given; name one or more")
     matched = {name: match_images(images, private) for name, images in recovered.items()}
-    total = np.add.accumulate([ssim for _, ssim in matched.values()])[-1]
+    total = np.asarray(sum(ssim for _, ssim in matched.values()))
     chosen = quantile_rows(total / len(matched), rows)
     images = {"private": private[chosen]}
     images |= {name: to_pixels(recovered[name][place[chosen]]) for name, (place, _) in matched.items()}
-    return Comparison(
-        chosen,
-        images,
-        {name: ssim[chosen] for name, (_, ssim) in matched.items()},
-        {name: math.fsum(ssim) / len(ssim) for name, (_, ssim) in matched.items()},
-    )
-
-
-def _factor(height: int, tile: int) -> int:
-    return max(1, tile // height)
-
-
-def _blank(height: int, width: int) -> UInt8:
-    return np.full((height, width, 3), 255, np.uint8)
-
-
-def _paste(canvas: UInt8, image: UInt8, x: int, y: int, factor: int) -> None:
-    tile = enlarge(image, factor)
-    canvas[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
+    ssim = {name: ssim[chosen] for name, (_, ssim) in matched.items()}
+    mean = {name: math.fsum(ssim) / len(ssim) for name, (_, ssim) in matched.items()}
+    return Comparison(chosen, images, ssim, mean)
 
 
 _HEAD = _MARGIN + line_height("title") + 4 + line_height("body") + 16  # where what is below a heading begins
 _CAPTION = line_height("small") + 4
+
+
+def _enlarged(images: UInt8, tile: int = _TILE) -> UInt8:
+    """Images enlarged by the largest whole factor that keeps them within `tile` pixels of height."""
+    return enlarge(images, max(1, tile // images.shape[-3]))
+
+
+def _blank(height: int, width: int) -> UInt8:
+    return np.full((height, width, 3), 255, np.uint8)
 
 
 def _headed(height: int, width: int, title: str, subtitle: str) -> UInt8:
@@ -250,6 +208,27 @@ def _headed(height: int, width: int, title: str, subtitle: str) -> UInt8:
     draw_text(canvas, title, _MARGIN, _MARGIN, style="title")
     draw_text(canvas, subtitle, _MARGIN, _MARGIN + line_height("title") + 4, colour=MUTED)
     return canvas
+
+
+def _lay_out(
+    canvas: UInt8,
+    tiles: UInt8,
+    captions: Sequence[str],
+    columns: int,
+    corner: tuple[int, int],
+    step: tuple[int, int],
+) -> None:
+    """Paste tiles (n, h, w, 3) row by row, with captions below; `corner` is the top middle of the first."""
+    tall, wide = tiles.shape[1:3]
+    for position, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
+        x, y = corner[0] + position % columns * step[0], corner[1] + position // columns * step[1]
+        canvas[y : y + tall, x - wide // 2 : x - wide // 2 + wide] = tile
+        draw_text(canvas, caption, x, y + tall + 2, style="small", centred=True)
+
+
+def _rows_of(columns: Mapping[str, UInt8]) -> UInt8:
+    """The enlarged pictures of a table, row by row, from those of its columns."""
+    return _enlarged(np.concatenate(np.stack(list(columns.values()), axis=1)))
 
 
 def comparison_grid(
@@ -276,10 +255,10 @@ def comparison_grid(
     rows : int
         How many encryptions, evenly spaced in rank.
     """
-    n, height, width = encryption.shape[:3]
     shown = compare_encryptions(encryption, decryption, private, pair, scores.ssim, rows)
-    factor, count, line = _factor(height, _TILE), len(shown.chosen), line_height("body")
-    tall, wide = height * factor, width * factor
+    n, count, columns, line = len(encryption), len(shown.chosen), len(shown.images), line_height("body")
+    tiles = _rows_of(shown.images)
+    tall, wide = tiles.shape[1:3]
     rank = np.empty(n, np.int64)
     rank[np.argsort(-scores.best_ssim, kind="stable")] = np.arange(1, n + 1)
     label = max(text_width(f"rank {n:,}", "bold"), text_width("SSIM -0.000", "body")) + 2 * _GAP
@@ -287,75 +266,68 @@ def comparison_grid(
     left, top = _MARGIN + label, _HEAD + line + 6
     canvas = _headed(
         top + count * (tall + _GAP) - _GAP + _MARGIN,
-        left + len(shown.images) * step - _GAP + _MARGIN,
+        left + columns * step - _GAP + _MARGIN,
         "Encryptions and decryptions, best to worst",
         f"{count} of {n:,} encryptions, evenly spaced in rank",
     )
     for place, row in enumerate(shown.chosen):
-        y = top + place * (tall + _GAP)
-        slot = scores.best_slot[row]
-        texts = (f"SSIM {scores.ssim[row, slot]:.3f}", f"L2 {scores.l2[row, slot]:.3f}", f"row {row}")
-        text_y = y + max(0, tall - 4 * line) // 2
-        draw_text(canvas, f"rank {rank[row]:,}", _MARGIN, text_y, style="bold")
-        for number, text in enumerate(texts, 1):
-            colour = MUTED if number == len(texts) else INK
-            draw_text(canvas, text, _MARGIN, text_y + number * line, colour=colour)
-    for column, (name, images) in enumerate(shown.images.items()):
-        x = left + column * step
-        draw_text(canvas, name, x + step // 2 - _GAP // 2, _HEAD, align="centre")
-        for place, image in enumerate(images):
-            _paste(canvas, image, x + (step - _GAP - wide) // 2, top + place * (tall + _GAP), factor)
+        y, slot = top + place * (tall + _GAP) + max(0, tall - 4 * line) // 2, scores.best_slot[row]
+        draw_text(canvas, f"rank {rank[row]:,}", _MARGIN, y, style="bold")
+        draw_text(canvas, f"SSIM {scores.ssim[row, slot]:.3f}", _MARGIN, y + line)
+        draw_text(canvas, f"L2 {scores.l2[row, slot]:.3f}", _MARGIN, y + 2 * line)
+        draw_text(canvas, f"row {row}", _MARGIN, y + 3 * line, colour=MUTED)
+    middle = left + (step - _GAP) // 2
+    for column, name in enumerate(shown.images):
+        draw_text(canvas, name, middle + column * step, _HEAD, centred=True)
+    _lay_out(canvas, tiles, [""] * len(tiles), columns, (middle, top), (step, tall + _GAP))
     return canvas
 
 
 def overview(private: UInt8, recovered: npt.NDArray[np.floating], *, columns: int = 8) -> UInt8:
     """All private images, each beside the recovered image that :func:`match_images` gives it, best to worst."""
-    n, height, width = private.shape[:3]
     place, ssim = match_images(recovered, private)
-    columns, factor = min(columns, n), _factor(height, _TILE * 3 // 4)
-    tall, wide = height * factor, 2 * width * factor + 2
-    step, down = wide + 2 * _GAP, tall + _CAPTION + _GAP
-    mean = math.fsum(ssim) / n
+    order, n = np.argsort(-ssim, kind="stable"), len(private)
+    left, right = (_enlarged(i[order], _TILE * 3 // 4) for i in (private, to_pixels(recovered)[place]))
+    tiles = np.concatenate([left, np.full_like(left[:, :, :2], 255), right], axis=2)
+    tall, wide = tiles.shape[1:3]
+    columns, step, down = min(columns, n), wide + 2 * _GAP, tall + _CAPTION + _GAP
     canvas = _headed(
         _HEAD + -(-n // columns) * down - _GAP + _MARGIN,
         2 * _MARGIN + columns * step - 2 * _GAP,
         "Private images and what was recovered of them",
-        f"left private, right recovered; SSIM below. {n} images, mean {mean:.3f}, worst {ssim.min():.3f}",
+        f"left private, right recovered; SSIM below. {n} images, mean {math.fsum(ssim) / n:.3f}, "
+        f"worst {ssim.min():.3f}",
     )
-    for position, i in enumerate(np.argsort(-ssim, kind="stable")):
-        x, y = _MARGIN + position % columns * step, _HEAD + position // columns * down
-        _paste(canvas, private[i], x, y, factor)
-        _paste(canvas, to_pixels(recovered[place[i]]), x + width * factor + 2, y, factor)
-        draw_text(canvas, f"{ssim[i]:.3f}", x + wide // 2, y + tall + 2, style="small", align="centre")
+    captions = [f"{ssim[i]:.3f}" for i in order]
+    _lay_out(canvas, tiles, captions, columns, (_MARGIN + wide // 2, _HEAD), (step, down))
     return canvas
 
 
 def method_grid(private: UInt8, recovered: Mapping[str, npt.NDArray[np.floating]], *, rows: int = 8) -> UInt8:
     """Private images, and what each attack recovered of them; the arguments are those of :func:`compare_attacks`."""
     shown = compare_attacks(private, recovered, rows)
-    height, width = private.shape[1:3]
-    factor, count = _factor(height, _TILE), len(shown.chosen)
-    tall, wide = height * factor, width * factor
+    tiles, columns, count = _rows_of(shown.images), len(shown.images), len(shown.chosen)
+    tall, wide = tiles.shape[1:3]
     below = {name: f"mean {mean:.3f}" for name, mean in shown.mean.items()}
     texts = [text_width(name, "bold") for name in below] + [text_width(t, "small") for t in below.values()]
     step, down = max(wide, *texts) + 2 * _GAP, tall + _CAPTION + _GAP
-    top = _HEAD + line_height("bold") + line_height("small") + 6
+    top, middle = _HEAD + line_height("bold") + line_height("small") + 6, _MARGIN + (step - 2 * _GAP) // 2
     canvas = _headed(
         top + count * down - _GAP + _MARGIN,
-        2 * _MARGIN + len(shown.images) * step - 2 * _GAP,
+        2 * _MARGIN + columns * step - 2 * _GAP,
         "The same private images, recovered by each attack",
         f"{count} of {len(private)} private images, evenly spaced in rank by mean SSIM; SSIM below each",
     )
-    for column, (name, images) in enumerate(shown.images.items()):
-        x = _MARGIN + column * step + (step - 2 * _GAP) // 2
-        draw_text(canvas, name, x, _HEAD, style="bold", align="centre")
-        mean_y = _HEAD + line_height("bold")
-        draw_text(canvas, below.get(name, ""), x, mean_y, style="small", align="centre", colour=MUTED)
-        for place, image in enumerate(images):
-            y = top + place * down
-            _paste(canvas, image, x - wide // 2, y, factor)
-            text = f"{shown.ssim[name][place]:.3f}" if name in shown.ssim else ""
-            draw_text(canvas, text, x, y + tall + 2, style="small", align="centre")
+    for column, name in enumerate(shown.images):
+        x, y = middle + column * step, _HEAD + line_height("bold")
+        draw_text(canvas, name, x, _HEAD, style="bold", centred=True)
+        draw_text(canvas, below.get(name, ""), x, y, style="small", centred=True, colour=MUTED)
+    captions = [
+        f"{shown.ssim[name][place]:.3f}" if name in shown.ssim else ""
+        for place in range(count)
+        for name in shown.images
+    ]
+    _lay_out(canvas, tiles, captions, columns, (middle, top), (step, down))
     return canvas
 
 
@@ -380,19 +352,15 @@ def contact_sheet(
 
     They are enlarged by the largest whole factor that keeps them within `tile` pixels of height.
     """
-    n, height, width = images.shape[:3]
+    n = len(images)
     if captions is not None and len(captions) != n:
         raise InputError(f"captions: {len(captions)} are given for {n} images; give one for each")
     if not n:
         return _blank(0, 0)
-    texts = captions or [""] * n
-    factor, columns = _factor(height, tile), min(columns, n)
-    tall, wide = height * factor, width * factor
+    texts, tiles, columns = captions or [""] * n, _enlarged(to_pixels(images), tile), min(columns, n)
+    tall, wide = tiles.shape[1:3]
     step = max(wide, *(text_width(text, "small") for text in texts)) + _GAP
     down = tall + (_CAPTION if captions else 0) + _GAP
     canvas = _blank(-(-n // columns) * down + _GAP, columns * step + _GAP)
-    for position, (image, text) in enumerate(zip(to_pixels(images), texts, strict=True)):
-        x, y = _GAP + position % columns * step, _GAP + position // columns * down
-        _paste(canvas, image, x + (step - _GAP - wide) // 2, y, factor)
-        draw_text(canvas, text, x + (step - _GAP) // 2, y + tall + 2, style="small", align="centre")
+    _lay_out(canvas, tiles, texts, columns, (_GAP + (step - _GAP) // 2, _GAP), (step, down))
     return canvas

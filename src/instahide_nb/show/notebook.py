@@ -52,10 +52,11 @@ def show(
     path: Path | str,
     alt: str = "",
     *,
-    exact: bool = True,
     widget: dict[str, object] | None = None,
 ) -> None:
     """Write a picture or plot as PNG, show it, and print its size and the hash of its pixels.
+
+    Plots have no hash, since Matplotlib draws letters differently from version to version.
 
     Parameters
     ----------
@@ -65,9 +66,6 @@ def show(
         The PNG file; its folder is made.
     alt : str
         Alternative text: the picture in words. The file's name by default.
-    exact : bool
-        False for a picture that may differ between machines: no hash is printed. Plots never have one, since
-        Matplotlib draws letters differently from version to version.
     widget : dict, optional
         Output of a widget, for viewers that can show it in place of the picture.
     """
@@ -76,8 +74,8 @@ def show(
         print(f"{path.name}: nothing to show here")
         return
     if isinstance(picture, np.ndarray):
-        digest = f", sha256 {sha256_array(picture)[:16]}" if exact else ""
-        data, line = png_bytes(picture), f"{picture.shape[1]} x {picture.shape[0]} pixels{digest}"
+        size = f"{picture.shape[1]} x {picture.shape[0]} pixels"
+        data, line = png_bytes(picture), f"{size}, sha256 {sha256_array(picture)[:16]}"
     else:
         from instahide_nb.show.plots import figure_bytes
 
@@ -89,25 +87,10 @@ def show(
 
 
 def pick(draw: Draw, rows: int, path: Path | str, alt: str = "", *, row: int = 0) -> None:
-    """Show one encryption and, in JupyterLab with ipywidgets, a slider to pick another.
+    """Show encryption `row` and, in JupyterLab with ipywidgets, a slider to pick another of the `rows`.
 
-    What is written and printed is the same with and without the slider; viewers without widgets see the picture.
-
-    Parameters
-    ----------
-    draw : callable
-        Takes a row, returns the picture: uint8 (height, width, 3).
-    rows : int
-        Number of encryptions; 0 prints "nothing to show".
-    path, alt : Path or str, str
-        As for :func:`show`.
-    row : int
-        The encryption that is shown first.
-
-    Raises
-    ------
-    InputError
-        When there is no such row.
+    `path` and `alt` are those of :func:`show`. What is written and printed is the same with and without the slider;
+    viewers without widgets see the picture. An InputError says that there is no such row.
     """
     if not rows:
         show(None, path)
@@ -143,16 +126,18 @@ def _strip(parts: dict[str, Images]) -> UInt8:
     return contact_sheet(np.stack([to_pixels(image) for image in parts.values()]), list(parts), tile=_TILE)
 
 
+def _masked(x: npt.NDArray[np.float32]) -> dict[str, Images]:
+    return {"encryption": x, "absolute value": absolute_pixels(x)}
+
+
 def composed(release: Release, secret: Secret, row: int) -> UInt8:
     """The images inside encryption `row` with their coefficients, their mixture, the encryption and its |x|."""
-    parts: dict[str, Images] = {
-        f"{j}: {weight:.2f}": image
-        for j, (weight, image) in enumerate(zip(secret.coefficient[row], secret.inside(row), strict=True), 1)
-    }
+    weighted = enumerate(zip(secret.coefficient[row], secret.inside(row), strict=True), 1)
+    parts: dict[str, Images] = {f"{j}: {weight:.2f}": image for j, (weight, image) in weighted}
     x = release.encryption[row]
     signs = np.unpackbits(secret.mask[row], count=x.size).reshape(x.shape)
     parts["mixture"] = x * np.where(signs, np.float32(1), np.float32(-1))
-    return _strip(parts | {"encryption": x, "absolute value": absolute_pixels(x)})
+    return _strip(parts | _masked(x))
 
 
 def answered(release: Release, result: AttackResult, row: int) -> UInt8:
@@ -160,8 +145,7 @@ def answered(release: Release, result: AttackResult, row: int) -> UInt8:
 
     Where the attack inferred signs (``result.extras["signed"]``), the encryption with these signs too.
     """
-    x = release.encryption[row]
-    parts: dict[str, Images] = {"encryption": x, "absolute value": absolute_pixels(x)}
+    parts = _masked(release.encryption[row])
     if "signed" in result.extras:
         parts["mask lifted"] = result.extras["signed"][row]
     parts["decryption"] = result.decryption[row]
@@ -172,12 +156,7 @@ def scored(
     release: Release, secret: Secret, decryption: npt.NDArray[np.floating], scores: Scores, row: int
 ) -> UInt8:
     """Encryption `row`, its absolute value, its decryption, and the private images inside with their SSIM."""
-    x = release.encryption[row]
-    parts: dict[str, Images] = {
-        "encryption": x,
-        "absolute value": absolute_pixels(x),
-        "decryption": decryption[row],
-    }
+    parts = _masked(release.encryption[row]) | {"decryption": decryption[row]}
     for slot, image in enumerate(secret.pair[row]):
         parts[f"private {slot + 1}: {scores.ssim[row, slot]:.3f}"] = secret.private[image]
     return _strip(parts)
@@ -219,13 +198,7 @@ def own_report(result: AttackResult) -> str:
 
 
 def sign_agreement(images: UInt8) -> float:
-    """How often two neighbouring values of images (n, h, w, 3), taken in [-1, 1], have the same sign.
-
-    Examples
-    --------
-    >>> sign_agreement(np.full((1, 4, 4, 3), 200, np.uint8))
-    1.0
-    """
+    """How often two neighbouring values of images (n, h, w, 3), taken in [-1, 1], have the same sign."""
     light = images > 127
     agree = [light[:, 1:] == light[:, :-1], light[:, :, 1:] == light[:, :, :-1]]
     return sum(int(a.sum()) for a in agree) / sum(a.size for a in agree)

@@ -1,8 +1,7 @@
-"""Figures for a paper, from the folder of a run: PNG at 300 dpi and PDF, one and two columns wide, with captions.
+"""Figures for a paper, from the folder of a run: PNG at 300 dpi and PDF, one and two columns wide.
 
-``make_figures`` writes for each figure ``NAME-1col.png``, ``NAME-1col.pdf``, ``NAME-2col.png``, ``NAME-2col.pdf`` and
-``NAME.txt``, a caption that names the files with the numbers and their hashes. Fonts are embedded as TrueType, and the
-same numbers and versions give the same bytes.
+Beside ``NAME-1col.png``, ``.pdf`` and ``NAME-2col.png``, ``.pdf`` there is ``NAME.txt``, a caption that names the files
+with the numbers and their hashes. Fonts are embedded as TrueType; the same numbers and versions give the same bytes.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from instahide_nb import __version__
 from instahide_nb.challenge.release import Release, load_release
@@ -36,54 +36,34 @@ WIDTHS = {"1col": 3.5, "2col": 7.16}
 """Inches: one column, and the full width of a page of two columns."""
 
 _DPI = 300
-_NAME, _GAP, _CAPTION = 0.2, 0.03, 0.15  # inches: left of a row, between images, below images
 _PARAMETERS = ("k", "encryptions_per_image", "n_private", "rng", "scheme")
 _AXES = ("k", "encryptions_per_image")
-_LARGEST = 64 * 2**20
-
-Draw = Callable[[float], Figure]
-"""Draws a figure of a width in inches."""
 
 
 class Plan(NamedTuple):
-    """A figure to be drawn: its name, its drawing and its caption."""
+    """A figure to be drawn: its name, its drawing (which takes the `width` in inches) and its caption."""
 
     name: str
-    draw: Draw
+    draw: Callable[..., Figure]
     caption: str
 
 
 def sweep_table(path: Path | str) -> DataFrame:
-    """The CSV table of ``instahide-nb sweep``.
-
-    Raises
-    ------
-    InputError
-        When the file is missing or not such a table.
-    """
+    """The CSV table of ``instahide-nb sweep``; an InputError if the file is missing or not such a table."""
     import pandas
 
-    file = Path(path)
     try:
-        if file.stat().st_size > _LARGEST:
-            raise InputError(f"{file}: is larger than 64 MiB; name the table that instahide-nb sweep wrote")
-        table = pandas.read_csv(file)
+        table = pandas.read_csv(path)
+        for column in ("max_ssim", *table.columns.intersection(_AXES)):
+            table[column] = pandas.to_numeric(table[column])
+        table["method"] = table["method"].astype(str)
     except FileNotFoundError:
-        raise InputError(f"{file}: no such file; name the table that instahide-nb sweep wrote") from None
-    except pandas.errors.EmptyDataError:
-        table = pandas.DataFrame(columns=["method", "max_ssim"])
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: is not a CSV table ({error}); run the sweep again") from None
-    for column in ("method", "max_ssim"):
-        if column not in table:
-            raise InputError(f"{file}: has no column {column}; name the table that instahide-nb sweep wrote")
+        raise InputError(f"{path}: no such file; name the table that instahide-nb sweep wrote") from None
+    except (OSError, ValueError, KeyError) as error:
+        wrong = f"no column {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{path}: is not the table of a sweep ({wrong}); run the sweep again") from None
     if table.empty:
-        raise InputError(f"{file}: holds no run; run the sweep again")
-    for column in table.columns.intersection(["max_ssim", *_AXES]):
-        numbers = pandas.to_numeric(table[column], errors="coerce")
-        wrong = table[column][numbers.isna() & table[column].notna()]
-        if len(wrong):
-            raise InputError(f"{file}: column {column} holds {wrong.iloc[0]!r}; a number is expected")
+        raise InputError(f"{path}: holds no run; run the sweep again")
     return table
 
 
@@ -106,7 +86,7 @@ def save_figure(plan: Plan, folder: Path) -> list[Path]:
     """Draw a figure at both widths, and write it as PNG and PDF beside its caption."""
     written = []
     for suffix, width in WIDTHS.items():
-        figure = plan.draw(width)
+        figure = plan.draw(width=width)
         for kind in ("png", "pdf"):
             written.append(folder / f"{plan.name}-{suffix}.{kind}")
             write_bytes(written[-1], plots.figure_bytes(figure, kind=kind, dpi=_DPI, title=plan.name))
@@ -116,33 +96,28 @@ def save_figure(plan: Plan, folder: Path) -> list[Path]:
     return written
 
 
-def image_table(shown: Comparison, *, width: float) -> Figure:
+@plots.styled
+def image_table(compare: Callable[[int], Comparison], *, width: float) -> Figure:
     """A table of small images: a row for each column of a `Comparison`, with its name at the left and SSIM below.
 
-    `width` is in inches. A PDF holds the pixels themselves, not enlarged ones.
+    `width` is in inches; `compare` takes the number of images. A PDF holds the pixels themselves, not enlarged ones.
     """
-    columns = len(shown.chosen)
+    shown = compare(4 if width < 5 else 8)
+    rows, columns = len(shown.images), len(shown.chosen)
     height, wide = next(iter(shown.images.values())).shape[1:3]
-    cell = (width - _NAME - (columns - 1) * _GAP) / columns
-    tall = cell * height / wide
-    total = _GAP + sum(tall + (_CAPTION if name in shown.ssim else _GAP) for name in shown.images)
-    with plots.style():
-        figure = Figure(figsize=(width, total), facecolor="white")
-        top = total - _GAP
-        for name, images in shown.images.items():
-            middle = (0.35 * _NAME / width, (top - tall / 2) / total)
-            text = name.removesuffix(" image").removesuffix(" value")
-            figure.text(*middle, text, fontsize=7, rotation=90, ha="center", va="center")
-            for column, image in enumerate(images):
-                left = _NAME + column * (cell + _GAP)
-                axis = figure.add_axes((left / width, (top - tall) / total, cell / width, tall / total))
-                axis.imshow(image, interpolation="none", aspect="auto")
-                axis.set_axis_off()
-                if name in shown.ssim:
-                    place = ((left + cell / 2) / width, (top - tall - 0.015) / total)
-                    text = f"{shown.ssim[name][column]:.3f}"
-                    figure.text(*place, text, fontsize=6, ha="center", va="top")
-            top -= tall + (_CAPTION if name in shown.ssim else _GAP)
+    tall = rows * (width - 0.2) / columns * height / wide + 0.13 * len(shown.ssim)  # captions below some rows
+    figure = Figure(
+        figsize=(width, tall), layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+    )
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for line, (name, images) in zip(axes, shown.images.items(), strict=True):
+        line[0].set_ylabel(name.removesuffix(" image").removesuffix(" value"), fontsize=7)
+        for column, (axis, image) in enumerate(zip(line, images, strict=True)):
+            axis.imshow(image, interpolation="none")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            if name in shown.ssim:
+                axis.set_xlabel(f"{shown.ssim[name][column]:.3f}", fontsize=6, labelpad=1)
     return figure
 
 
@@ -183,27 +158,10 @@ def _open(path: Path) -> _Run:
 
 
 def make_figures(run: Path | str, out: Path | str, *, sweep: Path | str | None = None) -> list[Path]:
-    """Make every figure for which a run, and a sweep's table, have numbers.
+    """Make every figure for which a run, and the CSV table of a sweep, have numbers; return the files.
 
-    Parameters
-    ----------
-    run : Path or str
-        A run's folder, with one evaluated attack or more.
-    out : Path or str
-        Where the figures go; the folder is made.
-    sweep : Path or str, optional
-        The CSV table of a sweep: adds the score against k and against encryptions per image, where the sweep varied
-        them.
-
-    Returns
-    -------
-    list of Path
-        The files, in the order in which they were written.
-
-    Raises
-    ------
-    InputError
-        When the run has no evaluated attack, or one of its files or the sweep's table is missing or damaged.
+    A sweep adds the score against k and against encryptions per image, where it varied them. An InputError says that
+    the run has no evaluated attack, or that a file is missing or damaged.
     """
     data = _open(Path(run))
     makers = (_comparison, _attacks, _ssim, _similarity, _leaderboard)
@@ -212,40 +170,25 @@ def make_figures(run: Path | str, out: Path | str, *, sweep: Path | str | None =
     return [path for plan in progress(plans, desc="figures") for path in save_figure(plan, folder)]
 
 
-def _columns(width: float) -> int:
-    return 4 if width < 5 else 8
-
-
 def _comparison(run: _Run) -> Plan:
     method, ssim = next(iter(run.ssim.items()))
     files = (f"attack/{method}/decryption.npy", f"evaluate/{method}/per_encryption.npy")
-    decryption, inside = run.array(files[0]), run.secret.pair
-
-    def draw(width: float) -> Figure:
-        x, private = run.release.encryption, run.secret.private
-        return image_table(
-            compare_encryptions(x, decryption, private, inside, ssim, _columns(width)), width=width
-        )
-
+    arrays = run.release.encryption, run.array(files[0]), run.secret.private, run.secret.pair, ssim
     caption = (
         "Encryptions from the best decrypted (left) to the worst (right), evenly spaced in rank among "
         f"{len(ssim):,}: the private image with the larger SSIM, the encryption, its absolute value, and the "
         f"decryption by {method}. Numbers: SSIM over [0, 1]. Encryptions are shown from -1 (black) to 1 (white), "
         "absolute values from 0 to 1."
     )
-    return Plan(
-        "comparison", draw, caption + run.source("release/encryption.npy", *files, "secret/private.npy")
-    )
+    source = run.source("release/encryption.npy", *files, "secret/private.npy")
+    return Plan("comparison", partial(image_table, partial(compare_encryptions, *arrays)), caption + source)
 
 
 def _attacks(run: _Run) -> Plan:
     private, files = run.secret.private, {method: f"attack/{method}/recovered.npy" for method in run.ssim}
     recovered = {method: run.array(file) for method, file in files.items()}
     means = ", ".join(f"{m} {mean:.3f}" for m, mean in compare_attacks(private, recovered, 1).mean.items())
-
-    def draw(width: float) -> Figure:
-        return image_table(compare_attacks(private, recovered, _columns(width)), width=width)
-
+    draw = partial(image_table, partial(compare_attacks, private, recovered))
     caption = (
         "Private images and what each attack recovered of them, evenly spaced in rank by mean SSIM over attacks. "
         f"Below each its SSIM over [0, 1]; mean over all {len(private)} images: {means}."
@@ -257,7 +200,7 @@ def _ssim(run: _Run) -> Plan:
     caption = "SSIM over [0, 1] of each decryption with the nearer of its private images, as shares of all encryptions."
     best = {method: ssim.max(axis=1) for method, ssim in run.ssim.items()}
     files = [f"evaluate/{method}/per_encryption.npy" for method in run.ssim]
-    return Plan("ssim", lambda width: plots.ssim_histogram(best, width=width), caption + run.source(*files))
+    return Plan("ssim", partial(plots.ssim_histogram, best), caption + run.source(*files))
 
 
 def _similarity(run: _Run) -> Plan:
@@ -269,9 +212,7 @@ def _similarity(run: _Run) -> Plan:
         "encryptions. d′ is the difference of the means in standard deviations."
     )
     source = run.source("release/encryption.npy", "secret/pair.npy")
-    return Plan(
-        "similarity", lambda width: plots.similarity_histogram(same, different, width=width), caption + source
-    )
+    return Plan("similarity", partial(plots.similarity_histogram, same, different), caption + source)
 
 
 def _leaderboard(run: _Run) -> Plan:
@@ -282,7 +223,7 @@ def _leaderboard(run: _Run) -> Plan:
     )
     # Rows hold wall times, so the files named are those that their scores come from.
     source = run.source(*(f"evaluate/{method}/metrics.json" for method in run.ssim))
-    return Plan("leaderboard", lambda width: plots.attack_comparison(rows, width=width), caption + source)
+    return Plan("leaderboard", partial(plots.attack_comparison, rows), caption + source)
 
 
 def _quality(sweep: Path) -> list[Plan]:
@@ -298,13 +239,8 @@ def _quality(sweep: Path) -> list[Plan]:
             f"bars go from the worst to the best run. Failed runs, left out: {failed}. "
             f"Data: {sweep.name} (sha256 {sha256_file(sweep)[:16]})."
         )
-        plans.append(
-            Plan(f"quality-{parameter.replace('_', '-')}", partial(_draw_quality, kept, parameter), caption)
-        )
+        name = f"quality-{parameter.replace('_', '-')}"
+        plans.append(Plan(name, partial(plots.sweep_plot, kept, parameter), caption))
     if not plans:
         raise InputError(f"{sweep}: varies neither k nor encryptions_per_image; name a sweep that does")
     return plans
-
-
-def _draw_quality(table: DataFrame, parameter: str, width: float) -> Figure:
-    return plots.sweep_plot(table, parameter, width=width)
