@@ -115,7 +115,7 @@ def test_the_wrong_array_is_refused_alone_and_in_a_zip(tmp_path, data, said):
 def test_what_is_not_there(tmp_path):
     refused(tmp_path / "none.npy", "no such file")
     refused(tmp_path / "none.zip", "no such file")
-    refused(tmp_path, "folder")
+    refused(tmp_path, "directory")
     (tmp_path / "attack.json").write_text('{"recovered": false, "reason": "no seed fits"}')
     refused(tmp_path / "decryption.npy", "generator was not found (no seed fits)")
 
