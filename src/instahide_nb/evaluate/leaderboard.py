@@ -125,6 +125,8 @@ def measured_row(
         The form of the release.
     """
     recovered: Any = attack.get("recovered")
+    values: dict[str, Any] = {field: getattr(info, field) for field in _FORM}
+    values |= {field: (metrics or {}).get(field) for field in _SCORES}
     lost = f"random generator not found ({one_line(attack.get('reason'))})"
     return Row(
         attack=name or str(attack.get("method") or "unnamed"),
@@ -135,10 +137,9 @@ def measured_row(
         hardware=one_line(attack.get("platform")),
         kind="measured",
         challenge=challenge,
-        **{field: getattr(info, field) for field in _FORM},
         recovered_generator=recovered,
         note=lost if recovered is False else "",
-        **{field: (metrics or {}).get(field) for field in (*METRICS, "success_rate")},
+        **values,
     )
 
 
