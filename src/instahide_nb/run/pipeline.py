@@ -57,18 +57,10 @@ class Plan:
 def make_plan(
     preset: str, methods: Sequence[str] = (), out: Path | str | None = None, overrides: Mapping[str, Any] = {}
 ) -> Plan:
-    """Check a preset and the changes to it.
+    """Check a preset, a folder of ``params/``, and the changes to it.
 
-    Parameters
-    ----------
-    preset : str
-        A folder of ``params/``.
-    methods : sequence of str
-        Attacks to run; none means the preset's own.
-    out : path, optional
-        The run's folder; ``runs/PRESET`` by default.
-    overrides : mapping
-        Parameters by name, or by ``notebook.name`` where two notebooks share one.
+    Without `methods` the preset's own attack runs, without `out` in ``runs/PRESET``. `overrides` are parameters by
+    name, or by ``notebook.name`` where two notebooks share one.
     """
     if preset not in presets():
         raise InputError(f"preset: {preset!r} is not known; choose {', '.join(presets())}")
@@ -137,22 +129,10 @@ class _Stage(NamedTuple):
 def reproduce(
     plan: Plan, say: Callable[[str], None] = print, *, watched: bool = False, verbose: TextIO | None = None
 ) -> Path:
-    """Run a plan, resuming where an earlier run of it stopped. Methods that cannot attack the scheme are left out.
+    """Run a plan, resuming where an earlier run of it stopped; returns the run's folder.
 
-    Parameters
-    ----------
-    say : callable
-        Takes one line per stage.
-    watched : bool
-        Keep one line at the terminal about the stage that runs.
-    verbose : text stream, optional
-        Takes the lines of the log file.
-
-    Returns
-    -------
-    Path
-        The run's folder, with ``leaderboard.md``, ``leaderboard.json``, ``manifest.json``, ``resources.json`` and a
-        file in ``log/``.
+    Methods that cannot attack the scheme are left out. `say` takes one line per stage, `verbose` the lines of the log
+    file; if `watched`, one line at the terminal tells of the stage that runs.
     """
     left_out = plan.left_out()
     if len(left_out) == len(plan.attacks):

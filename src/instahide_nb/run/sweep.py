@@ -98,11 +98,11 @@ class Sweep(NamedTuple):
 
 
 class SweepResult(NamedTuple):
-    """The result of a sweep."""
+    """The folder of tables, figure and runs; the table, one row per run; and one line for each run that failed."""
 
-    folder: Path  # holds table.csv, table.parquet, times.csv, times.parquet, the figure, and runs/
-    table: DataFrame  # one row per run
-    failed: list[str]  # one line for each run that failed
+    folder: Path
+    table: DataFrame
+    failed: list[str]
 
 
 def load_sweep(path: Path | str) -> Sweep:
@@ -327,14 +327,8 @@ def run_sweep(
 ) -> SweepResult:
     """Do the runs of a sweep file that are not complete yet, and write its tables and its figure.
 
-    Parameters
-    ----------
-    path, out : Path or str
-        The sweep file, and the folder of the results: ``runs/sweeps/NAME`` by default.
-    scheduler : str, optional
-        Address of a Dask scheduler; without it, `workers` are started on this machine: by default one per processor.
-    say : callable
-        Takes one line for each run that ends.
+    Results go to ``runs/sweeps/NAME`` or the folder `out`. `scheduler` is the address of a Dask scheduler; without it,
+    `workers` are started on this machine: by default one per processor. `say` takes one line for each run that ends.
     """
     for name in ("distributed", "pandas", "pyarrow"):
         if importlib.util.find_spec(name) is None:
