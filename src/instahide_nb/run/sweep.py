@@ -132,7 +132,7 @@ def _runs(file: SweepFile) -> Iterator[SweepRun]:
     preset = home() / "params" / file.preset
     base = {name: read_yaml(preset / f"{name}.yaml") for name in ("gen_data", "attack")}
     for *values, repeat in itertools.product(*file.axes.values(), range(file.repeats)):
-        shown = dict(zip(file.axes, values, strict=True))
+        shown: dict[str, Any] = dict(zip(file.axes, values, strict=True))
         if file.repeats > 1:
             asked = base["gen_data"] | file.parameters | shown
             first = asked.get("gen_data.seed", asked["seed"])
