@@ -86,7 +86,7 @@ def test_a_run_is_the_same_run_in_a_larger_sweep(tmp_path: Path) -> None:
     assert other.identity != small.identity
 
 
-def test_runs_of_the_mended_generator_can_be_repeated(tmp_path: Path) -> None:
+def test_runs_of_the_secure_generator_can_be_repeated(tmp_path: Path) -> None:
     text = "axes: {rng: [mt19937, chacha20]}\nrepeats: 2\n"
     runs = runs_of(tmp_path, text)
     assert runs == runs_of(tmp_path, text)

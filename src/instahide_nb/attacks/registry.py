@@ -166,11 +166,11 @@ def _find_function(method: str) -> Callable[..., AttackResult]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise InputError(
-            f"method: {method!r} cannot be loaded ({error}); install it or mend the name"
+            f"method: {method!r} cannot be loaded ({error}); install it or correct the name"
         ) from None
     found = getattr(module, function_name, None)
     if not callable(found):
-        raise InputError(f"method: module {module_name} has no function {function_name}; mend the name")
+        raise InputError(f"method: module {module_name} has no function {function_name}; correct the name")
     return found
 
 

@@ -137,7 +137,7 @@ class GenDataParams(_Parameters):
     out_dir: str = _p("runs/tiny", "folder of the run; release/ and secret/ are made in it")
     seed: int | str = _p(2020, 'seed of the challenge, 0 .. 4294967295, or "entropy"; secret')
     rng: Literal["mt19937", "chacha20"] = _p(
-        "mt19937", "random generator: mt19937 (as in 2020) or chacha20 (mended)"
+        "mt19937", "random generator: mt19937 (as in 2020) or chacha20 (secure)"
     )
     key: str = _p("", 'chacha20 only: 64 hex digits; "" draws them; secret')
     scheme: Literal["cross", "inside", "mixup"] = _p(
