@@ -127,7 +127,10 @@ def test_a_secret_of_another_challenge_is_refused(
     save_challenge(tmp_path / "fewer", build_challenge(gen_data_params.changed(encryptions_per_image=4)))
     np.save(tmp_path / "d.npy", np.zeros_like(other.release.encryption))
     words = ["score", tmp_path / "d.npy", "--release", saved_run / "release", "--secret"]
-    for folder, named in (("other", r"make \d+ of 35 encryptions"), ("fewer", "28 encryptions .* release 35")):
+    for folder, named in (
+        ("other", r"make \d+ of 35 encryptions"),
+        ("fewer", "28 encryptions .* release 35"),
+    ):
         assert re.search(named, str(call(*words, tmp_path / folder / "secret").exception))
     assert "Rank" in call(*words, saved_run / "secret").stdout
 

@@ -53,12 +53,12 @@ def test_moments_are_those_of_numpy() -> None:
     value = (2.0 * patches - 255) / 255
     z = value - value.mean(axis=(0, 1, 2))
     assert np.allclose(moments.mean, value.mean(axis=(0, 1, 2)), atol=1e-5)
-    assert np.isclose(moments.variance, (z * z).mean(), rtol=1e-4)
+    assert np.isclose(moments.variance, (z * z).mean(), rtol=1e-3)
     for c, d, dy, dx in [(0, 0, 0, 0), (0, 2, 1, -2), (2, 0, -1, 2), (1, 1, 6, 6), (1, 0, -6, 5)]:
         first = z[:, max(0, -dy) : 17 - max(0, dy), max(0, -dx) : 20 - max(0, dx), c]
         second = z[:, max(0, dy) : 17 - max(0, -dy), max(0, dx) : 20 - max(0, -dx), d]
         found = moments.covariance[c, d, dy + reach, dx + reach]
-        assert np.isclose(found, (first * second).mean(), atol=1e-5)
+        assert np.isclose(found, (first * second).mean(), atol=2e-4)  # values are rounded to 1/256
     assert np.array_equal(moments.covariance, moments.covariance.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1])
 
 

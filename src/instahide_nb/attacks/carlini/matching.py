@@ -61,7 +61,7 @@ def read_slots(label: npt.NDArray[np.floating], n_images: int) -> Slots:
     --------
     >>> slots = read_slots(np.array([[0.5, 0.2], [0.0, 0.6], [0.1, 0.3], [0.7, 0.0]]), 3)
     >>> slots.image_class.tolist(), slots.shared.tolist(), slots.start.tolist()
-    ([[0, 1], [1, 1], [1, 0], [0, 0]], [False, True, False, True], [0, 1, 3])
+    ([[0, 1], [1, 1], [1, 0], [0, 0]], [False, True, False, True], [0, 2, 3])
     """
     label = np.asarray(label, np.float32)
     known = read_known(label, len(label), n_images, 2)

@@ -55,6 +55,7 @@ _BETTER = 0.06  # of the mean gain, by which edges must explain a row better to 
 _TOO_SMALL = 0.93  # of the least sum of private coefficients: fewer are a sign of wrong codes
 _WORTHLESS = 0.04  # of the median margin of images
 _GRACE = 2  # rounds that a restarted image has before it is judged
+_CERTAIN = 10  # rows per image that first images need
 _GROUP, _STRENGTH = 30, 0.35  # rows from which an image is restarted, and its coefficient in them
 
 
@@ -523,6 +524,8 @@ class Unmask:
                 now.fit_images()
             self._remember("least squares")
             return now
+        everything = now.mixtures
+        now.mixtures = self._certain(everything)
         with self.watch.stage("squares"):
             now.image = _planar(squares.first_images(self.encryption, now.mixtures))
         self._remember("squares")
@@ -536,8 +539,18 @@ class Unmask:
             with self.watch.stage("sign repair"):
                 now.repair_signs()
             self._remember("sign repair")
+        now.mixtures = everything
         self.age = np.full(now.known.n_images, _GRACE + 1)
         return now
+
+    def _certain(self, mixtures: Mixtures) -> Mixtures:
+        """The rows of which every coefficient is published, if there are enough of them; otherwise all rows."""
+        known = self.now.known
+        certain = known.present.sum(axis=1) == known.per_row
+        if known.share is None or certain.sum() < _CERTAIN * known.n_images:
+            return mixtures
+        held = np.where(certain[:, None], mixtures.assignment, -1)
+        return Mixtures(held, mixtures.coefficient, known.n_images)
 
     def refine(self) -> Estimates:
         """Stage 4: rounds of signs, codes and images, each encryption on its own."""

@@ -84,7 +84,7 @@ def read_known(label: npt.NDArray[np.floating] | None, n: int, n_images: int, pe
     --------
     >>> known = read_known(np.array([[0.5, 0.2], [0.0, 0.6], [0.1, 0.3], [0.7, 0.0]]), 4, 3, 2)
     >>> known.image_class.tolist(), known.share is None
-    ([0, 1, 1], False)
+    ([0, 0, 1], False)
     """
     if label is None:
         return Known(per_row, np.zeros(n_images, np.int64), np.ones((n, 1), bool), None)
