@@ -256,7 +256,7 @@ class Estimates:
         self.mixtures = scaled(best.mixtures, self.known, self.law, self.n_public)
         return replace(best, gain=best.gain / self.scale, score=best.score / self.scale[:, None, None])
 
-    def take_second_opinion(self, energies: edges.Edges) -> int:
+    def take_second_opinion(self, energies: edges.Edges, coupled: bool) -> int:
         """Take the codes of edges for rows that these explain much better; returns how many: `mixtures`, `signed`.
 
         Signs inferred from a wrong prediction agree with it, so the encryption itself is no judge. The same is done
@@ -278,7 +278,7 @@ class Estimates:
             held[rows], share[rows] = other.mixtures.assignment[rows], coefficient[rows]
             self.mixtures = Mixtures(held, share, self.mixtures.n_images)
             self.scale[rows] = prior_scale(self.mixtures.part(rows), self.n_public)
-            self.infer_signs(_RIDGE, True, rows)
+            self.infer_signs(_RIDGE, coupled, rows)
         return len(rows)
 
     def restart_images(self, found: Codes, age: Int64) -> int:
@@ -353,7 +353,7 @@ class Estimates:
             self.weights, scale = shared_public.by_correlation(self.residual, held, blocks, local, expected)
         self.expected, self.scale = expected, np.maximum(scale, _SMALLEST)
 
-    def choose_sign(self, axis: Float64) -> float:
+    def choose_sign(self, axis: Float64) -> None:
         """A few rounds that favour neither sign, then the sign under which mean colours are a photograph's: `image`.
 
         The mean public image is left out of these rounds, so that they would give the negatives from the negatives.
@@ -364,11 +364,6 @@ class Estimates:
         ----------
         axis : float64 (channels,)
             From `squares.colour_axis`.
-
-        Returns
-        -------
-        float
-            Share of private images that are, each by itself, rather a photograph than a negative.
         """
         known = self.moments
         self.moments = replace(known, mean=np.zeros_like(known.mean))
@@ -378,13 +373,13 @@ class Estimates:
         votes = squares.rather_photograph(_mean_colours(self.image), axis)
         total = math.fsum(votes) / len(votes)
         if self.n_public:
-            left = np.concatenate([_mean_colours(self.residual(rows)) for rows in self.blocks()])
-            rest = math.fsum(self.mixtures.rest.tolist())
+            used = (self.mixtures.assignment >= 0).all(axis=1)
+            left = np.concatenate([_mean_colours(self.residual(rows)) for rows in self.blocks()])[used]
+            rest = math.fsum(self.mixtures.rest[used].tolist())
             public = np.array([math.fsum(column) for column in left.T]) / max(rest, 1e-9)
             total += float(squares.rather_photograph(public, axis))
         sign = np.float32(1 if total >= 0 else -1)
         self.moments, self.image = known, sign * self.image
-        return float(np.count_nonzero(votes * sign > 0) / len(votes))
 
 
 def _mean_colours(image: Float32) -> Float64:
@@ -530,7 +525,7 @@ class Unmask:
             now.image = _planar(squares.first_images(self.encryption, now.mixtures))
         self._remember("squares")
         with self.watch.stage("independent signs"):
-            self.photographs = now.choose_sign(squares.colour_axis(self.public))
+            now.choose_sign(squares.colour_axis(self.public))
         first = self.history[0][1]
         same = np.count_nonzero((first > 0) == (_interleaved(now.image) > 0))
         first *= np.float32(1 if 2 * same >= first.size else -1)
@@ -593,7 +588,7 @@ class Unmask:
                 now.infer_signs(_RIDGE, self.settings.coupled)
             if second and self.settings.second_opinion:
                 with self.watch.stage("second opinion"):
-                    now.take_second_opinion(self.energies)
+                    now.take_second_opinion(self.energies, self.settings.coupled)
         with self.watch.stage("codes"):
             self.codes = now.find_codes()
         if restart and self.masked and self.settings.restarts:

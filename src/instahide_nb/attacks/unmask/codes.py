@@ -313,16 +313,6 @@ class Products:
     square: Float64
     fit: Fit | None
 
-    def residual_square(self, mixtures: Mixtures) -> Float64:
-        """Whitened squared length of each row's residual."""
-        total = self.square.copy()
-        held, share = mixtures.assignment, np.where(mixtures.assignment >= 0, mixtures.coefficient, 0)
-        for s in range(held.shape[1]):
-            total -= 2 * share[:, s] * np.take_along_axis(self.product, held[:, s : s + 1], axis=1)[:, 0]
-            for t in range(held.shape[1]):
-                total += share[:, s] * share[:, t] * self.gram[held[:, s], held[:, t]]
-        return total
-
 
 def products(rows: Rows, square: Float64, image: Float32, local: Smoothness, fit: Fit | None) -> Products:
     """Products of all rows with all images (N, channels, h, w) after whitening."""
