@@ -31,11 +31,12 @@ from instahide_nb.attacks.result import save_result
 from instahide_nb.attacks.unmask.attack import Settings, solve
 from instahide_nb.challenge.build import build_challenge, save_challenge
 from instahide_nb.challenge.release import Release, load_release
+from instahide_nb.core.files import read_json
 from instahide_nb.core.params import AttackParams, GenDataParams, read_yaml
 from instahide_nb.core.threads import thread_count
 from instahide_nb.data.sources import public_patches
+from instahide_nb.evaluate.leaderboard import save_evaluation
 from instahide_nb.evaluate.metrics import score
-from instahide_nb.evaluate.report import about_attack, save_evaluation
 from instahide_nb.run.manifest import digests
 from instahide_nb.run.notebooks import home
 from instahide_nb.show import grids
@@ -58,8 +59,7 @@ def run_digests(preset: str, methods: Sequence[str]) -> dict[str, str]:
         )
         save_result(attack, result)
         scores = score(result.decryption, secret.private, secret.pair)
-        decryption = attack / "decryption.npy"
-        save_evaluation(evaluate, method, scores, release, about_attack(decryption))
+        save_evaluation(evaluate, method, scores, release, read_json(attack / "attack.json"))
         grid = grids.comparison_grid(
             release.encryption, result.decryption, secret.private, secret.pair, scores
         )

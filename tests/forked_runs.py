@@ -106,10 +106,9 @@ def _run(order: dict[str, Any]) -> int:
 
 def _serve() -> None:
     """Import what the notebooks import, leave plots undrawn (none is hashed), and fork a child per line."""
-    from instahide_nb.evaluate import report
     from instahide_nb.show import notebook, plots
 
-    assert all((report, notebook))
+    assert notebook
     for name in vars(plots):
         if name.endswith(("_histogram", "_plot")):
             setattr(plots, name, lambda *values, **options: Figure(figsize=(0.1, 0.1)))

@@ -20,7 +20,7 @@ from instahide_nb.challenge.release import load_release
 from instahide_nb.challenge.secret import check_halves
 from instahide_nb.core.files import load_array
 from instahide_nb.core.params import GenDataParams
-from instahide_nb.evaluate.report import about_attack
+from instahide_nb.evaluate.submission import about_attack
 from instahide_nb.run import cli, pipeline
 from instahide_nb.run.cli import app
 

@@ -232,6 +232,28 @@ def test_presets_name_each_parameter_and_tiny_is_the_notebooks_default(notebook:
     assert own == tiny == NOTEBOOKS[notebook](**{}).as_dict()
 
 
+def test_kernels_drop_the_warning_of_unencrypted_sockets_and_no_other(tmp_path: Path) -> None:
+    """What plain papermill shows; our own kernels are encrypted, and the configuration goes where pip installs."""
+    code = (
+        "from ipykernel.kernelapp import IPKernelApp\n"
+        "app = IPKernelApp()\n"
+        "app.initialize(['--IPKernelApp.log_level=30'])\n"
+        "app.log.warning('another warning')\n"
+    )
+    for place, lines in (("usual", 2), ("ours", 1)):
+        (tmp_path / place / "profile_default").mkdir(parents=True)
+        if place == "ours":
+            shutil.copy(ROOT / "notebooks/ipython_kernel_config.py", tmp_path / place / "profile_default")
+        environment = os.environ | {"IPYTHONDIR": str(tmp_path / place)}
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        said = [line for line in done.stderr.splitlines() if "WARNING" in line]
+        assert "another warning" in said[-1]
+        assert len(said) == lines
+
+
 def papermill(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     words = (sys.executable, "-m", "papermill", "--no-progress-bar", *words)
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
@@ -243,6 +265,7 @@ def test_plain_papermill_from_another_folder(tmp_path: Path) -> None:
     done = papermill(tmp_path, notebook, "out.ipynb", "-f", tiny, "-p", "out_dir", "here")
     assert done.returncode == 0, done.stderr
     assert "unknown parameter" not in done.stderr.lower()
+    assert "without encryption" not in done.stderr
     assert (tmp_path / "here/release/release.json").exists()
     done = papermill(tmp_path, notebook, "bad.ipynb", "-f", tiny, "-p", "out_dir", "no", "-p", "sead", "1")
     assert done.returncode != 0
@@ -285,3 +308,4 @@ def test_an_installed_package_has_its_notebooks_and_presets(tmp_path: Path) -> N
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(tmp_path / "site/instahide_nb"), "challenge", "demo", "tiny"]
     assert (tmp_path / "site/instahide_nb/notebooks/attack.ipynb").is_file()
+    assert list(tmp_path.glob("site/*.data/data/etc/ipython/ipython_kernel_config.py"))

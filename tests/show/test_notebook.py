@@ -220,13 +220,13 @@ def test_explanations_are_none_where_there_are_no_stages(challenge: Challenge) -
         notebook.predicted_public,
     ):
         assert explain(None) is None
-    assert notebook.stages(lost) is notebook.error_rates(lost) is notebook.answers(release, lost) is None
+    assert notebook.rounds(lost) is notebook.error_rates(lost) is notebook.answers(release, lost) is None
     assert notebook.own_report(lost) == "generator not found: no seed"
     details = {"sign_errors": [[10, 0], [20, 1]], "seed": 7, "estimated_slot_accuracy": 0.5}
     history = {"history": [("one", result.recovered), ("two", result.recovered)]}
     shown = replace(result, extras=history, details=details)
     both = contact_sheet(np.concatenate([result.recovered] * 2), columns=7)
-    np.testing.assert_array_equal(notebook.stages(shown), both)
+    np.testing.assert_array_equal(notebook.rounds(shown), both)
     assert notebook.error_rates(shown) is not None
     assert notebook.own_report(shown).splitlines()[-2:] == [
         "seed 7",
@@ -234,7 +234,10 @@ def test_explanations_are_none_where_there_are_no_stages(challenge: Challenge) -
     ]
 
 
-def test_every_stage_of_unmask_has_a_picture() -> None:
+def test_every_stage_of_unmask_has_a_picture_and_is_named_while_it_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTAHIDE_NB_PROGRESS", "text")
     images = dead_leaves(8, (16, 16), 1)
     stream = open_stream("mt19937", seed=3, key="", states=None)
     made = encrypt(
@@ -249,6 +252,7 @@ def test_every_stage_of_unmask_has_a_picture() -> None:
     walk = steps("find_first_images")
     assert notebook.product_plot(walk) is not None
     assert notebook.lifted_masks(steps("refine"), rows=3) is not None
+    assert "coupled signs" in capsys.readouterr().err
     walk = steps("share_public_images")
     assert notebook.predicted_public(walk, rows=3) is not None
     assert len(walk.history) == 12

@@ -32,7 +32,7 @@ from instahide_nb.attacks.result import AttackResult
 from instahide_nb.challenge.release import Release, ReleaseInfo
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.params import GenDataParams
-from instahide_nb.core.progress import Stopwatch
+from instahide_nb.core.progress import Stopwatch, progress
 from instahide_nb.core.threads import one_blas_thread
 
 if TYPE_CHECKING:
@@ -257,10 +257,11 @@ class Steps:
             self._walk = Unmask(release, public)
 
     def __call__(self, stage: str) -> Unmask | None:
-        """Run the next stage, a method of `Unmask`; returns the attack, or None where it has no stages."""
+        """Run the next stage, a method of `Unmask`, under a bar; returns the attack, or None where it has no stages."""
         if self._walk is not None:
-            with one_blas_thread():
+            with one_blas_thread(), progress(desc="unmask", unit="stage") as self._walk.watch.bar:
                 getattr(self._walk, stage)()
+            self._walk.watch.bar = None
         return self._walk
 
     def result(self) -> AttackResult:

@@ -52,22 +52,22 @@ class Stopwatch:
 
     def __init__(self, report: Callable[[str], object] | None = None, bar: Any = None) -> None:
         self.seconds: dict[str, float] = {}
-        self._report, self._bar = report, bar
+        self._report, self.bar = report, bar
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time of a block to stage `name`."""
         if self._report is not None:
             self._report(name)
-        if self._bar is not None:
-            self._bar.set_postfix_str(name.replace("_", " "))
+        if self.bar is not None:
+            self.bar.set_postfix_str(name.replace("_", " "))
         begin = time.perf_counter()
         try:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
-        if self._bar is not None:
-            self._bar.update(1)
+        if self.bar is not None:
+            self.bar.update(1)
 
 
 def duration(seconds: float) -> str:

@@ -21,9 +21,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from instahide_nb import __version__
-from instahide_nb.challenge.release import ReleaseInfo
+from instahide_nb.challenge.release import Release, ReleaseInfo
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.files import read_json
+from instahide_nb.core.files import make_folder, read_json, save_array, sha256_array, write_json
 from instahide_nb.core.params import Record
 from instahide_nb.core.progress import duration
 from instahide_nb.evaluate.metrics import METRICS, TITLES, Scores
@@ -111,18 +111,8 @@ def measured_row(
 ) -> Row:
     """The row of an attack, dated today (UTC).
 
-    Parameters
-    ----------
-    metrics : mapping or None
-        Content of ``metrics.json``; None where the attack did not find the generator.
-    attack : mapping
-        Content of ``attack.json``; what is missing is shown as "not stated".
-    challenge : str
-        sha256 of the array of encryptions, or "2020".
-    name : str
-        In place of the method's name.
-    info : ReleaseInfo
-        The form of the release.
+    `metrics` and `attack` are the contents of ``metrics.json`` (None where the generator was not found) and
+    ``attack.json``; `challenge` is the sha256 of the array of encryptions; `name` replaces the method's name.
     """
     recovered: Any = attack.get("recovered")
     values: dict[str, Any] = {field: getattr(info, field) for field in _FORM}
@@ -141,6 +131,26 @@ def measured_row(
         note=lost if recovered is False else "",
         **values,
     )
+
+
+def save_evaluation(
+    out: Path | str, name: str, scores: Scores | None, release: Release, details: Mapping[str, object] = {}
+) -> Row:
+    """Write ``per_encryption.npy``, ``metrics.json`` and the attack's row, ``row.json``, into the folder `out`.
+
+    Without scores (an attack that did not find the generator) only the row is written. `details` are the content of
+    ``attack.json``.
+    """
+    out, metrics = make_folder(out), None
+    if scores is not None:
+        metrics = scores.metrics()
+        save_array(out / "per_encryption.npy", scores.per_encryption)
+        write_json(out / "metrics.json", metrics)
+    row = measured_row(
+        metrics, details, challenge=sha256_array(release.encryption), name=name, info=release.info
+    )
+    write_json(out / "row.json", row.as_dict())
+    return row
 
 
 def wall_time(seconds: object) -> str:

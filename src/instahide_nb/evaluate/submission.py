@@ -18,7 +18,9 @@ import stat
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -105,6 +107,25 @@ def load_attack_info(path: Path | str) -> dict[str, object]:
     if not isinstance(content, dict):
         raise InputError(f"{file}: its attack.json is not a JSON object; correct it or leave it out")
     return content
+
+
+class AboutAttack(NamedTuple):
+    """What an attack wrote beside its decryption."""
+
+    details: dict[str, object]  # the content of attack.json
+    recovered: npt.NDArray[np.float32] | None  # (m, h, w, 3), the recovered images
+
+
+def about_attack(decryption: Path | str) -> AboutAttack:
+    """Read ``attack.json`` (also from a zip) and ``recovered.npy``; what is missing or damaged is left out."""
+    details: dict[str, object] = {}
+    recovered = None
+    with suppress(InputError):
+        details = load_attack_info(decryption)
+    with suppress(InputError):
+        beside = Path(decryption).parent / "recovered.npy"
+        recovered = load_array(beside, dtype=np.float32, shape=(None, None, None, 3))
+    return AboutAttack(details, recovered)
 
 
 def _is_zip(file: Path) -> bool:

@@ -25,8 +25,15 @@ from instahide_nb.core.files import make_folder, read_json, write_bytes, write_j
 from instahide_nb.core.params import NOTEBOOKS, AttackParams, EvaluateParams, GenDataParams, read_yaml
 from instahide_nb.core.runs import Messages, counting, locked, logged, logger, note_usage, remove_leftovers
 from instahide_nb.data.sources import relocate_source
-from instahide_nb.evaluate.leaderboard import Row, load_published, load_rows, sort_rows, to_markdown
-from instahide_nb.evaluate.report import about_attack, save_evaluation
+from instahide_nb.evaluate.leaderboard import (
+    Row,
+    load_published,
+    load_rows,
+    save_evaluation,
+    sort_rows,
+    to_markdown,
+)
+from instahide_nb.evaluate.submission import load_attack_info
 from instahide_nb.run.manifest import begin_stage, compare, read_manifest, record_stage
 from instahide_nb.run.notebooks import execute, home
 from instahide_nb.show.grids import write_method_grid
@@ -240,8 +247,8 @@ def _record_unranked(plan: Plan, run: Path, stage: _Stage) -> None:
     scores = (folder / "metrics.json", folder / "evaluate.ipynb")
     for path in (*folder.glob("*.npy"), *folder.glob("*.png"), *scores):
         path.unlink(missing_ok=True)
-    about = about_attack(run / stage.parameters["decryption"])
-    save_evaluation(folder, stage.parameters["name"], None, load_release(run / "release"), about)
+    details = load_attack_info(run / stage.parameters["decryption"])
+    save_evaluation(folder, stage.parameters["name"], None, load_release(run / "release"), details)
     record_stage(run, stage.name, stage.note, plan.preset)
 
 

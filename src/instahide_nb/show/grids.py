@@ -23,7 +23,7 @@ import numpy.typing as npt
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, write_bytes
 from instahide_nb.evaluate.metrics import Scores, match_images
-from instahide_nb.evaluate.report import about_attack
+from instahide_nb.evaluate.submission import about_attack
 from instahide_nb.scheme.encryption import pixel_bytes
 
 UInt8 = npt.NDArray[np.uint8]
@@ -197,33 +197,38 @@ def _enlarged(images: UInt8, tile: int = _TILE) -> UInt8:
     return enlarge(images, max(1, tile // images.shape[-3]))
 
 
-def _blank(height: int, width: int) -> UInt8:
-    return np.full((height, width, 3), 255, np.uint8)
-
-
-def _headed(height: int, width: int, title: str, subtitle: str) -> UInt8:
-    """A white canvas with a heading, at least wide enough for it."""
-    widest = max(text_width(title, "title"), text_width(subtitle, "body"))
-    canvas = _blank(height, max(width, 2 * _MARGIN + widest))
-    draw_text(canvas, title, _MARGIN, _MARGIN, style="title")
-    draw_text(canvas, subtitle, _MARGIN, _MARGIN + line_height("title") + 4, colour=MUTED)
-    return canvas
-
-
-def _lay_out(
-    canvas: UInt8,
+def _sheet(
     tiles: UInt8,
-    captions: Sequence[str],
     columns: int,
-    corner: tuple[int, int],
-    step: tuple[int, int],
-) -> None:
-    """Paste tiles (n, h, w, 3) row by row, with captions below; `corner` is the top middle of the first."""
+    step: int,
+    *,
+    captions: Sequence[str] = (),
+    heading: tuple[str, str] | None = None,
+    gap: int = 2 * _GAP,
+    margin: int = _MARGIN,
+    left: int = 0,
+    top: int = 0,
+) -> tuple[UInt8, int]:
+    """A white canvas with tiles (n, h, w, 3) row by row and captions below them; and the middle of its first column.
+
+    `step` is the width of a column with the `gap` beside it; `left` and `top` are kept free for labels.
+    """
     tall, wide = tiles.shape[1:3]
-    for position, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
-        x, y = corner[0] + position % columns * step[0], corner[1] + position // columns * step[1]
+    left, top = margin + left, (_HEAD if heading else margin) + top
+    down = tall + _GAP + (_CAPTION if captions else 0)
+    width = left + columns * step - gap + margin
+    if heading:
+        width = max(width, 2 * margin + max(text_width(heading[0], "title"), text_width(heading[1], "body")))
+    canvas = np.full((top + -(-len(tiles) // columns) * down - _GAP + margin, width, 3), 255, np.uint8)
+    if heading:
+        draw_text(canvas, heading[0], margin, margin, style="title")
+        draw_text(canvas, heading[1], margin, margin + line_height("title") + 4, colour=MUTED)
+    middle = left + (step - gap) // 2
+    for place, (tile, caption) in enumerate(zip(tiles, captions or [""] * len(tiles), strict=True)):
+        x, y = middle + place % columns * step, top + place // columns * down
         canvas[y : y + tall, x - wide // 2 : x - wide // 2 + wide] = tile
         draw_text(canvas, caption, x, y + tall + 2, style="small", centred=True)
+    return canvas, middle
 
 
 def _rows_of(columns: Mapping[str, UInt8]) -> UInt8:
@@ -256,30 +261,30 @@ def comparison_grid(
         How many encryptions, evenly spaced in rank.
     """
     shown = compare_encryptions(encryption, decryption, private, pair, scores.ssim, rows)
-    n, count, columns, line = len(encryption), len(shown.chosen), len(shown.images), line_height("body")
-    tiles = _rows_of(shown.images)
+    n, count, line, tiles = len(encryption), len(shown.chosen), line_height("body"), _rows_of(shown.images)
     tall, wide = tiles.shape[1:3]
-    rank = np.empty(n, np.int64)
-    rank[np.argsort(-scores.best_ssim, kind="stable")] = np.arange(1, n + 1)
-    label = max(text_width(f"rank {n:,}", "bold"), text_width("SSIM -0.000", "body")) + 2 * _GAP
     step = max(wide, *(text_width(name, "body") for name in shown.images)) + _GAP
-    left, top = _MARGIN + label, _HEAD + line + 6
-    canvas = _headed(
-        top + count * (tall + _GAP) - _GAP + _MARGIN,
-        left + columns * step - _GAP + _MARGIN,
+    label = max(text_width(f"rank {n:,}", "bold"), text_width("SSIM -0.000", "body")) + 2 * _GAP
+    heading = (
         "Encryptions and decryptions, best to worst",
         f"{count} of {n:,} encryptions, evenly spaced in rank",
     )
+    canvas, middle = _sheet(
+        tiles, len(shown.images), step, heading=heading, gap=_GAP, left=label, top=line + 6
+    )
+    rank = np.empty(n, np.int64)
+    rank[np.argsort(-scores.best_ssim, kind="stable")] = np.arange(1, n + 1)
     for place, row in enumerate(shown.chosen):
-        y, slot = top + place * (tall + _GAP) + max(0, tall - 4 * line) // 2, scores.best_slot[row]
+        y, slot = (
+            _HEAD + line + 6 + place * (tall + _GAP) + max(0, tall - 4 * line) // 2,
+            scores.best_slot[row],
+        )
         draw_text(canvas, f"rank {rank[row]:,}", _MARGIN, y, style="bold")
         draw_text(canvas, f"SSIM {scores.ssim[row, slot]:.3f}", _MARGIN, y + line)
         draw_text(canvas, f"L2 {scores.l2[row, slot]:.3f}", _MARGIN, y + 2 * line)
         draw_text(canvas, f"row {row}", _MARGIN, y + 3 * line, colour=MUTED)
-    middle = left + (step - _GAP) // 2
     for column, name in enumerate(shown.images):
         draw_text(canvas, name, middle + column * step, _HEAD, centred=True)
-    _lay_out(canvas, tiles, [""] * len(tiles), columns, (middle, top), (step, tall + _GAP))
     return canvas
 
 
@@ -289,45 +294,37 @@ def overview(private: UInt8, recovered: npt.NDArray[np.floating], *, columns: in
     order, n = np.argsort(-ssim, kind="stable"), len(private)
     left, right = (_enlarged(i[order], _TILE * 3 // 4) for i in (private, to_pixels(recovered)[place]))
     tiles = np.concatenate([left, np.full_like(left[:, :, :2], 255), right], axis=2)
-    tall, wide = tiles.shape[1:3]
-    columns, step, down = min(columns, n), wide + 2 * _GAP, tall + _CAPTION + _GAP
-    canvas = _headed(
-        _HEAD + -(-n // columns) * down - _GAP + _MARGIN,
-        2 * _MARGIN + columns * step - 2 * _GAP,
+    heading = (
         "Private images and what was recovered of them",
         f"left private, right recovered; SSIM below. {n} images, mean {math.fsum(ssim) / n:.3f}, "
         f"worst {ssim.min():.3f}",
     )
-    captions = [f"{ssim[i]:.3f}" for i in order]
-    _lay_out(canvas, tiles, captions, columns, (_MARGIN + wide // 2, _HEAD), (step, down))
-    return canvas
+    captions, step = [f"{ssim[i]:.3f}" for i in order], tiles.shape[2] + 2 * _GAP
+    return _sheet(tiles, min(columns, n), step, captions=captions, heading=heading)[0]
 
 
 def method_grid(private: UInt8, recovered: Mapping[str, npt.NDArray[np.floating]], *, rows: int = 8) -> UInt8:
     """Private images, and what each attack recovered of them; the arguments are those of :func:`compare_attacks`."""
     shown = compare_attacks(private, recovered, rows)
-    tiles, columns, count = _rows_of(shown.images), len(shown.images), len(shown.chosen)
-    tall, wide = tiles.shape[1:3]
+    tiles, count, line = _rows_of(shown.images), len(shown.chosen), line_height("bold")
     below = {name: f"mean {mean:.3f}" for name, mean in shown.mean.items()}
     texts = [text_width(name, "bold") for name in below] + [text_width(t, "small") for t in below.values()]
-    step, down = max(wide, *texts) + 2 * _GAP, tall + _CAPTION + _GAP
-    top, middle = _HEAD + line_height("bold") + line_height("small") + 6, _MARGIN + (step - 2 * _GAP) // 2
-    canvas = _headed(
-        top + count * down - _GAP + _MARGIN,
-        2 * _MARGIN + columns * step - 2 * _GAP,
+    step = max(tiles.shape[2], *texts) + 2 * _GAP
+    heading = (
         "The same private images, recovered by each attack",
         f"{count} of {len(private)} private images, evenly spaced in rank by mean SSIM; SSIM below each",
     )
-    for column, name in enumerate(shown.images):
-        x, y = middle + column * step, _HEAD + line_height("bold")
-        draw_text(canvas, name, x, _HEAD, style="bold", centred=True)
-        draw_text(canvas, below.get(name, ""), x, y, style="small", centred=True, colour=MUTED)
     captions = [
         f"{shown.ssim[name][place]:.3f}" if name in shown.ssim else ""
         for place in range(count)
         for name in shown.images
     ]
-    _lay_out(canvas, tiles, captions, columns, (middle, top), (step, down))
+    top = line + line_height("small") + 6
+    canvas, middle = _sheet(tiles, len(shown.images), step, captions=captions, heading=heading, top=top)
+    for column, name in enumerate(shown.images):
+        x = middle + column * step
+        draw_text(canvas, name, x, _HEAD, style="bold", centred=True)
+        draw_text(canvas, below.get(name, ""), x, _HEAD + line, style="small", centred=True, colour=MUTED)
     return canvas
 
 
@@ -346,21 +343,16 @@ def write_method_grid(run: Path, methods: Sequence[str]) -> Path | None:
 
 
 def contact_sheet(
-    images: Images, captions: Sequence[str] | None = None, *, columns: int = 10, tile: int = 64
+    images: Images, captions: Sequence[str] = (), *, columns: int = 10, tile: int = 64
 ) -> UInt8:
     """Images (n, h, w, 3), pixels or values in [-1, 1], in rows of `columns`, with a caption below each when given.
 
     They are enlarged by the largest whole factor that keeps them within `tile` pixels of height.
     """
-    n = len(images)
-    if captions is not None and len(captions) != n:
-        raise InputError(f"captions: {len(captions)} are given for {n} images; give one for each")
-    if not n:
-        return _blank(0, 0)
-    texts, tiles, columns = captions or [""] * n, _enlarged(to_pixels(images), tile), min(columns, n)
-    tall, wide = tiles.shape[1:3]
-    step = max(wide, *(text_width(text, "small") for text in texts)) + _GAP
-    down = tall + (_CAPTION if captions else 0) + _GAP
-    canvas = _blank(-(-n // columns) * down + _GAP, columns * step + _GAP)
-    _lay_out(canvas, tiles, texts, columns, (_GAP + (step - _GAP) // 2, _GAP), (step, down))
-    return canvas
+    if captions and len(captions) != len(images):
+        raise InputError(f"captions: {len(captions)} are given for {len(images)} images; give one for each")
+    if not len(images):
+        return np.empty((0, 0, 3), np.uint8)
+    tiles = _enlarged(to_pixels(images), tile)
+    step = max(tiles.shape[2], *(text_width(text, "small") for text in ("", *captions))) + _GAP
+    return _sheet(tiles, min(columns, len(tiles)), step, captions=captions, gap=_GAP, margin=_GAP)[0]

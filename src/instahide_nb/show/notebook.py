@@ -8,9 +8,10 @@ does not. Explanations return None where they do not apply to an attack or a cha
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # plots load slowly, and no notebook needs them before its fi
     from instahide_nb.attacks.unmask.attack import Unmask
 
 UInt8 = npt.NDArray[np.uint8]
+Shown = TypeVar("Shown")
 Draw = Callable[[int], UInt8]
 """The picture of one encryption, from its row in the release."""
 
@@ -58,16 +60,8 @@ def show(
 
     Plots have no hash, since Matplotlib draws letters differently from version to version.
 
-    Parameters
-    ----------
-    picture : uint8 (height, width, 3), matplotlib Figure or None
-        None, or a picture without pixels, prints "nothing to show" and writes nothing.
-    path : Path or str
-        The PNG file; its folder is made.
-    alt : str
-        Alternative text: the picture in words. The file's name by default.
-    widget : dict, optional
-        Output of a widget, for viewers that can show it in place of the picture.
+    None, or a picture without pixels, prints "nothing to show" and writes nothing. `alt` is the picture in words (the
+    file's name by default); `widget` is the output of a widget, for viewers that can show it in place of the picture.
     """
     path = Path(path)
     if picture is None or (isinstance(picture, np.ndarray) and not picture.size):
@@ -234,10 +228,19 @@ def _energy(feature: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return total - total.min(axis=(1, 2), keepdims=True)
 
 
-def edge_maps(walk: Unmask | None, *, rows: int = 10) -> UInt8 | None:
+def _of_unmask(explain: Callable[..., Shown]) -> Callable[..., Shown | None]:
+    """An explanation that is None where the attack is not `unmask`."""
+
+    @wraps(explain)
+    def explained(walk: Unmask | None, **options: int) -> Shown | None:
+        return None if walk is None else explain(walk, **options)
+
+    return explained
+
+
+@_of_unmask
+def edge_maps(walk: Unmask, *, rows: int = 10) -> UInt8:
     """The absolute values of the first encryptions, and below each the energy of its edges."""
-    if walk is None:
-        return None
     energy = _energy(walk.energies.feature[:rows])
     maps = np.zeros((len(energy), *walk.encryption.shape[1:]), np.uint8)
     for out, one in zip(maps, energy, strict=True):
@@ -246,18 +249,12 @@ def edge_maps(walk: Unmask | None, *, rows: int = 10) -> UInt8 | None:
     return contact_sheet(both, columns=len(maps))
 
 
-def cluster_matrix(walk: Unmask | None, *, strongest: int = 12, images: int = 12) -> UInt8 | None:
+@_of_unmask
+def cluster_matrix(walk: Unmask, *, strongest: int = 12, images: int = 12) -> UInt8:
     """Correlations of encryptions sorted by the image that is strongest in them: bright squares are clusters.
 
-    Parameters
-    ----------
-    walk : Unmask or None
-        After `find_first_codes`.
-    strongest, images : int
-        Encryptions of each image, those with its largest coefficients, and number of images.
+    The first `images` are shown, each by the encryptions with its `strongest` coefficients.
     """
-    if walk is None:
-        return None
     from instahide_nb.attacks.unmask.edges import product_table, similarity
 
     held, share = walk.now.mixtures.assignment[:, 0], walk.now.mixtures.coefficient[:, 0]
@@ -271,62 +268,54 @@ def cluster_matrix(walk: Unmask | None, *, strongest: int = 12, images: int = 12
     return enlarge(_grey(table, float(table.max())), max(1, 480 // len(chosen)))
 
 
-def image_edges(walk: Unmask | None, *, images: int = 20) -> UInt8 | None:
+@_of_unmask
+def image_edges(walk: Unmask, *, images: int = 20) -> UInt8:
     """Edge energies of private images, by least squares from those of the encryptions: no sign is known yet."""
-    if walk is None:
-        return None
     energy = _energy(walk.energies.fit(walk.now.mixtures).image[:images])
     return contact_sheet(np.stack([_grey(one, float(one.max())) for one in energy]))
 
 
-def product_plot(walk: Unmask | None, pixel: tuple[int, int, int] | None = None) -> Figure | None:
-    """Products of one pixel (y, x, channel; default: the centre, green) in pairs of private images.
+@_of_unmask
+def product_plot(walk: Unmask) -> Figure | None:
+    """Products of the central pixel (green) in pairs of private images.
 
     The encryptions estimate the product of the pixel's values in two images; the first images give it again. Both
     agree where the matrix of products has rank one.
     """
-    if walk is None or not walk.masked:
+    if not walk.masked:
         return None
     from instahide_nb.attacks.unmask.squares import pixel_matrix
     from instahide_nb.show import plots
 
-    height, width = walk.encryption.shape[1:3]
-    y, x, channel = pixel or (height // 2, width // 2, 1)
-    product, weight = pixel_matrix(walk.encryption, walk.now.mixtures, (y, x, channel))
-    value = walk.history[0][1][:, y, x, channel]
+    y, x = walk.encryption.shape[1] // 2, walk.encryption.shape[2] // 2
+    product, weight = pixel_matrix(walk.encryption, walk.now.mixtures, (y, x, 1))
+    value = walk.history[0][1][:, y, x, 1]
     seen = np.triu(weight > np.quantile(weight[weight > 0], 0.5), 1)
     return plots.product_plot(np.outer(value, value)[seen], product[seen])
 
 
-def lifted_masks(walk: Unmask | None, *, rows: int = 10) -> UInt8 | None:
+@_of_unmask
+def lifted_masks(walk: Unmask, *, rows: int = 10) -> UInt8 | None:
     """The first encryptions, and below each the same with the mask removed as the attack inferred it."""
-    if walk is None or not walk.masked:
+    if not walk.masked:
         return None
     signed = np.ascontiguousarray(walk.now.signed[:rows].transpose(0, 2, 3, 1))
     return contact_sheet(np.concatenate([walk.encryption[:rows], signed]), columns=len(signed))
 
 
-def _history(history: Sequence[tuple[str, Images]] | None, images: int) -> UInt8 | None:
-    """The first images after each stage, a row per stage."""
+def rounds(attack: Unmask | AttackResult | None, *, images: int = 10) -> UInt8 | None:
+    """The first images after each stage, a row per stage: of `unmask` so far, or of the published attack."""
+    history = attack.extras.get("history") if isinstance(attack, AttackResult) else attack and attack.history
     if not history:
         return None
     rows = [to_pixels(stage[:images]) for _, stage in history]
     return contact_sheet(np.concatenate(rows), columns=len(rows[0]))
 
 
-def rounds(walk: Unmask | None, *, images: int = 10) -> UInt8 | None:
-    """The first images after each stage of `unmask` so far, a row per stage."""
-    return None if walk is None else _history(walk.history, images)
-
-
-def stages(result: AttackResult, *, images: int = 10) -> UInt8 | None:
-    """The first images after each stage of the published attack, a row per stage."""
-    return _history(result.extras.get("history"), images)
-
-
-def predicted_public(walk: Unmask | None, *, rows: int = 10) -> UInt8 | None:
+@_of_unmask
+def predicted_public(walk: Unmask, *, rows: int = 10) -> UInt8 | None:
     """What the first encryptions hold besides private images, and below what other rows predict of it."""
-    if walk is None or walk.now.expected is None:
+    if walk.now.expected is None:
         return None
     part, expected = slice(0, rows), walk.now.expected[:rows]
     rest = walk.now.residual(part) + expected

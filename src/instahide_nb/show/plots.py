@@ -12,6 +12,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib.style
@@ -36,45 +37,20 @@ OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "
 
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 
-STYLE = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # ships with Matplotlib: the same font on every machine
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 4,
-    "errorbar.capsize": 2,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.5,
-    "figure.facecolor": "white",
-    "axes.prop_cycle": cycler(color=OKABE_ITO, linestyle=_LINES),
-    "pdf.fonttype": 42,  # TrueType, embedded: editors and archives can read the text
-}
-"""Matplotlib settings of every plot here."""
+styled = matplotlib.style.context(
+    [
+        "default",
+        Path(__file__).with_name("plots.mplstyle"),
+        {"axes.prop_cycle": cycler(color=OKABE_ITO, linestyle=_LINES)},
+    ]
+)
+"""A decorator or context: the settings of every plot here, whatever the user's are."""
 
 _GREY = "#767676"
 _TALLEST = 3.0  # inches: a wide plot need not be tall
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 Float64 = npt.NDArray[np.float64]
-
-
-styled = matplotlib.style.context(["default", STYLE])
-"""A decorator or context: Matplotlib's defaults with :data:`STYLE`, whatever the user's settings are."""
 
 
 @styled
@@ -178,11 +154,11 @@ def similarity_histogram(same: Float64, different: Float64, *, width: float = 6.
 def product_plot(
     seen: npt.NDArray[np.floating], estimated: npt.NDArray[np.floating], *, width: float = 6.0
 ) -> Figure:
-    """Products of one pixel in pairs of images: (m,) in the recovered images, (m,) as estimated from encryptions."""
+    """Products of one pixel in pairs of images: (m,) in the first images, (m,) as estimated from encryptions."""
     figure, axis = _new(width, 0.53 * width)
     axis.plot(seen, estimated, ".", markersize=3)
     axis.plot([-1, 1], [-1, 1], "-", color=_GREY, linewidth=0.8)
-    axis.set(xlabel="product of the pixel in the two recovered images", ylim=(-2, 2))
+    axis.set(xlabel="product of the pixel in two first images", ylim=(-2, 2))
     axis.set_ylabel("as estimated from the encryptions' squares")
     return figure
 
