@@ -11,6 +11,7 @@ import os
 import sys
 from pathlib import Path
 
+from conftest import SEED
 from forked_runs import run_cells
 
 from instahide_nb.core.params import AttackParams
@@ -59,7 +60,8 @@ def main() -> None:
         for method in METHODS:
             wanted = AttackParams(
                 **{"release_dir": "release", "out_dir": f"attack/{method}", "method": method}
-                | {"public_source": public, "n_public": 60, "seed_stop": 2**10}
+                | {"public_source": public, "n_public": 50}
+                | {"seed_start": SEED - 500, "seed_stop": SEED + 500}
             )
             run_cells("attack", wanted.as_dict(), run / "attack" / method / "attack.ipynb", cwd=run)
     json.dump(opened, stdout)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,7 @@ ARRAYS = ("private", "private_label", "pair", "coefficient", "public", "public_i
 
 
 def all_files(folder: Path) -> dict[str, str]:
-    return {
-        p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()
-    }
+    return {str(path.relative_to(folder)): sha256_file(path) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_what_is_kept_explains_what_is_published(challenge: Challenge, sources: Sources) -> None:
@@ -41,6 +39,7 @@ def test_what_is_kept_explains_what_is_published(challenge: Challenge, sources: 
     assert (secret.private == sources.private).all()
     assert (secret.public == sources.public).all()
     assert (secret.private_label == sources.label).all()
+    assert secret.info["start"] == {"seed": SEED}
     n, *image = release.encryption.shape
     sign = 2.0 * np.unpackbits(secret.mask, axis=1, count=int(np.prod(image))).reshape(n, *image) - 1
     images = np.concatenate([secret.private[secret.pair], secret.public[secret.public_index]], axis=1)
@@ -49,108 +48,65 @@ def test_what_is_kept_explains_what_is_published(challenge: Challenge, sources: 
     assert (release.encryption == (sign * total / (255 * 2**24)).astype(np.float32)).all()
 
 
-FORMS: list[dict[str, Any]] = [
-    {},
-    *(
-        {"private_per_mix": p, "labels": labels}
-        for p, labels in ((1, "classes"), (3, "coefficients"), (4, "none"))
-    ),
-    {"scheme": "inside"},
-    {"scheme": "inside", "labels": "classes"},
-    {"scheme": "mixup", "k": 2, "labels": "none"},
-]
-
-
-@pytest.mark.parametrize("values", FORMS, ids=str)
-def test_labels_show_what_was_asked_for(
-    values: dict[str, Any], gen_data_params: GenDataParams, tmp_path: Path
-) -> None:
-    params = gen_data_params.changed(**values)
-    made, p = build_challenge(params), params.private_per_row
-    secret, label, info = made.secret, made.release.label, made.release.info
-    assert (secret.pair.shape, secret.public_index.shape) == ((35, p), (35, params.k - p))
-    assert (np.sort(secret.pair.reshape(5, 7, p), axis=1) == np.arange(7)[:, None]).all(), (
-        "once an epoch and place"
-    )
-    assert (secret.coefficient[:, :p].sum(axis=1) >= 0.3 - 1e-6).all()
-    assert (info.labels, info.private_per_row, info.n_public) == (
-        params.labels,
-        p,
-        12 if params.scheme == "cross" else 0,
-    )
-    save_challenge(tmp_path, made)
-    loaded = load_secret(tmp_path / "secret")
-    check_halves(load_release(tmp_path / "release"), loaded)
-    assert (loaded.inside(3) == secret.inside(3)).all()
-    if params.labels == "none":
-        assert (label, info.class_names) == (None, ())
-        content = json.loads((tmp_path / "release" / "release.json").read_bytes())
-        assert [list(content[name]) for name in ("shapes", "sha256")] == [["encryption"], ["encryption.npy"]]
-        return
-    assert info.class_names == CLASS_NAMES
-    expected = np.zeros((35, 3))
-    for j in range(p):
-        expected[np.arange(35), secret.private_label[secret.pair[:, j]]] += secret.coefficient[:, j]
-    assert (label == (expected if params.labels == "coefficients" else expected > 0)).all()
-
-
-def test_a_saved_challenge_comes_back(challenge: Challenge, saved_run: Path) -> None:
-    secret = load_secret(saved_run / "secret")
-    for name in ARRAYS:
-        saved, loaded = getattr(challenge.secret, name), getattr(secret, name)
-        assert (loaded.dtype, loaded.shape, loaded.tobytes()) == (saved.dtype, saved.shape, saved.tobytes())
-    assert secret.info == challenge.secret.info
-    assert secret.info["start"] == {"seed": SEED}
-    # Without release/ and without an out_dir nothing is lost.
-    assert first_difference(load_release(saved_run / "release"), regenerate(secret)) is None
-
-
 @pytest.mark.parametrize(
     "values",
     [
+        {},
         {"rng": "chacha20"},
         {"rng": "chacha20", "key": KEY.upper()},
         {"seed": "entropy"},
-        {"seed": 0},
+        {"seed": 0, "private_per_mix": 1, "labels": "classes"},
+        {"private_per_mix": 3},
+        {"private_per_mix": 4, "labels": "none"},
         {"scheme": "inside"},
+        {"scheme": "inside", "labels": "classes"},
         {"scheme": "inside", "k": 2, "seed": "entropy"},
-        {"scheme": "mixup", "k": 2},
-        {"k": 2},
+        {"scheme": "mixup", "k": 2, "labels": "none"},
+        {"k": 2, "n_public": 7},
         {"k": 16, "min_private_sum": 0.05},
         {"n_private": 3},
-        {"n_public": 7},
-        *FORMS,
+        {"not square": True, "n_private": 4},
     ],
     ids=str,
 )
-def test_a_challenge_is_made_again_from_its_secret(
+def test_a_challenge_comes_back_and_is_made_again_from_its_secret(
     values: dict[str, Any], gen_data_params: GenDataParams, tmp_path: Path
 ) -> None:
-    made = build_challenge(gen_data_params.changed(**values))
-    save_challenge(tmp_path, made)
-    secret, published = load_secret(tmp_path / "secret"), load_release(tmp_path / "release")
-    again = regenerate(secret)
-    assert first_difference(published, again) is None
-    assert again.info == published.info
-    assert len(published.encryption) == 5 * len(secret.private)
-
-
-def test_pictures_need_not_be_square(tmp_path: Path) -> None:
-    files = write_sources(tmp_path, 4, 5, height=6, width=9)
-    params = GenDataParams(
-        n_private=4, n_public=5, encryptions_per_image=2,
-        private_source=str(files.private_path), public_source=str(files.public_path),
-    )  # fmt: skip
-    made = build_challenge(params)
-    assert made.release.encryption.shape == (8, 6, 9, 3)
+    if values.pop("not square", False):
+        files = write_sources(tmp_path, 4, 12, height=6, width=9)
+        values |= {"private_source": str(files.private_path), "public_source": str(files.public_path)}
+    params = gen_data_params.changed(**values)
+    made, p, n = build_challenge(params), params.private_per_row, 5 * params.n_private
     save_challenge(tmp_path / "run", made)
-    again = regenerate(load_secret(tmp_path / "run" / "secret"))
-    assert first_difference(load_release(tmp_path / "run" / "release"), again) is None
+    secret, release = load_secret(tmp_path / "run" / "secret"), load_release(tmp_path / "run" / "release")
+    assert secret.info == made.secret.info
+    for name in ARRAYS:
+        saved, loaded = getattr(made.secret, name), getattr(secret, name)
+        assert (loaded.dtype, loaded.shape, loaded.tobytes()) == (saved.dtype, saved.shape, saved.tobytes())
+    check_halves(release, secret)
+    again = regenerate(secret)
+    assert first_difference(release, again) is None
+    assert release.info == again.info == made.release.info
+
+    assert (secret.pair.shape, secret.public_index.shape) == ((n, p), (n, params.k - p))
+    order = np.sort(secret.pair.reshape(5, -1, p), axis=1)
+    assert (order == np.arange(params.n_private)[:, None]).all(), "once in each epoch and place"
+    assert (secret.coefficient[:, :p].sum(axis=1) >= params.min_private_sum - 1e-6).all()
+    public = params.n_public if params.scheme == "cross" else 0
+    assert (release.info.private_per_row, release.info.n_public) == (p, public)
+    if params.labels == "none":
+        assert (release.label, release.info.class_names) == (None, ())
+        content = json.loads((tmp_path / "run/release/release.json").read_bytes())
+        assert [list(content[name]) for name in ("shapes", "sha256")] == [["encryption"], ["encryption.npy"]]
+        return
+    assert release.info.class_names == CLASS_NAMES
+    expected = np.zeros((n, 3))
+    for j in range(p):
+        expected[np.arange(n), secret.private_label[secret.pair[:, j]]] += secret.coefficient[:, j]
+    assert (release.label == (expected if params.labels == "coefficients" else expected > 0)).all()
 
 
-@pytest.mark.parametrize(
-    "values", [{}, {"rng": "chacha20", "key": KEY}, {"n_private": 3}, {"scheme": "mixup", "k": 2}], ids=str
-)
+@pytest.mark.parametrize("values", [{}, {"rng": "chacha20", "key": KEY}, {"n_private": 3}], ids=str)
 def test_the_same_parameters_give_the_same_files(
     values: dict[str, Any], gen_data_params: GenDataParams, tmp_path: Path
 ) -> None:
@@ -158,31 +114,20 @@ def test_the_same_parameters_give_the_same_files(
     for name in ("a", "b"):
         save_challenge(tmp_path / name, build_challenge(params.changed(out_dir=f"elsewhere/{name}")))
     assert all_files(tmp_path / "a") == all_files(tmp_path / "b")
-    assert len(all_files(tmp_path / "a")) == 3 + len(ARRAYS) + 1
+    secret = {f"secret/{name}.npy" for name in ARRAYS} | {"secret/secret.json"}
+    released = {f"release/{name}" for name in ("encryption.npy", "label.npy", "release.json")}
+    assert set(all_files(tmp_path / "a")) == secret | released
+    for path in (tmp_path / "a").glob("*/*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o600 if path.parent.name == "secret" else 0o644)
+    assert stat.S_IMODE((tmp_path / "a" / "secret").stat().st_mode) == 0o700
 
 
 def test_other_parameters_give_another_release(challenge: Challenge, gen_data_params: GenDataParams) -> None:
-    for values in (
-        {"seed": SEED - 1},
-        {"rng": "chacha20", "key": KEY},
-        {"seed": "entropy"},
-        {"scheme": "inside"},
-    ):
+    for values in ({"seed": SEED - 1}, {"rng": "chacha20", "key": KEY}, {"seed": "entropy"}):
         other = build_challenge(gen_data_params.changed(**values))
         assert str(first_difference(challenge.release, other.release)).startswith("encryption.npy, row 0 ")
     private = [build_challenge(gen_data_params.changed(n_private=3, seed=s)).secret.private for s in range(8)]
     assert len({images.tobytes() for images in private}) > 1, "which images are taken depends on the seed"
-
-
-def test_secrets_are_for_their_owner_only(saved_run: Path) -> None:
-    folder = saved_run / "secret"
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    files = list(folder.iterdir())
-    assert {path.name for path in files} == {f"{name}.npy" for name in ARRAYS} | {"secret.json"}
-    for path in files:
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    for path in (saved_run / "release").iterdir():
-        assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 def spellings(text: str, number: int, width: int) -> list[bytes]:
@@ -225,39 +170,29 @@ def test_nothing_secret_is_in_the_release(
     assert sum(needle in secret for needle in needles) >= 3
 
 
-def test_the_first_differing_row_is_named(challenge: Challenge) -> None:
+def test_the_first_differing_row_is_named(challenge: Challenge, run: Path) -> None:
     release = challenge.release
-    assert first_difference(release, release) is None
-    encryption = release.encryption.copy()
+
+    def difference(name: str, array: Any) -> str | None:
+        return first_difference(release, replace(release, **{name: array}))
+
+    encryption, label = release.encryption.copy(), release.label.copy()
+    assert difference("encryption", encryption) is None
     encryption[[9, 4, 30], 1, 2, 0] += np.float32(2**-24)
-    other = dataclasses.replace(release, encryption=encryption)
-    assert first_difference(release, other) == "encryption.npy, row 4 (and 2 others)"
-    label = release.label.copy()
     label[34, 0] += 1
-    assert (
-        first_difference(release, dataclasses.replace(release, label=label))
-        == "label.npy, row 34 (and 0 others)"
-    )
-    zero, minus = release.encryption.copy(), release.encryption.copy()
-    zero[2, 0, 0, 0], minus[2, 0, 0, 0] = 0.0, -0.0
-    left, right = (dataclasses.replace(release, encryption=e) for e in (zero, minus))
-    assert first_difference(left, right) == "encryption.npy, row 2 (and 0 others)"
-    fewer = dataclasses.replace(release, label=label[:3])
-    assert first_difference(release, fewer) == "label.npy has shape (35, 3), made again it has (3, 3)"
-    without = dataclasses.replace(release, label=None)
-    assert first_difference(without, without) is None
-    assert first_difference(release, without) == "label.npy belongs to only one of them"
-
-
-def test_a_tampered_secret_is_found_out(run: Path) -> None:
+    assert difference("encryption", encryption) == "encryption.npy, row 4 (and 2 others)"
+    assert difference("label", label) == "label.npy, row 34 (and 0 others)"
+    assert difference("label", label[:3]) == "label.npy has shape (35, 3), made again it has (3, 3)"
+    assert difference("label", None) == "label.npy belongs to only one of them"
+    zero, minus = (replace(release, encryption=np.full_like(encryption, x)) for x in (0.0, -0.0))
+    assert first_difference(zero, minus) == "encryption.npy, row 0 (and 34 others)"
+    # So a tampered secret is found out.
     private = np.load(run / "secret" / "private.npy")
     private[3, 0, 0, 0] ^= 1
     np.save(run / "secret" / "private.npy", private)
-    secret = load_secret(run / "secret")
-    difference = first_difference(load_release(run / "release"), regenerate(secret))
-    row = int(np.flatnonzero((secret.pair == 3).any(axis=1))[0])
-    assert difference is not None
-    assert difference.startswith(f"encryption.npy, row {row} (and ")
+    row = int(np.flatnonzero((challenge.secret.pair == 3).any(axis=1))[0])
+    found = first_difference(release, regenerate(load_secret(run / "secret")))
+    assert str(found).startswith(f"encryption.npy, row {row} (and ")
 
 
 @pytest.mark.parametrize("values", [{"seed": "entropy"}, {"rng": "chacha20"}], ids=str)
@@ -274,36 +209,29 @@ def test_a_challenge_that_cannot_be_made_again_is_not_overwritten(
         assert all_files(tmp_path) == before
     save_challenge(tmp_path, first)
     assert all_files(tmp_path) == before
-    # Where nothing was published yet, nothing is lost.
+    # Where nothing was published yet, nothing is lost; nor where the seed was given.
     (tmp_path / "release" / "release.json").unlink()
     save_challenge(tmp_path, challenge)
-    assert load_secret(tmp_path / "secret").info == challenge.secret.info
-
-
-def test_a_challenge_with_a_seed_is_overwritten(run: Path, gen_data_params: GenDataParams) -> None:
     other = build_challenge(gen_data_params.changed(seed=1, k=3))
-    save_challenge(run, other)
-    assert first_difference(load_release(run / "release"), other.release) is None
-    assert load_secret(run / "secret").info["start"] == {"seed": 1}
+    save_challenge(tmp_path, other)
+    assert first_difference(load_release(tmp_path / "release"), other.release) is None
+    assert load_secret(tmp_path / "secret").info == other.secret.info
+    # A secret that cannot be read may be the only copy of a drawn seed.
+    for text in ("", "{}", '{"parameters": []}'):
+        (tmp_path / "secret" / "secret.json").write_text(text)
+        with pytest.raises(InputError):
+            save_challenge(tmp_path, challenge)
+        assert (tmp_path / "secret" / "secret.json").read_text() == text
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"parameters": []}'])
-def test_a_secret_that_cannot_be_read_is_not_overwritten(text: str, run: Path, challenge: Challenge) -> None:
-    (run / "secret" / "secret.json").write_text(text)
-    with pytest.raises(InputError):
-        save_challenge(run, challenge)
-    assert (run / "secret" / "secret.json").read_text() == text
-
-
-def test_a_run_that_cannot_be_written_is_refused(challenge: Challenge, tmp_path: Path) -> None:
+def test_runs_that_cannot_be_written_and_sources_that_cannot_serve_are_refused(
+    challenge: Challenge, gen_data_params: GenDataParams, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(InputError, match="cannot be made"):
             save_challenge(out, challenge)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
-def test_sources_that_cannot_serve_are_refused(gen_data_params: GenDataParams, tmp_path: Path) -> None:
     files = write_sources(tmp_path, 7, 12, height=8, width=9)
     for values, words in (
         ({"n_private": 8}, r"^n_private: 8 is not possible, private_source .* holds 7 images"),
@@ -316,29 +244,28 @@ def test_sources_that_cannot_serve_are_refused(gen_data_params: GenDataParams, t
             build_challenge(gen_data_params.changed(**values))
 
 
-def refused(secret: Path, name: str) -> None:
+def refused(path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        load_secret(secret)
-    assert str(caught.value).startswith(f"{secret / name}: ")
-    assert "\n" not in str(caught.value)
+        load_secret(path.parent)
+    assert str(caught.value).startswith(f"{path}: ")
 
 
-@pytest.mark.parametrize("name", [*(f"{name}.npy" for name in ARRAYS), "secret.json"])
-def test_missing_and_damaged_secrets_are_refused(name: str, run: Path) -> None:
-    path = run / "secret" / name
-    content = path.read_bytes()
-    for damaged in (b"", content[: len(content) // 2]):
-        path.write_bytes(damaged)
-        refused(run / "secret", name)
-    path.unlink()
-    refused(run / "secret", name)
+def test_missing_and_damaged_secrets_are_refused(run: Path) -> None:
+    for path in sorted((run / "secret").iterdir()):
+        content = path.read_bytes()
+        for damaged in (b"", content[: len(content) // 2]):
+            path.write_bytes(damaged)
+            refused(path)
+        path.unlink()
+        refused(path)
+        path.write_bytes(content)
+    load_secret(run / "secret")
     with pytest.raises(InputError, match="no such folder; name the secret/ folder of a run"):
         load_secret(run / "nowhere")
 
 
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
+def test_secrets_that_do_not_fit_each_other_are_refused(run: Path) -> None:
+    for name, change in (
         ("private", lambda a: a[:3]),
         ("private", lambda a: a[..., :2]),
         ("private", lambda a: a.astype(np.float32)),
@@ -353,17 +280,15 @@ def test_missing_and_damaged_secrets_are_refused(name: str, run: Path) -> None:
         ("mask", lambda a: a[1:]),
         ("public_index", lambda a: a[1:]),
         ("public_index", lambda a: a + 12),
-    ],
-)
-def test_secrets_that_do_not_fit_each_other_are_refused(name: str, change: Any, run: Path) -> None:
-    path = run / "secret" / f"{name}.npy"
-    np.save(path, change(np.load(path)))
-    refused(run / "secret", path.name)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
+    ):
+        path = run / "secret" / f"{name}.npy"
+        content = path.read_bytes()
+        np.save(path, change(np.load(path)))
+        refused(path)
+        path.write_bytes(content)
+    path = run / "secret" / "secret.json"
+    content = json.loads(path.read_text())
+    for values in (
         {"parameters": 5},
         {"parameters": {"rng": "chacha20"}},
         {"parameters": {"seed": "entropy"}},
@@ -371,24 +296,18 @@ def test_secrets_that_do_not_fit_each_other_are_refused(name: str, change: Any, 
         {"start": []},
         {"class_names": "abc"},
         {"class_names": [1, 2, 3]},
-    ],
-    ids=str,
-)
-def test_a_secret_json_of_other_types_is_refused(values: dict[str, Any], run: Path) -> None:
-    path = run / "secret" / "secret.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
-    refused(run / "secret", "secret.json")
+    ):
+        path.write_text(json.dumps(content | values))
+        refused(path)
 
 
 def test_halves_of_two_challenges_are_told_apart(
-    challenge: Challenge, gen_data_params: GenDataParams, tmp_path: Path
+    challenge: Challenge, gen_data_params: GenDataParams
 ) -> None:
-    check_halves(challenge.release, challenge.secret)
-    rounded = dataclasses.replace(challenge.release, label=challenge.release.label.round(2))
-    check_halves(rounded, challenge.secret)
-    other = build_challenge(gen_data_params.changed(seed=1))
-    with pytest.raises(InputError, match="name the two folders of one run"):
-        check_halves(challenge.release, other.secret)
-    fewer = build_challenge(gen_data_params.changed(encryptions_per_image=4))
-    with pytest.raises(InputError, match=r"^secret: has 28 encryptions .*, the release 35"):
-        check_halves(challenge.release, fewer.secret)
+    check_halves(replace(challenge.release, label=challenge.release.label.round(2)), challenge.secret)
+    for values, words in (
+        ({"seed": 1}, "name the two folders of one run"),
+        ({"encryptions_per_image": 4}, r"^secret: has 28 encryptions .*, the release 35"),
+    ):
+        with pytest.raises(InputError, match=words):
+            check_halves(challenge.release, build_challenge(gen_data_params.changed(**values)).secret)

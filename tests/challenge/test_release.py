@@ -20,16 +20,8 @@ def refused(folder: Path, *words: str) -> None:
     with pytest.raises(InputError) as caught:
         load_release(folder)
     message = str(caught.value)
-    assert "\n" not in message
     assert message.startswith(str(folder))
-    for word in words:
-        assert word in message
-
-
-def change(path: Path, **values: Any) -> None:
-    """Write other values into a JSON file; ... takes a name out."""
-    content = read_json(path) | values
-    path.write_text(json.dumps({name: value for name, value in content.items() if value is not ...}))
+    assert [word for word in words if word not in message] == [], message
 
 
 def two_arrays(folder: Path, encryption: Any, label: Any) -> Path:
@@ -41,9 +33,7 @@ def two_arrays(folder: Path, encryption: Any, label: Any) -> Path:
 
 def test_release_json_tells_everything_public(challenge: Challenge, saved_run: Path) -> None:
     folder = saved_run / "release"
-    content = read_json(folder / "release.json")
-    assert sorted(p.name for p in folder.iterdir()) == ["encryption.npy", "label.npy", "release.json"]
-    assert content == {
+    assert read_json(folder / "release.json") == {
         "scheme": "cross",
         "rng": "mt19937",
         "k": 4,
@@ -66,18 +56,13 @@ def test_release_json_tells_everything_public(challenge: Challenge, saved_run: P
 
 
 def test_two_arrays_of_2020_are_a_release(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    encryption = generator.uniform(-1, 1, (200, 4, 5, 3)).astype(np.float32)
+    encryption = np.random.default_rng(0).uniform(-1, 1, (200, 4, 5, 3)).astype(np.float32)
     label = np.eye(200, 10, dtype=np.float32) / 2
     release = load_release(two_arrays(tmp_path / "r", encryption, label))
     assert (release.encryption == encryption).all()
     assert (release.label == label).all()
-    info = release.info
-    assert (info.scheme, info.rng, info.k, info.class_names) == ("cross", "mt19937", 6, ())
+    assert release.info == ReleaseInfo(n_private=100, encryptions_per_image=2, scheme="cross", k=6)
     assert release.assumptions() == "assumed, as in the challenge of 2020: scheme cross, k 6, n_private 100"
-    assert (info.n_private, info.encryptions_per_image) == (100, 2)
-    assert (info.max_coefficient, info.min_private_sum) == (0.65, 0.30)
-    assert info.labels == "coefficients"
     np.save(tmp_path / "r" / "label.npy", 2 * label)
     assert load_release(tmp_path / "r").info.labels == "classes"
     (tmp_path / "r" / "label.npy").unlink()
@@ -100,53 +85,46 @@ def test_float64_and_channels_first_are_read(dtype: Any, channels_first: bool, t
 
 GOOD = -np.ones((3, 4, 4, 3), np.float32)
 LABEL = np.zeros((3, 10), np.float32)
-
-
-@pytest.mark.parametrize(
-    ("encryption", "label", "words"),
-    [
-        (GOOD[:2], LABEL, ("label.npy", "3 labels for 2 encryptions")),
-        (GOOD.astype(np.uint8), LABEL, ("encryption.npy", "uint8", "float32 or float64")),
-        (GOOD.astype(np.float16), LABEL, ("encryption.npy", "float16")),
-        (GOOD, LABEL.astype(np.int64), ("label.npy", "int64", "(n, classes)")),
-        (GOOD, np.arange(3), ("label.npy", "int64", "(n, classes)")),
-        (GOOD[0], LABEL, ("encryption.npy", "shape")),
-        (GOOD[..., :2], LABEL, ("encryption.npy", "(n, h, w, 3)")),
-        (GOOD, LABEL[0], ("label.npy", "shape")),
-        (GOOD[:0], LABEL[:0], ("encryption.npy", "no values")),
-        (GOOD, LABEL[:, :0], ("label.npy", "no values")),
-        (GOOD, LABEL, ("n_private: 100", "3 rows")),
-        (GOOD[:1], LABEL[:1], ("n_private: 100", "1 rows")),
-        (GOOD + 3, LABEL, ("encryption.npy", "[-1, 1]")),
-        (GOOD - 1, LABEL, ("encryption.npy", "[-1, 1]")),
-        (GOOD, LABEL - 1, ("label.npy", "[0, 1]")),
-        (GOOD + np.float32("nan"), LABEL, ("encryption.npy", "not numbers")),
-        (GOOD + np.float32("inf"), LABEL, ("encryption.npy",)),
-        (GOOD, LABEL + np.float32("nan"), ("label.npy",)),
-    ],
+NO_RELEASE = (
+    (GOOD[:2], LABEL, ("label.npy", "3 labels for 2 encryptions")),
+    (GOOD.astype(np.uint8), LABEL, ("encryption.npy", "uint8", "float32 or float64")),
+    (GOOD.astype(np.float16), LABEL, ("encryption.npy", "float16")),
+    (GOOD, LABEL.astype(np.int64), ("label.npy", "int64", "(n, classes)")),
+    (GOOD[0], LABEL, ("encryption.npy", "shape")),
+    (GOOD[..., :2], LABEL, ("encryption.npy", "(n, h, w, 3)")),
+    (GOOD, LABEL[0], ("label.npy", "shape")),
+    (GOOD[:0], LABEL[:0], ("encryption.npy", "no values")),
+    (GOOD, LABEL[:, :0], ("label.npy", "no values")),
+    (GOOD, LABEL, ("n_private: 100", "3 rows")),
+    (GOOD + 3, LABEL, ("encryption.npy", "[-1, 1]")),
+    (GOOD - 1, LABEL, ("encryption.npy", "[-1, 1]")),
+    (GOOD, LABEL - 1, ("label.npy", "[0, 1]")),
+    (GOOD + np.float32("nan"), LABEL, ("encryption.npy", "not numbers")),
+    (GOOD + np.float32("inf"), LABEL, ("encryption.npy",)),
+    (GOOD, LABEL + np.float32("nan"), ("label.npy",)),
 )
-def test_arrays_that_are_no_release_are_refused(
-    encryption: Any, label: Any, words: tuple[str, ...], tmp_path: Path
-) -> None:
-    refused(two_arrays(tmp_path / "r", encryption, label), *words)
 
 
-def test_missing_folders_and_files_are_refused(run: Path) -> None:
+def test_arrays_that_are_no_release_are_refused(tmp_path: Path) -> None:
+    for encryption, label, words in NO_RELEASE:
+        refused(two_arrays(tmp_path / "r", encryption, label), *words)
+
+
+def test_missing_changed_and_damaged_files_are_refused(run: Path) -> None:
+    folder = run / "release"
     refused(run / "nowhere", "no such folder")
-    refused(run / "release" / "label.npy", "no such folder")
-    (run / "release" / "label.npy").unlink()
-    refused(run / "release", "label.npy: no such file")
-    (run / "release" / "encryption.npy").unlink()
-    refused(run / "release", "encryption.npy: no such file")
-
-
-@pytest.mark.parametrize("name", ["encryption.npy", "label.npy"])
-def test_a_changed_array_is_noticed(name: str, run: Path) -> None:
-    path = run / "release" / name
-    array = np.load(path)
-    array.flat[0] = 0.25
-    np.save(path, array)
-    refused(run / "release", name, "sha256")
+    refused(folder / "label.npy", "no such folder")
+    for name in ("encryption.npy", "label.npy"):
+        whole, array = (folder / name).read_bytes(), np.load(folder / name)
+        array.flat[0] = 0.25
+        np.save(folder / name, array)
+        refused(folder, name, "sha256")
+        (folder / name).unlink()
+        refused(folder, f"{name}: no such file")
+        (folder / name).write_bytes(whole)
+    for text in ("", "{", "[]", "null"):
+        (folder / "release.json").write_text(text)
+        refused(folder, "release.json")
 
 
 @pytest.mark.parametrize(
@@ -182,32 +160,22 @@ def test_a_changed_array_is_noticed(name: str, run: Path) -> None:
 def test_a_release_json_that_does_not_fit_is_refused(
     values: dict[str, Any], words: tuple[str, ...], run: Path
 ) -> None:
-    change(run / "release" / "release.json", **values)
+    path = run / "release" / "release.json"
+    path.write_text(json.dumps(read_json(path) | values))
     refused(run / "release", *words)
 
 
 def test_a_release_json_written_by_hand_says_only_what_is_known(run: Path) -> None:
-    (run / "release" / "release.json").write_text(
-        '{"n_private": 7, "k": 4, "min_private_sum": 0, "more": [1]}'
-    )
+    path = run / "release" / "release.json"
+    path.write_text('{"n_private": 7, "k": 4, "min_private_sum": 0, "more": [1]}')
     release = load_release(run / "release")
     assert release.info == ReleaseInfo(n_private=7, k=4, min_private_sum=0, encryptions_per_image=5)
     assert release.assumed == ("scheme",)
-
-
-def test_encryptions_without_a_negative_value_have_no_mask(run: Path) -> None:
-    path = run / "release" / "release.json"
+    # Encryptions without a negative value have no mask.
     np.save(run / "release" / "encryption.npy", np.load(run / "release" / "encryption.npy") / 2 + 0.5)
-    change(path, sha256={})
     refused(run / "release", "encryption.npy: no value is negative")
-    change(path, scheme="mixup", k=2)
+    path.write_text('{"n_private": 7, "k": 2, "scheme": "mixup"}')
     assert load_release(run / "release").encryption.min() >= 0
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
-def test_a_damaged_release_json_is_refused_and_not_passed_over(text: str, run: Path) -> None:
-    (run / "release" / "release.json").write_text(text)
-    refused(run / "release", "release.json")
 
 
 def test_a_described_release_is_not_turned_around_and_needs_no_class_names(

@@ -13,31 +13,24 @@ from conftest import write_sources
 from watched_attacks import METHODS, SECRET_NAMES
 
 from instahide_nb.attacks.registry import method_names
-from instahide_nb.challenge.build import build_challenge, save_challenge
 from instahide_nb.core.files import read_json
-from instahide_nb.core.params import GenDataParams
 from instahide_nb.run.manifest import digests
 
 HERE = Path(__file__).parents[1]
 
 
-def test_every_attack_is_watched() -> None:
+def test_no_secret_file_is_opened_and_none_is_needed(saved_run: Path, tmp_path: Path) -> None:
+    public = write_sources(tmp_path, 2, 50).public_path
     assert set(METHODS) == set(method_names())
-
-
-def test_no_secret_file_is_opened_and_none_is_needed(tmp_path: Path) -> None:
-    sources = write_sources(tmp_path, 8, 60)
-    values = {"n_private": 8, "encryptions_per_image": 10, "k": 4, "n_public": 60, "seed": 77}
-    paths = {"private_source": str(sources.private_path), "public_source": str(sources.public_path)}
     run, alone = tmp_path / "runs/run", tmp_path / "runs/alone"
-    save_challenge(run, build_challenge(GenDataParams(**values | paths)))
+    shutil.copytree(saved_run, run)
     shutil.copytree(run / "release", alone / "release")
     # One run has its secret half, and the secret files once more among the published arrays; one has neither.
     (run / "secret/gen_data.ipynb").write_text("{}")
     assert {path.name for path in (run / "secret").iterdir()} == SECRET_NAMES
     shutil.copytree(run / "secret", run / "release", dirs_exist_ok=True)
     done = subprocess.run(
-        [sys.executable, str(HERE / "watched_attacks.py"), str(sources.public_path), str(run), str(alone)],
+        [sys.executable, str(HERE / "watched_attacks.py"), str(public), str(run), str(alone)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,

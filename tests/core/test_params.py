@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from papermill.translators import PythonTranslator
 from pydantic import ValidationError
@@ -36,10 +36,11 @@ CONTRACT = {
 def refused(kind: type[Any], **values: Any) -> str:
     with pytest.raises(InputError) as caught:
         kind(**values)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert len(message) < 400
-    return message
+    return str(caught.value)
+
+
+def test_an_input_error_is_one_line() -> None:
+    assert str(InputError("k: 1\n  is  too\tfew\r\n")) == "k: 1 is too few"
 
 
 def test_the_names_are_those_of_the_contract() -> None:
@@ -66,13 +67,10 @@ BAD: dict[str, list[dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_bad_parameters_are_named(name: str) -> None:
-    for values in BAD[name]:
-        assert refused(GenDataParams, **values).startswith(f"{name}: ")
-
-
-def test_bad_parameters_of_the_other_notebooks_are_named() -> None:
+def test_bad_parameters_are_named() -> None:
+    for name, bad in BAD.items():
+        for values in bad:
+            assert refused(GenDataParams, **values).startswith(f"{name}: ")
     for values in ({"seed_start": -1}, {"seed_start": 5, "seed_stop": 5}, {"seed_stop": 10**5000}):
         assert refused(AttackParams, **values).startswith("seed_start, seed_stop: ")
     assert refused(AttackParams, n_public=0).startswith("n_public: ")
@@ -94,16 +92,14 @@ def test_bad_parameters_of_the_other_notebooks_are_named() -> None:
             {"scheme": "crossed"},
             "scheme: 'crossed' is not accepted; it should be 'cross', 'inside' or 'mixup'",
         ),
+        (
+            {"colour": "red"},
+            f"colour: no such parameter; the parameters are {CONTRACT['gen_data'].replace(' ', ', ')}",
+        ),
     ],
 )
 def test_messages_say_what_to_do(values: dict[str, Any], message: str) -> None:
     assert refused(GenDataParams, **values) == message
-
-
-def test_an_unknown_name_like_no_other_lists_them_all() -> None:
-    assert refused(AttackParams, colour="red") == (
-        "colour: no such parameter; the parameters are " + CONTRACT["attack"].replace(" ", ", ")
-    )
 
 
 @pytest.mark.parametrize(
@@ -135,21 +131,17 @@ anything = st.one_of(
 )  # fmt: skip
 
 
+@settings(max_examples=60)
 @given(kind=st.sampled_from(list(NOTEBOOKS.values())), data=st.data())
-def test_any_values_are_accepted_as_they_are_or_refused_in_one_line(
-    kind: type[Any], data: st.DataObject
-) -> None:
+def test_any_values_are_accepted_as_they_are_or_refused(kind: type[Any], data: st.DataObject) -> None:
     names = st.sampled_from(kind.names()) | st.text(max_size=5)
     values = data.draw(st.dictionaries(names, anything, max_size=3))
-    lines = ["fine"]
     try:
         params = kind(**values)
-    except InputError as error:
-        lines = str(error).splitlines()
-    else:
-        assert {name: params.as_dict()[name] for name in values} == values
-        assert params.changed() == params
-    assert len(lines) == 1
+    except InputError:
+        return
+    assert {name: params.as_dict()[name] for name in values} == values
+    assert params.changed() == params
 
 
 def met(scheme: str, k: int, most: float, least: float, p: int = 2) -> bool:
@@ -175,9 +167,8 @@ def test_constraints_are_accepted_where_a_row_meets_them(k: int, most: float, le
         assert p > k or most <= float(Fraction(1, k)) or least >= min(1, p * most) or least < 0 or most > 1
 
 
-@pytest.mark.parametrize(
-    ("scheme", "k", "most", "least", "name"),
-    [
+def test_constraints_at_their_limits() -> None:
+    for scheme, k, most, least, name in (
         ("", 6, 0.65, 0.3, "scheme"),
         ("cross", 17, 1.0, 0.3, "k"),
         ("mixup", 3, 0.65, 0.3, "k"),
@@ -186,14 +177,9 @@ def test_constraints_are_accepted_where_a_row_meets_them(k: int, most: float, le
         ("cross", 6, 0.3, 0.6, "min_private_sum"),
         ("cross", 2, 0.65, 1.01, "min_private_sum"),
         ("cross", 6, 0.65, float("nan"), "min_private_sum"),
-    ],
-)
-def test_constraints_at_their_limits(scheme: str, k: int, most: float, least: float, name: str) -> None:
-    with pytest.raises(InputError, match=rf"^{name}: "):
-        check_constraints(scheme, k, most, least)
-
-
-def test_constraints_that_are_just_met() -> None:
+    ):
+        with pytest.raises(InputError, match=rf"^{name}: "):
+            check_constraints(scheme, k, most, least)
     assert met("cross", 2, 1.0, 1.0)  # two private images always sum to one
     assert met("cross", 6, 0.3, 0.599)
     assert met("inside", 6, 0.2, 5.0)  # min_private_sum is the cross scheme's alone
@@ -203,36 +189,35 @@ ALL = "\n".join(f"{name} = None" for name in CONTRACT["gen_data"].split())
 
 
 @pytest.mark.parametrize(
-    "cells",
+    ("cells", "wrong"),
     [
-        [ALL, "import numpy as np\nsede = 8"],
-        [ALL, "%matplotlib inline\nsede = 8"],
-        ["sede = 8", ALL],
-        [ALL + "\nsede = 8", ALL],  # corrected and run again
-        [ALL, "# Parameters\nsede = 8", "# Parameters\nseed = 7"],
-        ["sede = seed + 1"],
-        [ALL + "\nprint(1 if 2 else 3)\nsede == 8"],
-        [ALL, '# Parameters\nseed = 7\nPAPERMILL_INPUT_PATH = "a.ipynb"'],  # papermill --inject-paths
+        ([ALL, "import numpy as np\nsede = 8"], False),
+        ([ALL, "%matplotlib inline\nsede = 8"], False),
+        (["sede = 8", ALL], False),
+        ([ALL + "\nsede = 8", ALL], False),  # corrected and run again
+        ([ALL, "# Parameters\nsede = 8", "# Parameters\nseed = 7"], False),
+        (["sede = seed + 1"], False),
+        ([ALL + "\nprint(1 if 2 else 3)\nsede == 8"], False),
+        (
+            [ALL, '# Parameters\nseed = 7\nPAPERMILL_INPUT_PATH = "a.ipynb"'],
+            False,
+        ),  # papermill --inject-paths
+        ([ALL, ALL + "\nsede = 8"], True),
+        ([ALL + '\nsede = "runs/" + "x"', "x = 5"], True),
+        ([ALL + "\nsede: int = 8"], True),
+        ([ALL, "# Parameters\nsede = 8"], True),
     ],
 )
-def test_other_variables_are_left_alone(cells: list[str]) -> None:
+def test_misspelt_parameters_are_errors_and_other_variables_are_left_alone(
+    cells: list[str], wrong: bool
+) -> None:
     names = {"seed": 7, "k": 3, "sede": 8, "np": object(), "PAPERMILL_INPUT_PATH": "x", "In": ["", *cells]}
-    params = GenDataParams.from_notebook(names)
-    assert (params.seed, params.k, params.n_private) == (7, 3, 20)
-
-
-@pytest.mark.parametrize(
-    "cells",
-    [
-        [ALL, ALL + "\nsede = 8"],
-        [ALL + '\nsede = "runs/" + "x"', "x = 5"],
-        [ALL + "\nsede: int = 8"],
-        [ALL, "# Parameters\nsede = 8"],
-    ],
-)
-def test_misspelt_parameters_are_errors(cells: list[str]) -> None:
-    with pytest.raises(InputError, match=r"^sede: no such parameter; did you mean seed"):
-        GenDataParams.from_notebook({"seed": 7, "sede": 8, "In": ["", *cells]})
+    if wrong:
+        with pytest.raises(InputError, match=r"^sede: no such parameter; did you mean seed"):
+            GenDataParams.from_notebook(names)
+    else:
+        params = GenDataParams.from_notebook(names)
+        assert (params.seed, params.k, params.n_private) == (7, 3, 20)
 
 
 def test_papermills_way_of_writing_values_is_understood() -> None:
@@ -243,28 +228,22 @@ def test_papermills_way_of_writing_values_is_understood() -> None:
         GenDataParams.from_notebook(namespace | {"In": ["", cell]})
 
 
-def test_yaml_is_read_as_names_and_values(tmp_path: Path) -> None:
+NO_YAML = (
+    b"seed: [1, 2]", b"just text", b"seed: 5\n key: 6", b"a: !!python/object:os.system {}", b"seed: 2020-13-45",
+    b"seed: " + b"9" * 5000, b'!!float ""', b"[" * 1000, b"a: \0", b"? [a]\n: b", b"\xff\xfe\x00",
+)  # fmt: skip
+
+
+def test_yaml_is_read_as_names_and_values_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     path.write_text('seed: 5 # five\nkey: ""\nmax_coefficient: 0.5\n2: two\n')
     assert read_yaml(path) == {"seed": 5, "key": "", "max_coefficient": 0.5, "2": "two"}
     path.write_text("# nothing\n")
     assert read_yaml(path) == {}
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["seed: [1, 2]", "just text", "seed: 5\n key: 6", "a: !!python/object:os.system {}", "seed: 2020-13-45",
-     f"seed: {'9' * 5000}", '!!float ""', "[" * 1000, "a: \0", "? [a]\n: b", b"\xff\xfe\x00", None],
-    ids=lambda text: str(text)[:20],
-)  # fmt: skip
-def test_other_yaml_is_refused_in_one_line_that_names_the_file(text: Any, tmp_path: Path) -> None:
-    path = tmp_path / "p.yaml"
-    if text is not None:
-        path.write_bytes(text.encode() if isinstance(text, str) else text)
-    with pytest.raises(InputError) as caught:
-        read_yaml(path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
+    for text in (*NO_YAML, None):
+        path.unlink() if text is None else path.write_bytes(text)
+        with pytest.raises(InputError, match=rf"^{path}: "):
+            read_yaml(path)
 
 
 def test_text_parameters_on_the_command_line_stay_text() -> None:

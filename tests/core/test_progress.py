@@ -3,72 +3,48 @@
 from __future__ import annotations
 
 import io
-import os
-import pty
-import subprocess
 import sys
-import termios
 import time
 
 import pytest
 
 from instahide_nb.core.progress import Stopwatch, duration, progress
 
-WORK = "from instahide_nb.core.progress import progress\nfor i in progress(range(3), desc='digging'): pass"
 
-
-def environment(**changes: str) -> dict[str, str]:
-    ours = ("INSTAHIDE_NB_PROGRESS", "PYTEST_CURRENT_TEST", "JPY_SESSION_NAME")
-    return {name: value for name, value in os.environ.items() if name not in ours} | changes
-
-
-def said_at_a_terminal(code: str, **changes: str) -> str:
-    """What a program writes to a terminal that is its standard error."""
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (25, 80))
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=theirs, env=environment(**changes))
-    os.close(theirs)
-    text = b""
-    try:
-        while piece := os.read(ours, 4096):
-            text += piece
-    except OSError:  # so Linux says that the other end is closed
-        pass
-    os.close(ours)
-    assert process.wait() == 0
-    return text.decode()
-
-
-def test_a_bar_is_drawn_at_a_terminal_unless_it_is_not_wished() -> None:
-    assert "digging: " in said_at_a_terminal(WORK)
-    assert said_at_a_terminal(WORK, INSTAHIDE_NB_PROGRESS="0") == ""
-
-
-def test_nothing_is_drawn_into_a_log() -> None:
-    done = subprocess.run([sys.executable, "-c", WORK], env=environment(), capture_output=True, check=True)
-    assert done.stdout + done.stderr == b""
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.mark.parametrize(
-    ("session", "test", "shown"),
-    [("/home/me/attack.ipynb", "", True), ("", "", False), ("/home/me/attack.ipynb", "a test", False)],
-    ids=["JupyterLab", "papermill", "nbval"],
+    ("where", "environment", "shown"),
+    [
+        ("terminal", {}, True),
+        ("terminal", {"INSTAHIDE_NB_PROGRESS": "0"}, False),
+        ("log", {}, False),
+        ("log", {"INSTAHIDE_NB_PROGRESS": "1"}, True),
+        ("cell", {"JPY_SESSION_NAME": "/home/me/attack.ipynb"}, True),
+        ("cell", {}, False),  # papermill
+        ("cell", {"JPY_SESSION_NAME": "/home/me/attack.ipynb", "PYTEST_CURRENT_TEST": "nbval"}, False),
+        ("cell", {"INSTAHIDE_NB_PROGRESS": "text"}, True),
+    ],
 )
-def test_cells_show_bars_to_people_only(
-    session: str, test: str, shown: bool, monkeypatch: pytest.MonkeyPatch
+def test_bars_are_shown_to_people_only(
+    where: str, environment: dict[str, str], shown: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ipykernel", sys)
-    for name, value in (("JPY_SESSION_NAME", session), ("PYTEST_CURRENT_TEST", test)):
-        if value:
-            monkeypatch.setenv(name, value)
-        else:
-            monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv("INSTAHIDE_NB_PROGRESS", raising=False)
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
+    for name in ("INSTAHIDE_NB_PROGRESS", "JPY_SESSION_NAME", "PYTEST_CURRENT_TEST"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    if where == "cell":
+        monkeypatch.setitem(sys.modules, "ipykernel", sys)
     monkeypatch.setitem(sys.modules, "tqdm.auto", __import__("tqdm"))
+    stream = Terminal() if where == "terminal" else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
     assert sum(progress([1, 2], desc="digging")) == 3
     assert ("digging" in stream.getvalue()) == shown
+    assert shown or stream.getvalue() == ""
 
 
 def test_a_stopwatch_adds_up() -> None:
@@ -83,8 +59,6 @@ def test_a_stopwatch_adds_up() -> None:
     assert watch.seconds["b"] >= 0.02
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(7.04, "7.0 s"), (59.6, "1 min 0 s"), (91.2, "1 min 31 s"), (10920, "3 h 2 min")]
-)
-def test_durations_in_words(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+def test_durations_in_words() -> None:
+    words = {7.04: "7.0 s", 59.6: "1 min 0 s", 91.2: "1 min 31 s", 10920: "3 h 2 min"}
+    assert {seconds: duration(seconds) for seconds in words} == words

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -35,25 +36,17 @@ ONE = Usage(seconds=2.5, processor_seconds=3.25, peak_mib=400, machine="2 x Some
 @LINUX
 def test_the_peak_is_kept_after_the_memory_was_given_back() -> None:
     code = "b = bytearray(300 << 20); b[::4096] = b'1' * len(b[::4096]); del b; print('done', flush=True); input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"done\n"
         seconds, peak = usage_of(process.pid)
         now = int(re.search(r"VmRSS:\s*(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) / 1024
         process.communicate(b"\n")
     assert peak is not None
-    assert 300 <= peak < 400
-    assert now < 100
+    assert now < 100 < 300 <= peak < 400
     assert seconds is not None
     assert 0 < seconds < 60
-
-
-def test_of_a_process_that_is_gone_nothing_is_known() -> None:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    assert usage_of(process.pid) == (None, None)
+    assert usage_of(process.pid) == (None, None), "the process is gone"
 
 
 def test_stages_are_kept_until_they_are_known_no_more(tmp_path: Path) -> None:
@@ -64,15 +57,13 @@ def test_stages_are_kept_until_they_are_known_no_more(tmp_path: Path) -> None:
     assert read_usage(tmp_path / "resources.json") == {"gen_data": other}
 
 
-@pytest.mark.parametrize(
-    "stages",
-    ["", "[]", '{"a": 1}', '{"a": {"seconds": 1}}', json.dumps({"a": ONE.as_dict() | {"seconds": -1}})],
-)
-def test_a_damaged_file_stops_nobody(stages: str, tmp_path: Path) -> None:
-    (tmp_path / "resources.json").write_text(f'{{"stages": {stages}}}')
-    assert read_usage(tmp_path / "resources.json") == {}
-    note_usage(tmp_path, "gen_data", ONE, ["gen_data"])
-    assert read_usage(tmp_path / "resources.json") == {"gen_data": ONE}
+def test_a_damaged_file_stops_nobody(tmp_path: Path) -> None:
+    negative = json.dumps({"a": ONE.as_dict() | {"seconds": -1}})
+    for stages in ("", "[]", '{"a": 1}', '{"a": {"seconds": 1}}', negative):
+        (tmp_path / "resources.json").write_text(f'{{"stages": {stages}}}')
+        assert read_usage(tmp_path / "resources.json") == {}
+        note_usage(tmp_path, "gen_data", ONE, ["gen_data"])
+        assert read_usage(tmp_path / "resources.json") == {"gen_data": ONE}
 
 
 def test_the_machine_in_one_line() -> None:

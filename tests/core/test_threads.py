@@ -15,36 +15,18 @@ from instahide_nb.core.threads import in_blocks, one_blas_thread, processor_coun
 
 
 @pytest.mark.parametrize("number", ["1", "2", "7"])
-@pytest.mark.parametrize(("count", "block"), [(0, None), (1, None), (10, 3), (1000, None)])
-def test_every_item_is_done_once(
-    monkeypatch: pytest.MonkeyPatch, number: str, count: int, block: int | None
-) -> None:
+def test_every_item_is_done_once_and_errors_are_raised(monkeypatch: pytest.MonkeyPatch, number: str) -> None:
     monkeypatch.setenv("NUMBA_NUM_THREADS", number)
-    done = np.zeros(count, int)
+    for count, block in ((0, None), (1, None), (10, 3), (1000, None)):
+        done = np.zeros(count, int)
 
-    def kernel(low: int, high: int, step: int) -> None:
-        done[low:high] += step
+        def kernel(low: int, high: int, done: np.ndarray) -> None:
+            done[low:high] += 1
 
-    in_blocks(kernel, count, 1, block=block)
-    assert (done == 1).all()
-
-
-def test_an_error_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NUMBA_NUM_THREADS", "2")
-
-    def kernel(low: int, high: int) -> None:
-        if low >= 5:
-            raise ZeroDivisionError
-
+        in_blocks(kernel, count, done, block=block)
+        assert (done == 1).all()
     with pytest.raises(ZeroDivisionError):
-        in_blocks(kernel, 10, block=1)
-
-
-def test_thread_count_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NUMBA_NUM_THREADS", "5")
-    assert thread_count() == 5
-    monkeypatch.setenv("NUMBA_NUM_THREADS", "none")
-    assert thread_count() == processor_count() >= 1
+        in_blocks(lambda low, high: 1 // (low < 5), 10, block=1)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +40,7 @@ def test_thread_count_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
         ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1),
     ],
 )
-def test_a_container_uses_no_more_than_its_quota(
+def test_threads_are_as_many_as_wished_or_as_the_containers_quota(
     files: dict[str, str], processors: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, text in files.items():
@@ -67,6 +49,9 @@ def test_a_container_uses_no_more_than_its_quota(
     monkeypatch.setattr(threads, "_CGROUP", tmp_path)
     monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: range(64), raising=False)
     threads._cpu_quota.cache_clear()
+    for wish, count in (("5", 5), ("none", processors), ("0", processors)):
+        monkeypatch.setenv("NUMBA_NUM_THREADS", wish)
+        assert thread_count() == count
     assert processor_count() == processors
     threads._cpu_quota.cache_clear()
 
