@@ -43,6 +43,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(crops, "_BLOCK", 32)  # counts few crops more than are needed
     monkeypatch.setenv("INSTAHIDE_NB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -58,9 +59,6 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(crops, "count_key_points", count)
     return calls
-
-
-# ------------------------------------------------------------------ the draw
 
 
 @given(
@@ -88,8 +86,7 @@ def test_the_draw_is_even() -> None:
     x, y, side = box.T
     assert abs(photo.mean() - 0.5) < 0.01
     counts = np.bincount(side)[SMALLEST:]
-    assert len(counts) == LARGEST - SMALLEST + 1
-    expected = 40_000 / len(counts)
+    expected = 40_000 / (LARGEST - SMALLEST + 1)
     # Chi-square of 96 degrees of freedom: beyond 160 with probability below 1e-4; the draw is fixed.
     assert ((counts - expected) ** 2 / expected).sum() < 160
     assert abs((x / (200 - side)).mean() - 0.5) < 0.01
@@ -102,9 +99,6 @@ def test_the_stream_is_fixed_and_other_draws_and_names_give_others() -> None:
     assert np.column_stack([photo, box]).tolist() == [[1, 4, 95, 79], [1, 2, 143, 88], [1, 10, 123, 77]]
     assert not np.array_equal(box, draw_crops(photos, 0, 3, draw=1)[1])
     assert not np.array_equal(box, draw_crops([Photograph("z", Path("z"), 200, 150)] * 2, 0, 3, draw=5)[1])
-
-
-# ------------------------------------------------------------------ key points
 
 
 @pytest.mark.parametrize("radius", [4, 7, 10])
@@ -121,9 +115,9 @@ def test_a_disc_has_its_key_point_in_its_middle(radius: int) -> None:
 
 def test_counts_are_of_the_crop_alone_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     photos = public_regions("challenge")[4:6]
-    photo, box = draw_crops(photos, 0, 70)
+    photo, box = draw_crops(photos, 0, 24)
     counts = count_key_points(grey_reader(photos), photo, box)
-    for row in range(0, 70, 12):
+    for row in range(0, 24, 6):
         x, y, side = box[row]
         assert counts[row] == len(key_points(photos[photo[row]].read()[y : y + side, x : x + side]))
     monkeypatch.setattr(crops, "_DECODED_BYTES", 0)  # decode again for each task
@@ -141,41 +135,43 @@ def test_opencvs_threads_are_given_back_and_errors_pass(tmp_path: Path) -> None:
     assert threading.active_count() == running
 
 
-# ------------------------------------------------------------------ patches
-
-
 def test_patches_are_the_kept_crops_reduced(photos: str) -> None:
-    patches, table = public_patches(photos, 60, size=(24, 30)), public_crops(photos, 60, size=(24, 30))
+    patches, table = public_patches(photos, 20, size=(24, 30)), public_crops(photos, 20, size=(24, 30))
     assert [photo.name for photo in table.photographs] == ["busy/a.png", "busy/b.png", "empty.png"]
-    assert (table.photo == 2).any()
     assert (table.keypoints[table.photo == 2] == 0).all()
+    assert set(table.photo[table.kept].tolist()) == {0, 1}
     assert np.array_equal(table.kept, table.keypoints > 40)
-    assert table.kept.sum() == 60
+    assert table.kept.sum() == 20
     assert table.kept[-1]
     for patch, row in zip(patches, np.flatnonzero(table.kept), strict=True):
         x, y, side = table.box[row]
         crop = table.photographs[table.photo[row]].read()[y : y + side, x : x + side]
         assert np.array_equal(patch, reduce_area(crop, (24, 30)))
-    assert np.array_equal(public_patches(photos, 20, size=(24, 30)), patches[:20])
-    assert public_crops(photos, 5, size=(80, 100)).box[:, 2].min() >= 100
+    assert public_crops(photos, 2, size=(80, 100)).box[:, 2].min() >= 100
 
 
-def test_one_file_of_counts_serves_fewer_more_and_another_cut(
+def test_one_file_of_counts_serves_fewer_more_another_cut_and_another_machine(
     photos: str, own_cache: Path, counted: list[int]
 ) -> None:
-    first = public_patches(photos, 100)
-    assert sum(counted) >= 100
+    first = public_patches(photos, 20)
+    assert sum(counted) >= 20
     counted.clear()
-    assert np.array_equal(public_patches(photos, 100), first)
-    public_crops(photos, 20, min_keypoints=60)
+    assert np.array_equal(public_patches(photos, 12), first[:12])
+    public_crops(photos, 5, min_keypoints=60)
     assert not counted
-    many = public_crops(photos, 250)
+    many = public_crops(photos, 50)
     assert sum(counted) > 0
     (file,) = own_cache.glob("crops/*.npy")
-    assert np.array_equal(load_array(file, dtype=np.uint16)[: len(many.kept)], many.keypoints)
+    counts = load_array(file, dtype=np.uint16)
+    assert np.array_equal(counts[: len(many.kept)], many.keypoints)
     cut = int(np.sort(many.keypoints)[-9])
     assert (public_crops(photos, 8, min_keypoints=cut).keypoints > cut).sum() == 8, "more than, not as many"
-    assert not np.array_equal(public_patches(photos, 20, draw=1), first[:20])
+    # Counts from another machine decide.
+    row = int(np.flatnonzero(many.kept)[0])
+    counts[row] = 40
+    crops._write_counts(own_cache / "crops", file.stem.partition("-")[0], counts.astype(np.int64))
+    assert not public_crops(photos, 20).kept[row]
+    assert not np.array_equal(public_patches(photos, 3, draw=1), first[:3])
     assert len(list(own_cache.glob("crops/*.npy"))) == 2
 
 
@@ -185,59 +181,48 @@ def test_damaged_counts_and_those_of_changed_photographs_are_not_used(
     picture = tmp_path / "own" / "a.png"
     picture.parent.mkdir()
     picture.write_bytes((Path(photos) / "busy" / "a.png").read_bytes())
-    first = public_patches(str(picture.parent), 30)
+    first = public_patches(str(picture.parent), 5)
     (file,) = own_cache.glob("crops/*.npy")
     whole = file.read_bytes()
     for damaged in (b"", whole[:-1], whole[:-2] + b"\1\0"):
         file.write_bytes(damaged)
         counted.clear()
-        assert np.array_equal(public_patches(str(picture.parent), 30), first)
+        assert np.array_equal(public_patches(str(picture.parent), 5), first)
         assert counted
         assert file.read_bytes() == whole
     Image.fromarray(np.array(Image.open(picture)) ^ 1).save(picture)
     counted.clear()
-    public_patches(str(picture.parent), 30)
+    public_patches(str(picture.parent), 5)
     assert counted
 
 
-def test_the_counts_of_another_machine_decide(photos: str, own_cache: Path, counted: list[int]) -> None:
-    table = public_crops(photos, 30)
-    (file,) = own_cache.glob("crops/*.npy")
-    theirs = load_array(file)
-    row = int(np.flatnonzero(table.kept)[0])
-    theirs[row] = 40
-    crops._write_counts(own_cache / "crops", file.stem.partition("-")[0], theirs.astype(np.int64))
-    counted.clear()
-    other = public_crops(photos, 30)
-    assert not other.kept[row]
-    assert other.kept.sum() == 30
-    assert not counted
-
-
 def test_a_cache_that_cannot_be_written_only_warns(photos: str, tmp_path: Path, monkeypatch) -> None:
-    expected = public_patches(photos, 10)
+    expected = public_patches(photos, 5)
     (tmp_path / "file").touch()
     monkeypatch.setenv("INSTAHIDE_NB_CACHE", str(tmp_path / "file"))
     with pytest.warns(UserWarning, match="not kept for the next run"):
-        assert np.array_equal(public_patches(photos, 10), expected)
+        assert np.array_equal(public_patches(photos, 5), expected)
 
 
-def test_too_few_crops_that_pass(photos: str, counted: list[int]) -> None:
-    for expected in (1024, 0):
-        counted.clear()
-        with pytest.raises(InputError, match="only 0 of 1024 random crops have more than 5000 SIFT"):
-            public_patches(photos, 30, min_keypoints=5000)
-        assert sum(counted) == expected
-    # 30 of the first 1,024 pass and none after them: the look at 1,024 allows it, the one at 2,048 does not.
-    counts = np.where(np.arange(4096) < 30, 50, 0)
-    assert crops._crops_needed(counts[:1500], 40, 40, "s") is None
-    for length in (2048, 3000, 4096):
-        with pytest.raises(InputError, match="only 30 of 2048"):
-            crops._crops_needed(counts[:length], 40, 40, "s")
-    assert crops._crops_needed(counts, 30, 40, "s") == 30
+def test_too_few_crops_that_pass(photos: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 of the first 1,024 pass and none after them: the look at 1,024 allows it, the one at 2,048 does not."""
+    done: list[int] = []
+
+    def count(grey: object, photo: np.ndarray, box: np.ndarray) -> np.ndarray:
+        done.extend(range(len(done), len(done) + len(photo)))
+        return np.where(np.array(done[-len(photo) :]) < 30, 50, 0)
+
+    monkeypatch.setattr(crops, "count_key_points", count)
+    assert public_crops(photos, 30).kept.sum() == 30
+    for _ in range(2):  # the second time from the cache
+        with pytest.raises(
+            InputError, match="only 30 of 2048 random crops have more than 40 SIFT key points"
+        ):
+            public_patches(photos, 31)
+        assert len(done) == 2048
 
 
-def test_ready_patches_are_taken_in_order(tmp_path: Path) -> None:
+def test_ready_patches_are_taken_in_order_and_other_sources_are_refused(tmp_path: Path, photos: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     path = str(tmp_path / "ready.npz")
     np.savez(path, images=images)
@@ -245,9 +230,6 @@ def test_ready_patches_are_taken_in_order(tmp_path: Path) -> None:
     for n, size in ((6, (32, 32)), (3, (16, 16))):
         with pytest.raises(InputError, match=r"holds 5 patches of \(32, 32\) pixels; .* are needed"):
             public_patches(path, n, size=size)
-
-
-def test_photographs_that_cannot_serve_are_named(tmp_path: Path, photos: str) -> None:
     with pytest.raises(InputError, match="n_public: 0 crops"):
         public_patches(photos, 0)
     Image.fromarray(np.zeros((63, 500, 3), np.uint8)).save(tmp_path / "a.png")
@@ -259,14 +241,11 @@ def test_photographs_that_cannot_serve_are_named(tmp_path: Path, photos: str) ->
         public_patches(str(tmp_path), 10)
 
 
-# ------------------------------------------------------------------ embedded counts
-
-
 def carried(holder: str) -> np.ndarray:
     return crops._read_counts(crops._COUNTED, crops._key(public_regions(holder)))
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(CARRIED, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, pytest.param(CARRIED, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("holder", ["challenge", "attacker"])
 def test_the_carried_counts_are_sifts(holder: str, count: int) -> None:
     photographs = public_regions(holder)
@@ -295,13 +274,11 @@ def test_embedded_patches_have_the_same_bits_everywhere_and_need_no_count(
 
 
 def test_more_crops_than_are_carried_are_counted(own_cache: Path, counted: list[int]) -> None:
-    # A cut so high that the carried crops hold ten fewer than are asked for.
+    # A cut so high that the carried crops hold one fewer than are asked for.
     cut = int(np.sort(carried("challenge"))[-200])
-    n = int((carried("challenge") > cut).sum()) + 10
+    n = int((carried("challenge") > cut).sum()) + 1
     table = public_crops("embedded", n, min_keypoints=cut)
     assert len(table.kept) > CARRIED
     assert table.kept.sum() == n
     assert np.array_equal(table.keypoints[:CARRIED], carried("challenge"))
-    counted.clear()
-    assert np.array_equal(public_crops("embedded", n, min_keypoints=cut).keypoints, table.keypoints)
-    assert not counted
+    assert sum(counted) >= len(table.kept) - CARRIED

@@ -28,14 +28,11 @@ class Region(NamedTuple):
     height: int
 
 
-PRIVATE_REGIONS = [
-    Region(photo, x, y, side, side) for photo, squares in PRIVATE.values() for x, y, side in squares
-]
+SQUARES = [Region(photo, x, y, side, side) for photo, squares in PRIVATE.values() for x, y, side in squares]
 PUBLIC = {
     holder: [Region(p.path.name, *p.corner, p.width, p.height) for p in public_regions(holder)]
     for holder in ("challenge", "attacker")
 }
-ALL_REGIONS = [*PRIVATE_REGIONS, *PUBLIC["challenge"], *PUBLIC["attacker"]]
 
 
 def overlap(a: Region, b: Region) -> bool:
@@ -43,19 +40,16 @@ def overlap(a: Region, b: Region) -> bool:
     return a.photo == b.photo and across and a.y < b.y + b.height and b.y < a.y + a.height
 
 
-def test_every_photograph_is_used_and_every_region_lies_inside_its_own() -> None:
-    assert {region.photo for region in ALL_REGIONS} == set(PHOTOGRAPHS)
+def test_regions_lie_inside_their_photographs_and_private_public_and_the_attackers_never_meet() -> None:
+    assert not [pair for pair in itertools.combinations(SQUARES, 2) if overlap(*pair)]
+    assert not [pair for pair in itertools.product(PUBLIC["challenge"], PUBLIC["attacker"]) if overlap(*pair)]
+    public, private = {r.photo for rs in PUBLIC.values() for r in rs}, {r.photo for r in SQUARES}
+    assert public.isdisjoint(private)
+    assert public | private == set(PHOTOGRAPHS), "every photograph is used"
     sizes = {name: open_photograph(photograph_path(name)) for name in PHOTOGRAPHS}
-    for region in ALL_REGIONS:
+    for region in (*SQUARES, *PUBLIC["challenge"], *PUBLIC["attacker"]):
         assert 0 <= region.x <= region.x + region.width <= sizes[region.photo].width
         assert 0 <= region.y <= region.y + region.height <= sizes[region.photo].height
-
-
-def test_private_public_and_the_attackers_regions_never_meet() -> None:
-    assert not [pair for pair in itertools.combinations(PRIVATE_REGIONS, 2) if overlap(*pair)]
-    assert not [pair for pair in itertools.product(PUBLIC["challenge"], PUBLIC["attacker"]) if overlap(*pair)]
-    public = {region.photo for regions in PUBLIC.values() for region in regions}
-    assert public.isdisjoint({region.photo for region in PRIVATE_REGIONS})
 
 
 def test_no_object_of_the_stereo_pair_is_seen_on_both_sides() -> None:

@@ -38,22 +38,18 @@ def save(path: Path, image: np.ndarray, **options: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "ppm"])
-def test_lossless_files_are_read_exactly(tmp_path: Path, suffix: str) -> None:
-    photo = open_photograph(save(tmp_path / f"a.{suffix}", pixels()))
-    assert (photo.width, photo.height, photo.side) == (60, 40, 40)
-    assert np.array_equal(photo.read(), pixels())
-
-
-def test_grey_palette_and_transparent_images_become_rgb(tmp_path: Path) -> None:
-    grey = pixels()[..., 0]
-    read = open_photograph(save(tmp_path / "g.png", grey)).read()
-    assert np.array_equal(read, grey[..., None].repeat(3, axis=2))
-    seen = np.concatenate([pixels(), grey[..., None]], axis=2)
-    assert np.array_equal(open_photograph(save(tmp_path / "t.png", seen)).read(), pixels())
-    palette = Image.fromarray(pixels()).quantize(8)
+def test_lossless_files_are_read_exactly_and_as_rgb(tmp_path: Path) -> None:
+    grey, palette = pixels()[..., 0], Image.fromarray(pixels()).quantize(8)
     palette.save(tmp_path / "p.png")
-    assert np.array_equal(open_photograph(tmp_path / "p.png").read(), np.array(palette.convert("RGB")))
+    save(tmp_path / "g.png", grey)
+    save(tmp_path / "t.png", np.concatenate([pixels(), grey[..., None]], axis=2))
+    expected = {"p.png": np.array(palette.convert("RGB")), "g.png": grey[..., None].repeat(3, axis=2)}
+    for suffix in ("png", "bmp", "tiff", "ppm"):
+        save(tmp_path / f"a.{suffix}", pixels())
+    for path in tmp_path.iterdir():
+        photo = open_photograph(path)
+        assert (photo.width, photo.height, photo.side) == (60, 40, 40)
+        assert np.array_equal(photo.read(), expected.get(path.name, pixels())), path.name
 
 
 def test_the_cameras_orientation_is_obeyed(tmp_path: Path) -> None:
@@ -80,27 +76,21 @@ def png(width: int, height: int, depth: int = 8, colours: int = 2) -> bytes:
     return data
 
 
-@pytest.mark.parametrize("size", [(8001, 8000), (100_000, 100_000)])
-def test_a_huge_image_is_refused_by_its_header(tmp_path: Path, size: tuple[int, int]) -> None:
-    path = tmp_path / "bomb.png"
-    path.write_bytes(png(*size))
-    for read in (lambda: open_photograph(path), lambda: Photograph("bomb", path, *size).read()):
-        with pytest.raises(InputError, match=r"bomb\.png: is .*64 megapixels"):
-            read()
-
-
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     whole = {suffix: save(tmp_path / f"whole.{suffix}", pixels()).read_bytes() for suffix in ("png", "jpg")}
     stream = io.BytesIO()
     Image.fromarray(pixels()).save(stream, "PDF")  # its program would be run if the name decided
     path = tmp_path / "a.png"
-    cut = [
-        data[:length] for data in whole.values() for length in (0, 1, 10, 30, len(data) // 2, len(data) - 40)
-    ]
+    cut = [data[:n] for data in whole.values() for n in (0, 1, 10, 30, len(data) // 2, len(data) - 40)]
     for content in (*cut, b"hello", stream.getvalue()):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"a\.png: is not a readable image.*, or is truncated"):
             open_photograph(path).read()
+    for size in ((8001, 8000), (100_000, 100_000)):
+        path.write_bytes(png(*size))
+        for read in (lambda: open_photograph(path), Photograph("bomb", path, *size).read):
+            with pytest.raises(InputError, match=r"a\.png: is .*64 megapixels"):
+                read()
     with pytest.raises(InputError, match=r"none\.jpg: cannot be read"):
         open_photograph(tmp_path / "none.jpg")
     save(tmp_path / "deep.png", np.zeros((40, 40), np.uint16))
@@ -121,7 +111,7 @@ def read_picture(content: bytes) -> Any:
         return attempt(lambda: open_photograph(path).read())
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(
     st.sampled_from([encoded(k) for k in ("PNG", "JPEG", "BMP", "WEBP")]).flatmap(
         lambda whole: damaged(whole, 200)
@@ -134,7 +124,7 @@ def test_damaged_pictures(content: bytes) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     width=st.integers(0, 2**32 - 1) | st.integers(0, 70_000),
     height=st.integers(0, 2**32 - 1) | st.integers(0, 70_000),
@@ -153,6 +143,7 @@ def test_image_files_are_sorted_and_hidden_ones_left_out(tmp_path: Path) -> None
     assert found == ["a/10.png", "a/2.png", "b/1.JPG"]
 
 
+@settings(max_examples=40)
 @given(st.tuples(*[st.integers(3, 12)] * 2), st.tuples(*[st.integers(1, 3)] * 2), st.integers(0, 2**32 - 1))
 def test_each_new_pixel_is_the_rounded_mean_of_its_area(
     old: tuple[int, int], new: tuple[int, int], seed: int
@@ -182,8 +173,5 @@ def test_squares_are_reduced_as_opencv_does_on_x86(side: int) -> None:
     # Equal on x86-64; elsewhere OpenCV may round a pixel that is nearly a half the other way.
     assert np.count_nonzero(difference) <= (0 if platform.machine() == "x86_64" else 3)
     assert np.abs(difference).max() <= 1
-
-
-def test_reduction_never_enlarges() -> None:
     with pytest.raises(ValueError, match="cannot be reduced"):
-        reduce_area(pixels(31, 60), (32, 32))
+        reduce_area(image[:31], (32, 32))

@@ -38,9 +38,6 @@ def write(path: Path, image: np.ndarray) -> np.ndarray:
     return image
 
 
-# ---------------------------------------------------------------------- grammar
-
-
 @pytest.mark.parametrize(
     ("source", "kind"),
     [
@@ -75,16 +72,20 @@ def test_each_form_is_understood_and_only_its_kind_is_published(
     assert (place is None and path is None) or place.resolve() == (tmp_path / path).resolve()
 
 
-@pytest.mark.parametrize(
-    "text", ["", "nowhere", "embedded:", "embedded:x", "cifar10:", "cifar10:/no/such", "no.npz", "a\0b", 3]
-)
-def test_other_forms_are_one_line_errors(text: str) -> None:
-    with pytest.raises(InputError, match=r"^public_source") as caught:
-        parse_source(text, "public_source")
-    assert "\n" not in str(caught.value)
-
-
-# ---------------------------------------------------------------------- choice
+def test_other_forms_are_errors() -> None:
+    for text in (
+        "",
+        "nowhere",
+        "embedded:",
+        "embedded:x",
+        "cifar10:",
+        "cifar10:/no/such",
+        "no.npz",
+        "a\0b",
+        3,
+    ):
+        with pytest.raises(InputError, match=r"^public_source"):
+            parse_source(text, "public_source")
 
 
 @given(
@@ -117,33 +118,25 @@ def test_the_draw_is_the_generators_permutation() -> None:
     assert np.bincount(chosen % 3).tolist() == [4, 4, 3], "the remainder goes to the first classes"
 
 
-# ---------------------------------------------------------------------- embedded
-
-
 def test_embedded_as_a_whole_keeps_its_order_and_a_part_is_drawn_with_the_generator() -> None:
-    everything = private_images("embedded", 100, generator=rng())
     images, labels, names = private_crops()
-    assert np.array_equal(everything.images, images)
-    assert np.array_equal(everything.labels, labels)
-    assert everything.class_names == names
-    part, again, other = (private_images("embedded", 23, generator=rng(seed)) for seed in (0, 0, 1))
+    whole, part, again, other = (
+        private_images("embedded", n, generator=rng(seed))
+        for n, seed in ((100, 0), (23, 0), (23, 0), (23, 1))
+    )
+    assert np.array_equal(whole.images, images)
+    assert np.array_equal(whole.labels, labels)
+    assert whole.class_names == names
     assert np.array_equal(part.images, again.images)
     assert not np.array_equal(part.images, other.images)
     assert np.bincount(part.labels).tolist() == [3] * 3 + [2] * 7
     for image, label in zip(part.images, part.labels, strict=True):
-        match = (images == image).all(axis=(1, 2, 3))
-        assert labels[match].tolist() == [label]
-
-
-def test_numbers_and_sources_that_cannot_serve() -> None:
-    for n in (1, 0, -5, 101):
+        assert labels[(images == image).all(axis=(1, 2, 3))].tolist() == [label]
+    for n in (1, -5, 101):
         with pytest.raises(InputError, match=r"n_private: .*'embedded' holds 100 images"):
             private_images("embedded", n, generator=rng())
     with pytest.raises(InputError, match="holds public images only"):
         private_images("embedded:attacker", 2, generator=rng())
-
-
-# ---------------------------------------------------------------------- folders
 
 
 def test_a_plain_folder_is_one_class_and_folders_in_it_are_several(tmp_path: Path) -> None:
@@ -180,9 +173,6 @@ def test_folders_that_cannot_serve(tmp_path: Path) -> None:
     refused(r"holds loose\.png and a/1\.png; name a folder of images, or of class folders")
 
 
-# ---------------------------------------------------------------------- .npz
-
-
 @pytest.mark.parametrize("names", [("x", "y", "z", "none"), None])
 def test_an_npz_file_is_used_as_it_is_and_classes_without_names_are_numbered(tmp_path: Path, names) -> None:
     images, labels = noise(6, 20, 256, 3), np.array([1, 0, 2, 1, 0, 2], np.uint8)
@@ -196,68 +186,55 @@ def test_an_npz_file_is_used_as_it_is_and_classes_without_names_are_numbered(tmp
 
 
 GOOD = {"images": noise(4, 32, 32, 3), "labels": np.arange(4)}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"images": None}, "no array named images"),
-        ({"images": noise(4, 32, 32, 3).astype(np.float32)}, r"must be uint8 \(n, h, w, 3\)"),
-        ({"images": noise(4, 32, 32)}, r"must be uint8 \(n, h, w, 3\)"),
-        ({"images": noise(4, 32, 32, 1)}, r"must be uint8 \(n, h, w, 3\)"),
-        ({"images": noise(0, 32, 32, 3), "labels": np.zeros(0, int)}, r"must be uint8 \(n, h, w, 3\)"),
-        ({"images": noise(4, 257, 1, 3)}, "at most 256 px per side"),
-        ({"labels": None}, "labels must be 4 whole numbers"),
-        ({"labels": np.arange(5)}, "labels must be 4 whole numbers"),
-        ({"labels": np.arange(4.0)}, "labels must be 4 whole numbers"),
-        ({"labels": np.arange(4) - 1}, r"whole numbers in 0 \.\. 9999"),
-        ({"labels": np.arange(4) * 10_000}, r"whole numbers in 0 \.\. 9999"),
-        ({"class_names": np.array(["a", "b"])}, "class_names must be"),
-        ({"class_names": np.arange(4)}, "class_names must be"),
-        ({"images": np.array([{}] * 4, dtype=object)}, "pickled"),
-    ],
+UNFIT = (
+    ({"images": None}, "no array named images"),
+    ({"images": noise(4, 32, 32, 3).astype(np.float32)}, r"must be uint8 \(n, h, w, 3\)"),
+    ({"images": noise(4, 32, 32)}, r"must be uint8 \(n, h, w, 3\)"),
+    ({"images": noise(4, 32, 32, 1)}, r"must be uint8 \(n, h, w, 3\)"),
+    ({"images": noise(0, 32, 32, 3), "labels": np.zeros(0, int)}, r"must be uint8 \(n, h, w, 3\)"),
+    ({"images": noise(4, 257, 1, 3)}, "at most 256 px per side"),
+    ({"labels": None}, "labels must be 4 whole numbers"),
+    ({"labels": np.arange(5)}, "labels must be 4 whole numbers"),
+    ({"labels": np.arange(4.0)}, "labels must be 4 whole numbers"),
+    ({"labels": np.arange(4) - 1}, r"whole numbers in 0 \.\. 9999"),
+    ({"labels": np.arange(4) * 10_000}, r"whole numbers in 0 \.\. 9999"),
+    ({"class_names": np.array(["a", "b"])}, "class_names must be"),
+    ({"class_names": np.arange(4)}, "class_names must be"),
+    ({"images": np.array([{}] * 4, dtype=object)}, "pickled"),
 )
-def test_an_npz_file_that_cannot_serve(tmp_path: Path, change: dict, message: str) -> None:
-    arrays = {key: value for key, value in (GOOD | change).items() if value is not None}
-    np.savez(tmp_path / "bad.npz", **arrays)
-    with pytest.raises(InputError, match=rf"bad\.npz: .*{message}"):
-        private_images(str(tmp_path / "bad.npz"), 2, generator=rng())
 
 
-def test_a_damaged_npz_file_is_named(tmp_path: Path) -> None:
+def test_npz_files_that_cannot_serve_are_named(tmp_path: Path) -> None:
     path = tmp_path / "bad.npz"
+
+    def refused(message: str) -> None:
+        with pytest.raises(InputError, match=rf"bad\.npz: .*{message}"):
+            private_images(str(path), 2, generator=rng())
+
+    for change, message in UNFIT:
+        np.savez(path, **{key: value for key, value in (GOOD | change).items() if value is not None})
+        refused(message)
     np.savez_compressed(path, **GOOD)
     whole = path.read_bytes()
-    damaged = [b"", b"hello", whole[: len(whole) // 2], whole[:100] + b"\xff" * 50 + whole[150:]]
-    for content in damaged:
+    for content in (b"", b"hello", whole[: len(whole) // 2], whole[:100] + b"\xff" * 50 + whole[150:]):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"bad\.npz: is not a readable \.npz file"):
-            private_images(str(path), 2, generator=rng())
+        refused(r"is not a readable \.npz file")
     with zipfile.ZipFile(path, "w") as container:
         container.writestr("images.npy", b"not an array")
-    with pytest.raises(InputError, match=r"bad\.npz"):
-        private_images(str(path), 2, generator=rng())
+    refused("")
 
 
-# ---------------------------------------------------------------------- photographs for public patches
-
-
-def test_photographs_of_a_folder_are_found_at_any_depth(tmp_path: Path) -> None:
+def test_public_photographs_are_found_at_any_depth_of_a_folder(tmp_path: Path) -> None:
+    np.savez(tmp_path / "p.npz", images=noise(2, 32, 32, 3))
+    for source, message in (
+        ("cifar10", "has no photographs"),
+        (str(tmp_path / "p.npz"), "has no photographs"),
+        (str(tmp_path), "holds no image"),
+    ):
+        with pytest.raises(InputError, match=message):
+            source_photographs(source)
     for name in ["b.png", "x/y/a.png", "x/c.png"]:
         write(tmp_path / name, noise(70, 80, 3))
     photos = source_photographs(str(tmp_path))
-    assert [(photo.name, photo.width, photo.height) for photo in photos] == [
-        ("b.png", 80, 70),
-        ("x/c.png", 80, 70),
-        ("x/y/a.png", 80, 70),
-    ]
-
-
-def test_sources_without_photographs(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has no photographs"):
-        source_photographs("cifar10")
-    with pytest.raises(InputError, match="holds no image"):
-        source_photographs(str(tmp_path))
-    np.savez(tmp_path / "p.npz", images=noise(2, 32, 32, 3))
-    with pytest.raises(InputError, match="has no photographs"):
-        source_photographs(str(tmp_path / "p.npz"))
+    assert [photo.name for photo in photos] == ["b.png", "x/c.png", "x/y/a.png"]
+    assert {(photo.width, photo.height) for photo in photos} == {(80, 70)}

@@ -38,7 +38,7 @@ def later(window: np.ndarray, count: int) -> np.ndarray:
 
 
 @given(SEEDS)
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_low_bits_are_those_of_a_seeded_generator(seed: int) -> None:
     words = np.random.RandomState(seed).randint(0, 2**32, size=1500, dtype=np.uint32)
     assert (low_bits(seeded_window(seed), 0, 1500) == words & 1).all()
@@ -56,18 +56,15 @@ def test_low_bits_are_the_draws_of_torch_randint() -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=50)
+@settings(max_examples=15)
 def test_the_seed_is_read_from_a_window_without_its_dead_bits(seed: int) -> None:
     window = seeded_window(seed)
     window[0] ^= np.uint32(0x12345678)  # 31 bits that no output depends on
     assert seed_of(window) == seed
-
-
-@pytest.mark.parametrize("place", [0, 1, 2, 300, WINDOW - 1])
-def test_a_window_that_no_seed_makes_has_no_seed(place: int) -> None:
-    window = seeded_window(11)
-    window[place] ^= np.uint32(0x80000000)
-    assert seed_of(window) is None
+    for place in (0, 1, 2, 300, WINDOW - 1):
+        changed = window.copy()
+        changed[place] ^= np.uint32(0x80000000)
+        assert seed_of(changed) is None
 
 
 @pytest.mark.parametrize("drawn", [0, 1, 2, 623, 624, 625, 5000])
@@ -78,10 +75,7 @@ def test_rewinding_finds_the_seed_and_the_number_of_words(drawn: int) -> None:
     window[0] &= np.uint32(0x80000000)
     assert rewind(window, limit=drawn) == (99, drawn)
     assert not drawn or rewind(window, limit=drawn - 1) is None
-
-
-def test_rewinding_an_unseeded_generator_finds_nothing() -> None:
-    assert rewind(random_window(5), limit=200_000) is None
+    assert rewind(random_window(drawn), limit=50_000) is None, "no seed started it"
 
 
 def test_equations_give_the_low_bits() -> None:

@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import randomgen
-from hypothesis import given
-from hypothesis import strategies as st
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.scheme.streams import ChaChaStream, Mt19937Stream, open_stream
 
 VECTORS = json.loads((Path(__file__).with_name("torch_vectors.json")).read_text())
 KEY = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
-seeds = st.integers(0, 2**32 - 1)
 
 
 @pytest.mark.parametrize("entry", VECTORS["seeds"], ids=lambda entry: str(entry["seed"]))
@@ -27,13 +24,6 @@ def test_permutations_and_bits_are_pytorchs(entry: dict[str, Any]) -> None:
     draws = {"randperm": stream.permutation, "randint2": stream.bits}
     for draw in entry["draws"]:
         assert draws[draw["draw"]](draw["size"]).tolist() == draw["numbers"]
-
-
-@given(seed=seeds, counts=st.lists(st.integers(0, 700), max_size=4))
-def test_words_do_not_depend_on_how_they_are_asked_for(seed: int, counts: list[int]) -> None:
-    parts, whole = Mt19937Stream(seed), Mt19937Stream(seed)
-    asked = [word for count in counts for word in parts.words(count).tolist()]
-    assert asked == whole.words(sum(counts)).tolist()
 
 
 def test_a_permutation_takes_one_word_less_than_its_length_and_a_bit_takes_one() -> None:
@@ -47,20 +37,17 @@ def test_a_permutation_takes_one_word_less_than_its_length_and_a_bit_takes_one()
     assert [ChaChaStream(KEY).permutation(n).tolist() for n in (0, 1)] == [[], [0]]
 
 
-@given(seeds)
-def test_coefficients_come_from_numpys_generator_and_leave_torchs_alone(seed: int) -> None:
-    stream, numpy_generator = Mt19937Stream(seed), np.random.RandomState(seed)
+def test_coefficients_come_from_numpys_generator_and_leave_torchs_alone() -> None:
+    stream, numpy_generator = Mt19937Stream(7), np.random.RandomState(7)
     stream.bits(1000)
-    drawn = [stream.normal(3, 5), stream.normal(5), stream.normal(1)]
-    # A legacy normal keeps the second of its pair, so an odd count before matters.
-    expected = [
-        numpy_generator.normal(size=(3, 5)),
-        numpy_generator.normal(size=5),
-        numpy_generator.normal(size=1),
-    ]
-    assert all((a == b).all() for a, b in zip(drawn, expected, strict=True))
-    assert stream.words(2).tolist() == Mt19937Stream(seed).words(1002)[1000:].tolist()
-    assert stream.secret() == {"seed": seed}
+    for size in (
+        (3, 5),
+        (5,),
+        (1,),
+    ):  # a legacy normal keeps the second of its pair, so an odd count before matters
+        assert (stream.normal(*size) == numpy_generator.normal(size=size)).all()
+    assert stream.words(2).tolist() == Mt19937Stream(7).words(1002)[1000:].tolist()
+    assert stream.secret() == {"seed": 7}
 
 
 def test_an_entropy_start_is_new_each_time_and_can_be_made_again() -> None:
@@ -84,23 +71,11 @@ def test_an_entropy_state_is_the_624_words_before_the_next_twist() -> None:
     assert stream.words(700).tolist() == generator.randint(0, 2**32, 700, np.uint32).tolist()
 
 
-@pytest.mark.parametrize(
-    "states",
-    [
-        {},
-        {"C": "00" * 2496},
-        {"C": "00" * 2496, "T": "00" * 2496},
-        {"C": "ab", "T": "ab"},
-        {"C": "zz", "T": 5},
-    ],
-    ids=["none", "one", "all zero", "short", "not hex"],
-)
-def test_damaged_entropy_states_are_refused(states: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"^states: [CT] is not"):
-        Mt19937Stream("entropy", states)
-
-
-def test_other_seeds_keys_and_generators_are_refused() -> None:
+def test_other_seeds_states_keys_and_generators_are_refused() -> None:
+    zero: dict[str, Any] = dict.fromkeys("CT", "00" * 2496)
+    for states in ({}, {"C": zero["C"]}, zero, {"C": "ab", "T": "ab"}, {"C": "zz", "T": 5}):
+        with pytest.raises(InputError, match=r"^states: [CT] is not"):
+            Mt19937Stream("entropy", states)
     for seed in (-1, 2**32, "2020", "Entropy", 1.0, None):
         with pytest.raises(InputError, match=r"^seed: .* give 0 \.\. 4294967295 or"):
             Mt19937Stream(seed)
@@ -119,13 +94,10 @@ def test_chacha20_is_the_documented_construction() -> None:
     assert (stream.bits(1000) == plain.integers(0, 2, size=1000, dtype=np.uint8)).all()
     assert (stream.normal(3) == plain.normal(size=3)).all()
     assert stream.secret() == {"key": KEY}
-
-
-def test_chacha20_known_answer() -> None:
-    stream = ChaChaStream(KEY)
-    assert stream.permutation(10).tolist() == [9, 1, 4, 8, 6, 3, 2, 5, 0, 7]
-    assert hashlib.sha256(stream.bits(4096).tobytes()).hexdigest()[:16] == "f15f7769917fe5d7"
-    assert stream.normal(3).tolist() == [0.23744313521649424, -0.052396601965431465, -1.3790949168732083]
+    known = ChaChaStream(KEY)
+    assert known.permutation(10).tolist() == [9, 1, 4, 8, 6, 3, 2, 5, 0, 7]
+    assert hashlib.sha256(known.bits(4096).tobytes()).hexdigest()[:16] == "f15f7769917fe5d7"
+    assert known.normal(3).tolist() == [0.23744313521649424, -0.052396601965431465, -1.3790949168732083]
 
 
 def test_a_drawn_key_is_new_each_time_and_can_be_given_again() -> None:
