@@ -21,10 +21,7 @@ from instahide_nb.core.files import one_line
 
 
 class Record(BaseModel):
-    """A frozen, strictly typed record: an int serves as a float, nothing else is converted.
-
-    The first unknown name, wrong type or value out of range is an InputError.
-    """
+    """A frozen, strictly typed record: an int serves as a float, all other wrong types are an InputError."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -79,6 +76,18 @@ def _shown(value: object) -> str:
 def private_per_row(scheme: str, k: int, private_per_mix: int = 2) -> int:
     """p: how many of the k images of an encryption are private."""
     return private_per_mix if scheme == "cross" else k
+
+
+def check_seed(seed: object) -> None:
+    """Refuse what is not a seed of 32 bits or "entropy"."""
+    if seed != "entropy" and (type(seed) is not int or not 0 <= seed < 2**32):
+        raise InputError(f'seed: {_shown(seed)} is not a seed; give 0 .. 4294967295 or "entropy"')
+
+
+def check_key(key: object) -> None:
+    """Refuse what is neither 64 hex digits nor empty."""
+    if key != "" and not (isinstance(key, str) and re.fullmatch("[0-9a-fA-F]{64}", key)):
+        raise InputError('key: is not 64 hex digits; give 64 of 0-9a-f, or "" to draw them')
 
 
 def check_constraints(
@@ -159,12 +168,10 @@ class GenDataParams(_Parameters):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.seed != "entropy" and (isinstance(self.seed, str) or not 0 <= self.seed < 2**32):
-            raise InputError(f'seed: {_shown(self.seed)} is not a seed; give 0 .. 4294967295 or "entropy"')
+        check_seed(self.seed)
         if self.key and self.rng != "chacha20":
             raise InputError(f"key: {self.rng} takes a seed; give a key with rng chacha20 only")
-        if self.key and (len(self.key) != 64 or not set(self.key.lower()) <= set("0123456789abcdef")):
-            raise InputError('key: is not 64 hex digits; give 64 of 0-9a-f, or "" to draw them')
+        check_key(self.key)
         check_constraints(
             self.scheme, self.k, self.max_coefficient, self.min_private_sum, self.private_per_mix
         )

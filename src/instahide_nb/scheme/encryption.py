@@ -59,28 +59,19 @@ def pixel_bytes(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Mixtures:
-    """Encryptions and everything secret about them.
+    """Encryptions and everything secret about them."""
 
-    Attributes
-    ----------
-    encryption : (n, h, w, 3) float32 array
-        Values in [-1, 1].
-    index : (n, k) int32 array
-        Which images were mixed: first the private ones, then (cross) the public ones.
-    weight : (n, k) uint32 array
-        Their coefficients times 2**24; each row sums to 2**24.
-    mask : (n, ceil(h*w*3/8)) uint8 array
-        Signs in the order of the pixels, 1 meaning +1, packed by :func:`numpy.packbits`. Mixup: all ones.
-    """
-
-    encryption: npt.NDArray[np.float32]
-    index: npt.NDArray[np.int32]
-    weight: npt.NDArray[np.uint32]
+    encryption: npt.NDArray[np.float32]  # (n, h, w, 3), in [-1, 1]
+    index: npt.NDArray[
+        np.int32
+    ]  # (n, k): the images mixed, first the private ones, then (cross) the public ones
+    weight: npt.NDArray[np.uint32]  # (n, k): their coefficients times 2**24; each row sums to 2**24
+    # (n, ceil(h*w*3/8)): signs in the order of the pixels, 1 meaning +1, packed by numpy.packbits; Mixup: all ones
     mask: npt.NDArray[np.uint8]
 
     @property
     def coefficient(self) -> npt.NDArray[np.float32]:
-        """(n, k) float32 array: the coefficients, exactly."""
+        """The coefficients, exactly; (n, k)."""
         return (self.weight / WEIGHT_ONE).astype(np.float32)
 
 
@@ -139,31 +130,21 @@ def integer_weights(coefficient: npt.NDArray[np.float64]) -> npt.NDArray[np.uint
 
 
 @nb.njit(cache=True)
-def _mix(
-    first: Any, second: Any, split: int, index: Any, weight: Any, bit: Any, out: Any, sign: Any, total: Any
-) -> None:
-    """Mix and mask one epoch: images (m, h*w*3), bit (n, 3*h*w) channels first, out and sign (n, h*w*3).
+def _mix(first: Any, second: Any, split: int, index: Any, weight: Any, sign: Any, out: Any) -> None:
+    """out = sign * S / (255 * 2**24), row by row; the images and `out` are flat.
 
-    sum_j w_j u_j <= 255 * 2**24 fits in 32 bits, and S = 2 sum_j w_j u_j - 255 * 2**24.
+    S = 2 sum_j w_j u_j - 255 * 2**24, and sum_j w_j u_j <= 255 * 2**24 fits in 32 bits.
     """
-    n, k = index.shape
-    size = out.shape[1]
-    plane = size // 3
+    total = np.empty(out.shape[1], np.uint32)
     one = np.float64(255.0 * 16777216.0)
-    for r in range(n):
-        for j in range(k):
+    for r in range(len(out)):
+        total[:] = 0
+        for j in range(index.shape[1]):
             image = first[index[r, j]] if j < split else second[index[r, j]]
             w = weight[r, j]
-            if j == 0:
-                for p in range(size):
-                    total[p] = w * np.uint32(image[p])
-            else:
-                for p in range(size):
-                    total[p] = np.uint32(total[p] + np.uint32(w * np.uint32(image[p])))
-        for c in range(3):
-            for p in range(plane):
-                sign[r, 3 * p + c] = bit[r, c * plane + p]
-        for p in range(size):
+            for p in range(len(total)):
+                total[p] = np.uint32(total[p] + np.uint32(w * np.uint32(image[p])))
+        for p in range(len(total)):
             value = (np.float64(2.0) * np.float64(total[p]) - one) / one
             out[r, p] = np.float32(value) if sign[r, p] else np.float32(-value)
 
@@ -184,10 +165,8 @@ def encrypt(
 
     Parameters
     ----------
-    private : (N, h, w, 3) uint8 array
-        The private images, two or more.
-    public : (M, h, w, 3) uint8 array
-        The public images; cross only, at least N.
+    private, public : (N, h, w, 3) and (M, h, w, 3) uint8 arrays
+        Two or more private images and, for cross only, N or more public ones.
     stream : Stream
         See :mod:`instahide_nb.scheme.streams`.
     scheme, k, encryptions_per_image, max_coefficient, min_private_sum, private_per_mix
@@ -210,8 +189,7 @@ def encrypt(
         )
     if cross and public.shape[1:] != shape:
         raise InputError(f"public_source: images of {public.shape[1:]}; the private ones are {shape}")
-    size = int(np.prod(shape))
-    n = n_private * encryptions_per_image
+    n, size = n_private * encryptions_per_image, int(np.prod(shape))
     result = Mixtures(
         encryption=np.empty((n, *shape), np.float32),
         index=np.empty((n, k), np.int32),
@@ -219,28 +197,26 @@ def encrypt(
         mask=np.empty((n, -(-size // 8)), np.uint8),
     )
     first = np.ascontiguousarray(private).reshape(n_private, size)
-    second = np.ascontiguousarray(public).reshape(len(public), size) if cross else first
-    sign, total = np.empty((n_private, size), np.uint8), np.empty(size, np.uint32)
+    second = np.ascontiguousarray(public).reshape(n_public, size) if cross else first
     flat = result.encryption.reshape(n, size)
-    least = min_private_sum if cross else 0.0
+    limits = {"max_coefficient": max_coefficient, "min_private_sum": min_private_sum if cross else 0.0}
     split = private_per_row(scheme, k, private_per_mix)
     for e in progress(range(encryptions_per_image), desc="encrypting", unit="epoch"):
         rows = slice(e * n_private, (e + 1) * n_private)
         pool = stream.permutation(n_public) if cross else np.empty(0, np.int64)
         order = stream.permutation(n_private)
-        coefficient = draw_coefficients(
-            stream, n_private, k, max_coefficient=max_coefficient, min_private_sum=least, private=split
+        result.weight[rows] = integer_weights(
+            draw_coefficients(stream, n_private, k, private=split, **limits)
         )
-        result.weight[rows] = integer_weights(coefficient)
         result.index[rows, 0] = order
         for j in range(1, k):
             place = stream.permutation(n_private)
             result.index[rows, j] = order[place] if j < split else pool[place]
-        if scheme == "mixup":
-            bit = np.ones((n_private, size), np.uint8)
-        else:
-            bit = stream.bits(n_private * size).reshape(n_private, size)
-        _mix(first, second, split, result.index[rows], result.weight[rows], bit, flat[rows], sign, total)
+        sign = np.ones((n_private, size), np.uint8)
+        if scheme != "mixup":  # drawn channels first
+            drawn = stream.bits(n_private * size).reshape(n_private, shape[2], -1)
+            sign = np.ascontiguousarray(drawn.transpose(0, 2, 1)).reshape(n_private, size)
+        _mix(first, second, split, result.index[rows], result.weight[rows], sign, flat[rows])
         result.mask[rows] = np.packbits(sign, axis=1)
     return result
 
@@ -253,15 +229,8 @@ def class_coefficients(
 ) -> npt.NDArray[np.float32]:
     """Labels of the encryptions, (n, classes) float32: per class, the sum of the coefficients of its private images.
 
-    Parameters
-    ----------
-    weight, private_index : (n, p) arrays
-        Integer weights and indices of the private images.
-    private_label : (N,) int64 array
-        The class of each private image.
+    `weight` and `private_index`, (n, p), belong to the private images of each row; `private_label`, (N,), to images.
     """
     label = np.zeros((len(weight), classes), np.int64)
-    row = np.arange(len(weight))
-    for j in range(weight.shape[1]):
-        label[row, private_label[private_index[:, j]]] += weight[:, j].astype(np.int64)
+    np.add.at(label, (np.arange(len(weight))[:, None], private_label[private_index]), weight)
     return (label / WEIGHT_ONE).astype(np.float32)

@@ -33,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.core.errors import InputError
+from instahide_nb.core.params import check_key, check_seed
 
 STREAM_VERSION = 1
 
@@ -79,26 +80,20 @@ def _swap(order: Any, words: Any) -> None:
 class Mt19937Stream:
     """Two Mersenne Twisters: C for coefficients, T for the rest.
 
-    Parameters
-    ----------
-    seed : int or "entropy"
-        0 .. 2**32 - 1, or "entropy": both start from a full state of the operating system's randomness.
-    states : dict, optional
-        ``{"C": hex, "T": hex}`` of an earlier start from entropy, to draw the same numbers again.
+    With seed "entropy" both start from full states of the operating system's randomness, or from `states`,
+    ``{"C": hex, "T": hex}``, which were drawn before.
     """
 
     def __init__(self, seed: int | str, states: dict[str, str] | None = None) -> None:
+        check_seed(seed)
         self._start: dict[str, Any] = {"seed": seed}
-        if seed == "entropy":
-            if states is None:
-                states = {name: os.urandom(4 * _WORDS).hex() for name in "CT"}
-            self._start["states"] = states
-            self.coefficients, self.torch = (_from_state(states, name) for name in "CT")
-        elif isinstance(seed, int) and 0 <= seed < 2**32:
-            self.coefficients = np.random.RandomState(seed)
-            self.torch = np.random.RandomState(seed)
-        else:
-            raise InputError(f'seed: {seed!r} is not a seed; give 0 .. 4294967295 or "entropy"')
+        if isinstance(seed, int):
+            self.coefficients, self.torch = np.random.RandomState(seed), np.random.RandomState(seed)
+            return
+        if states is None:
+            states = {name: os.urandom(4 * _WORDS).hex() for name in "CT"}
+        self._start["states"] = states
+        self.coefficients, self.torch = (_from_state(states, name) for name in "CT")
 
     def normal(self, *size: int) -> npt.NDArray[np.float64]:
         """numpy's legacy polar normals, from C."""
@@ -137,14 +132,11 @@ class ChaChaStream:
     """A stream cipher in counter mode; `key` has 64 hex digits, "" draws them from the operating system."""
 
     def __init__(self, key: str) -> None:
-        if key == "":
-            key = secrets.token_hex(32)
-        if not isinstance(key, str) or len(key) != 64 or not set(key) <= set("0123456789abcdefABCDEF"):
-            raise InputError('key: is not 64 hex digits; give 64 of 0-9a-f, or "" to draw them')
         from randomgen import ChaCha
 
-        self._key = key.lower()
-        self.generator = np.random.Generator(ChaCha(key=int(key, 16), counter=0, rounds=20))
+        check_key(key)
+        self._key = key.lower() or secrets.token_hex(32)
+        self.generator = np.random.Generator(ChaCha(key=int(self._key, 16), counter=0, rounds=20))
 
     def normal(self, *size: int) -> npt.NDArray[np.float64]:
         """``Generator.normal``."""
