@@ -21,6 +21,12 @@ from instahide_nb.data.sources import private_images, public_patches, source_kin
 from instahide_nb.scheme.encryption import Mixtures, class_coefficients, encrypt
 from instahide_nb.scheme.streams import open_stream
 
+# Parameters of the encryption, and those that are published as they are.
+_ENCRYPTION = (
+    "scheme", "k", "encryptions_per_image", "max_coefficient", "min_private_sum", "private_per_mix",
+)  # fmt: skip
+_PUBLISHED = {field.name for field in fields(ReleaseInfo)}
+
 
 @dataclass(frozen=True)
 class Challenge:
@@ -68,45 +74,33 @@ def regenerate(secret: Secret) -> Release:
 
 
 def _encrypt(
-    params: GenDataParams,
-    private: npt.NDArray[np.uint8],
-    public: npt.NDArray[np.uint8],
-    start: dict[str, Any],
+    p: GenDataParams, private: npt.NDArray[np.uint8], public: npt.NDArray[np.uint8], start: dict[str, Any]
 ) -> tuple[Mixtures, dict[str, Any]]:
     """The mixtures, and the start of their stream: `start`, or what was drawn where it is empty."""
-    p = params
     stream = open_stream(p.rng, seed=p.seed, key=start.get("key", p.key), states=start.get("states"))
-    mixtures = encrypt(
-        private,
-        public,
-        stream,
-        scheme=p.scheme,
-        k=p.k,
-        encryptions_per_image=p.encryptions_per_image,
-        max_coefficient=p.max_coefficient,
-        min_private_sum=p.min_private_sum,
-        private_per_mix=p.private_per_mix,
-    )
-    return mixtures, stream.secret()
+    return encrypt(
+        private, public, stream, **{name: getattr(p, name) for name in _ENCRYPTION}
+    ), stream.secret()
 
 
 def _publish(params: GenDataParams, mixtures: Mixtures, secret: Secret) -> Release:
     """The encryptions, their labels and every parameter but seed, key and paths."""
-    p, class_names, label = params.as_dict(), tuple(secret.info["class_names"]), None
-    places = slice(params.private_per_row)
-    weight, index = mixtures.weight[:, places], mixtures.index[:, places]
+    class_names, label = tuple(secret.info["class_names"]), None
+    p = params.private_per_row
+    weight, index = mixtures.weight[:, :p], mixtures.index[:, :p]
     if params.labels == "classes":  # an image whose coefficient is rounded to 0 occurs too
-        label = class_coefficients(np.ones_like(weight), index, secret.private_label, len(class_names))
-        label = (label > 0).astype(np.float32)
-    elif params.labels == "coefficients":
+        weight = np.ones_like(weight)
+    if params.labels != "none":
         label = class_coefficients(weight, index, secret.private_label, len(class_names))
-    published = {f.name: p[f.name] for f in fields(ReleaseInfo) if f.name in p} | {
+    if label is not None and params.labels == "classes":
+        label = (label > 0).astype(np.float32)
+    public = {name: value for name, value in params.as_dict().items() if name in _PUBLISHED} | {
         "n_public": params.n_public if params.scheme == "cross" else 0,
         "private_source": source_kind(params.private_source),
         "public_source": source_kind(params.public_source),
+        "class_names": () if label is None else class_names,
     }
-    published["class_names"] = () if label is None else class_names
-    return Release(mixtures.encryption, label, ReleaseInfo(**published))
+    return Release(mixtures.encryption, label, ReleaseInfo(**public))
 
 
 def save_challenge(run_dir: Path | str, challenge: Challenge) -> None:
@@ -130,10 +124,10 @@ def _refuse_to_overwrite(run: Path, challenge: Challenge) -> None:
     info = read_json(path)
     made_of = info.get("parameters")
     # A file that does not say what it was made of may be the only copy of a drawn seed too.
-    drawn = (
-        not isinstance(made_of, dict) or made_of.get("seed") == "entropy" or made_of.get("rng") == "chacha20"
+    given = (
+        isinstance(made_of, dict) and made_of.get("seed") != "entropy" and made_of.get("rng") != "chacha20"
     )
-    if drawn and info != challenge.secret.info:
+    if not given and info != challenge.secret.info:
         raise InputError(
             f"out_dir: {run} holds a challenge whose seed was drawn once and is kept only there; "
             "choose another folder, or delete that one"

@@ -81,11 +81,9 @@ class Release:
 def save_release(folder: Path | str, release: Release) -> None:
     """Write a release; ``release.json``, with the shapes and sha256 of the arrays, comes last."""
     folder = make_folder(folder)
-    arrays = {"encryption": release.encryption}
-    if release.label is not None:
-        arrays["label"] = release.label
-    else:
-        (folder / "label.npy").unlink(missing_ok=True)
+    (folder / "label.npy").unlink(missing_ok=True)
+    both = {"encryption": release.encryption, "label": release.label}
+    arrays = {name: array for name, array in both.items() if array is not None}
     for name, array in arrays.items():
         save_array(folder / f"{name}.npy", array)
     shapes = {name: list(array.shape) for name, array in arrays.items()}
@@ -125,73 +123,70 @@ def load_release(folder: Path | str) -> Release:
     encryption, label = arrays["encryption"], arrays.get("label")
     if label is not None and len(encryption) != len(label):
         raise InputError(
-            f"{folder / 'label.npy'}: {len(label)} labels for {len(encryption)} encryptions; they must match"
+            f"{folder}/label.npy: {len(label)} labels for {len(encryption)} encryptions; they must match"
         )
     info = _read_info(path, said, len(encryption))
     if "labels" not in said:
         whole = label is not None and bool(np.isin(label, (0, 1)).all())
         info = replace(info, labels="none" if label is None else "classes" if whole else "coefficients")
-    _check_arrays(folder, info, encryption, label)
     assumed = tuple(name for name in ("scheme", "k", "n_private") if name not in said)
-    return Release(encryption, label, info, assumed)
+    release = Release(encryption, label, info, assumed)
+    if fault := _fault(release):
+        raise InputError(f"{folder}/{fault}")
+    return release
 
 
-def _check_arrays(
-    folder: Path,
-    info: ReleaseInfo,
-    encryption: npt.NDArray[np.float32],
-    label: npt.NDArray[np.float32] | None,
-) -> None:
-    """Refuse arrays that encryptions of this scheme cannot have."""
-    p = info.private_per_row
+def _fault(release: Release) -> str | None:
+    """Which array encryptions of this scheme cannot have, and why."""
+    encryption, label, info, p = release.encryption, release.label, release.info, release.info.private_per_row
     if info.scheme != "mixup" and encryption.min() >= 0:
-        raise InputError(
-            f"{folder / 'encryption.npy'}: no value is negative, but a mask gives half of them a minus; "
+        return (
+            "encryption.npy: no value is negative, but a mask gives half of them a minus; "
             "values in [-1, 1] are expected (or say scheme mixup in release.json)"
         )
     if label is None:
-        return
-    names, columns = len(info.class_names), label.shape[1]
-    if names not in (0, columns):
-        raise InputError(f"{folder / 'release.json'}: names {names} classes, label.npy has {columns}")
+        return None
+    if len(info.class_names) not in (0, label.shape[1]):
+        return f"release.json: names {len(info.class_names)} classes, label.npy has {label.shape[1]}"
     shown = (label > 0).sum(axis=1)
     if shown.max() > p:
-        raise InputError(
-            f"{folder / 'label.npy'}: row {shown.argmax()} shows {shown.max()} classes, but an encryption holds {p} "
+        return (
+            f"label.npy: row {shown.argmax()} shows {shown.max()} classes, but an encryption holds {p} "
             "private images; correct scheme, k or private_per_mix in release.json"
         )
     if info.labels == "classes" and not np.isin(label, (0, 1)).all():
-        raise InputError(f"{folder / 'label.npy'}: labels that are classes must be 0 or 1")
+        return "label.npy: labels that are classes must be 0 or 1"
+    return None
 
 
 def _read_info(path: Path, said: dict[str, Any], rows: int) -> ReleaseInfo:
+    """What a release.json says, for an encryption.npy with `rows` rows."""
     try:
         info = TypeAdapter(ReleaseInfo).validate_json(json.dumps(said), strict=True)
         check_constraints(
             info.scheme, info.k, info.max_coefficient, info.min_private_sum, info.private_per_mix
         )
+        if info.format != FORMAT_VERSION:
+            raise InputError(f"format {info.format}; this version reads {FORMAT_VERSION}")
+        if info.n_private < 2:
+            raise InputError(f"n_private: {info.n_private} is too small; give 2 or more")
+        if info.n_private > rows:
+            raise InputError(
+                f"n_private: {info.n_private} private images cannot be in the {rows} rows of encryption.npy; "
+                "write how many there are"
+            )
+        epochs = info.encryptions_per_image if "encryptions_per_image" in said else rows // info.n_private
+        if "encryptions_per_image" in said and info.n_private * epochs != rows:
+            raise InputError(
+                f"n_private x encryptions_per_image is {info.n_private} x {epochs}, "
+                f"but encryption.npy has {rows} rows"
+            )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise InputError(f"{path}: {place}: {first['msg']}, found {first['input']!r}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    if info.format != FORMAT_VERSION:
-        raise InputError(f"{path}: format {info.format}; this version reads {FORMAT_VERSION}")
-    if info.n_private < 2:
-        raise InputError(f"{path}: n_private: {info.n_private} is too small; give 2 or more")
-    if info.n_private > rows:
-        raise InputError(
-            f"{path}: n_private: {info.n_private} private images cannot be in the {rows} rows of encryption.npy; "
-            "write how many there are"
-        )
-    if "encryptions_per_image" not in said:
-        info = replace(info, encryptions_per_image=rows // info.n_private)
-    elif info.n_private * info.encryptions_per_image != rows:
-        raise InputError(
-            f"{path}: n_private x encryptions_per_image is {info.n_private} x {info.encryptions_per_image}, "
-            f"but encryption.npy has {rows} rows"
-        )
     digests = said.get("sha256", {})
     arrays = ("encryption.npy", "label.npy")[: 1 if info.labels == "none" else 2]
     for name in arrays if digests != {} else ():
@@ -199,4 +194,4 @@ def _read_info(path: Path, said: dict[str, Any], rows: int) -> ReleaseInfo:
             raise InputError(
                 f"{path.with_name(name)}: its sha256 is not the one in release.json; fetch it again"
             )
-    return info
+    return replace(info, encryptions_per_image=epochs)

@@ -100,10 +100,11 @@ def check_halves(release: Release, secret: Secret) -> None:
     which may have been rounded.
     """
     n, image = len(release.encryption), release.encryption.shape[1:]
-    if (len(secret.pair), secret.private.shape[1:]) != (n, image):
+    rows, shape = len(secret.pair), secret.private.shape[1:]
+    if (rows, shape) != (n, image):
         raise InputError(
-            f"secret: has {len(secret.pair)} encryptions of shape {secret.private.shape[1:]}, the release {n} of "
-            f"shape {image}; name the two folders of one run"
+            f"secret: has {rows} encryptions of shape {shape}, the release {n} of shape {image}; "
+            "name the two folders of one run"
         )
     some = range(0, n, max(1, n // 50))
     fits = 0
