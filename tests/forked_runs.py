@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -31,14 +32,14 @@ from instahide_nb.run import pipeline
 
 
 def small(folder: Path) -> dict[str, Any]:
-    """Parameters of a challenge of 400 encryptions, of noise images that are put into the folder."""
+    """Parameters of a challenge of 120 encryptions, of noise images that are put into the folder."""
     private, public = folder / "private.npz", folder / "public.npz"
     if not public.exists():
         images = np.random.default_rng(7).integers(0, 256, (24, 16, 16, 3), np.uint8)
         np.savez(private, images=images[:8], labels=np.arange(8) % 3)
         np.savez(public, images=images[8:])
     sources = {"private_source": str(private), "public_source": str(public)}
-    return {"seed": 3141592653, "n_private": 8, "n_public": 16} | sources
+    return {"seed": 3141592653, "n_private": 8, "n_public": 16, "encryptions_per_image": 15} | sources
 
 
 def attack(release: Any, public: Any) -> AttackResult:
@@ -46,13 +47,8 @@ def attack(release: Any, public: Any) -> AttackResult:
     image = on_the_grid(public.mean(axis=0) / 127.5 - 1)
     n = len(release.encryption)
     recovered = np.repeat(image[None], release.info.n_private, axis=0)
-    return AttackResult(
-        "mean",
-        recovered,
-        np.full((n, release.info.private_per_row), -1),
-        np.repeat(image[None], n, axis=0),
-        "O(1)",
-    )
+    unknown = np.full((n, release.info.private_per_row), -1)
+    return AttackResult("mean", recovered, unknown, np.repeat(image[None], n, axis=0), "O(1)")
 
 
 def lost(release: Any, public: Any) -> AttackResult:
@@ -86,6 +82,26 @@ def run_cells(
 def small_plan(run: Path, *methods: str, **changes: object) -> pipeline.Plan:
     """A run of :func:`small`, by default with :func:`attack`."""
     return pipeline.make_plan("tiny", methods or ["forked_runs:attack"], run, small(run.parent) | changes)
+
+
+def start(
+    folder: Path, sources: Path, method: str, out: str = "run", **changes: Any
+) -> subprocess.Popen[str]:
+    """Start ``instahide-nb reproduce`` in `folder`, with the modules beside the tests."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    words = [sys.executable, "-m", "instahide_nb.run.cli", "reproduce", "--preset", "tiny", "--out", out]
+    words += ["--method", method, *(f"-p{name}={value}" for name, value in small(sources).items())]
+    return subprocess.Popen(
+        words,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path} | changes,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a shell's background jobs ignore it
+    )
 
 
 def _run(order: dict[str, Any]) -> int:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from forked_runs import run_cells, small, small_plan
+from forked_runs import small
 from typer.testing import CliRunner, Result
 
 from instahide_nb.attacks.result import AttackResult, save_result
@@ -21,22 +21,32 @@ from instahide_nb.challenge.secret import check_halves
 from instahide_nb.core.files import load_array
 from instahide_nb.core.params import GenDataParams
 from instahide_nb.evaluate.submission import about_attack
-from instahide_nb.run import cli, pipeline
+from instahide_nb.run import cli
 from instahide_nb.run.cli import app
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    """Run the command in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["instahide-nb", *words])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def call(*words: object) -> Result:
     return CliRunner().invoke(app, list(map(str, words)))
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Runs the command in an empty folder; the one line that it says, with exit code 2 and nothing written."""
+
+    def refuse(*words: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["instahide-nb", *words])
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        said = capsys.readouterr()
+        (line,) = said.err.strip().splitlines()
+        assert (stop.value.code, said.out, sorted(tmp_path.iterdir())) == (2, "", before)
+        return str(line)
+
+    return refuse
 
 
 @pytest.mark.parametrize(
@@ -67,20 +77,8 @@ def call(*words: object) -> Result:
         ("--record -p k=3", "--record"),
     ],
 )
-def test_reproduce_refuses(
-    words: str,
-    named: str,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, "reproduce", "--preset", "tiny", "--out", "run", *words.split()) == 2
-    said = capsys.readouterr()
-    (line,) = said.err.strip().splitlines()
-    assert named in line
-    assert said.out == ""
-    assert list(tmp_path.iterdir()) == []
+def test_reproduce_refuses(words: str, named: str, refused: Callable[..., str]) -> None:
+    assert named in refused("reproduce", "--preset", "tiny", "--out", "run", *words.split())
 
 
 @pytest.mark.parametrize(
@@ -93,22 +91,13 @@ def test_reproduce_refuses(
         "submit nowhere",
     ],
 )
-def test_commands_refuse_missing_input(
-    words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, *words.split()) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "nowhere" in line
-    assert list(tmp_path.iterdir()) == []
+def test_commands_refuse_missing_input(words: str, refused: Callable[..., str]) -> None:
+    assert "nowhere" in refused(*words.split())
 
 
-def test_out_that_cannot_be_written(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_out_that_cannot_be_written(tmp_path: Path, refused: Callable[..., str]) -> None:
     (tmp_path / "file").write_text("not a folder")
-    assert run(monkeypatch, "reproduce", "--preset", "tiny", "--out", str(tmp_path / "file" / "run")) == 2
-    assert str(tmp_path / "file") in capsys.readouterr().err
+    assert "file" in refused("reproduce", "--preset", "tiny", "--out", "file/run")
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
@@ -159,21 +148,6 @@ def test_a_submission_takes_its_source_from_where_it_is_said_to_be(saved_run: Pa
 # Of a finished run
 
 FOLDER = "forked_runs-attack"
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 400 encryptions, decrypted as the mean public image."""
-    run = tmp_path_factory.mktemp("finished") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "execute", run_cells)
-        pipeline.reproduce(small_plan(run), lambda line: None)
-    return run
-
-
-@pytest.fixture
-def copied(finished: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def test_verify_counts_what_is_as_it_was(copied: Path) -> None:
@@ -229,23 +203,19 @@ def test_submit_names_the_zip(copied: Path) -> None:
     assert Path(result.stdout.strip()).is_file()
 
 
-def test_quiet_and_verbose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "execute", run_cells)
-    monkeypatch.chdir(tmp_path)
-    parameters = small(tmp_path)
-    words = ["reproduce", "--preset", "tiny", "--out", "run", "--method", "forked_runs:attack"]
+def test_quiet_and_verbose(copied: Path, in_process: object) -> None:
+    parameters = small(copied.parent)
+    words = ["reproduce", "--preset", "tiny", "--out", str(copied), "--method", "forked_runs:attack"]
     words += [f"-p{name}={value}" for name, value in parameters.items()]
-    logs: list[Path] = []
+    logs = list((copied / "log").glob("*.log"))
 
     def reproduce(*more: str) -> tuple[Result, str]:
         result = CliRunner().invoke(app, [*words, *more])
         assert result.exit_code == 0, result.output
-        (log,) = set((tmp_path / "run/log").glob("*.log")) - set(logs)
+        (log,) = set((copied / "log").glob("*.log")) - set(logs)
         logs.append(log)
         return result, log.read_text()
 
-    # What the cells print goes to this process here, and to the notebook otherwise; so everything is made first.
-    reproduce()
     quiet, _ = reproduce("-q")
     assert quiet.output == ""
     usual, text = reproduce()
