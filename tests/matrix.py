@@ -37,23 +37,14 @@ HAS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One way to run.
-
-    Attributes
-    ----------
-    name : str
-    changes : dict
-        Environment variables.
-    seen : dict
-        What the process must then say of itself, as case_digests.py names it; ``openblas`` is the kernel's name.
-    needs : str
-        What a machine must have to run it, of `HAS`; empty when any can.
-    """
+    """One way to run."""
 
     name: str
-    changes: dict[str, str] = field(default_factory=dict)
-    seen: dict[str, Any] = field(default_factory=dict)
-    needs: str = ""
+    changes: dict[str, str] = field(default_factory=dict)  # environment variables
+    seen: dict[str, Any] = field(
+        default_factory=dict
+    )  # what the process then says of itself (case_digests.py)
+    needs: str = ""  # what a machine must have to run it, of `HAS`
 
     def impossible(self) -> str:
         """Why this machine cannot run the case; empty when it can."""
@@ -124,18 +115,7 @@ CASES = (
 
 
 class Running:
-    """A case at work.
-
-    Parameters
-    ----------
-    case : Case
-    place : Path
-        An empty folder.
-    preset : str
-    methods : sequence of str
-    python : str
-        The interpreter.
-    """
+    """A case at work on a preset, in an empty folder `place`."""
 
     def __init__(
         self, case: Case, place: Path, preset: str, methods: Sequence[str], python: str = sys.executable
@@ -146,27 +126,16 @@ class Running:
         run.mkdir()
         # Nothing that one case computed serves another; OpenBLAS names its kernel on stderr when it is loaded.
         own = {"INSTAHIDE_NB_CACHE": str(place / "cache"), "OPENBLAS_VERBOSE": "2"}
+        words, environment = [python, str(SCRIPT), preset, *methods], os.environ | own | case.changes
         self._process = subprocess.Popen(
-            [python, str(SCRIPT), preset, *methods],
-            cwd=run,
-            env=os.environ | own | case.changes,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
+            words, cwd=run, env=environment, stdout=subprocess.PIPE, stderr=self._errors, text=True
         )
 
     def answer(self) -> dict[str, Any]:
-        """What the process printed, with the kernels of OpenBLAS under ``openblas``.
-
-        Raises
-        ------
-        RuntimeError
-            When the process failed.
-        """
+        """What the process printed, with the kernels of OpenBLAS under ``openblas``."""
         text, _ = self._process.communicate()
-        with self._errors as stream:
-            stream.seek(0)
-            errors = stream.read()
+        self._errors.seek(0)
+        errors = self._errors.read()
         if self._process.returncode:
             raise RuntimeError(f"{self.case.name}: exit code {self._process.returncode}\n{errors[-2000:]}")
         answer: dict[str, Any] = json.loads(text)
@@ -246,12 +215,7 @@ def main() -> int:
 def verdict(found: Mapping[str, Mapping[str, str]], known: Mapping[str, str]) -> tuple[list[str], bool]:
     """What a person wants to know at the end, and whether anything is wrong.
 
-    Parameters
-    ----------
-    found : mapping
-        By case, then by file, the hashes.
-    known : mapping
-        The expected hashes by file; files that are not in it are compared between cases only.
+    `found` are hashes by case, then by file; `known` the expected ones. Other files are compared between cases only.
     """
     apart = differing(found)
     lines = [f"{name}: differs between cases" for name in apart]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
 import shutil
@@ -25,14 +25,10 @@ KEPT = sorted(path.parent.name for path in DEMO.glob("*/metrics.json"))
 
 
 @pytest.fixture
-def generator() -> Any:
+def generator(monkeypatch: pytest.MonkeyPatch) -> Any:
     """docs/fill_readme.py."""
-    spec = importlib.util.spec_from_file_location("fill_readme", ROOT / "docs" / "fill_readme.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    return importlib.import_module("fill_readme")
 
 
 def test_generated_parts_are_up_to_date(generator: Any) -> None:
@@ -41,25 +37,14 @@ def test_generated_parts_are_up_to_date(generator: Any) -> None:
         assert generator.filled(page, text) == text, "run `make readme`"
 
 
-def test_pages_are_short() -> None:
-    assert len(README.splitlines()) <= 200
-    for page in (ROOT / "docs").glob("*.md"):
-        assert len(page.read_text(encoding="utf-8").splitlines()) <= 120, page.name
-
-
 def test_times_are_those_that_the_run_noted(
     generator: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     names = ["gen_data", "attack/unmask", "evaluate/unmask", "attack/carlini-v2", "evaluate/carlini-v2"]
     for number, name in enumerate(names, 1):
-        usage = Usage(
-            seconds=100 * number,
-            processor_seconds=61 * number,
-            peak_mib=512 * number,
-            machine=f"machine {number // 5}",
-        )
-        note_usage(make_folder(run), name, usage, names)
+        spent = {"seconds": 100 * number, "processor_seconds": 61 * number, "peak_mib": 512 * number}
+        note_usage(make_folder(run), name, Usage(**spent, machine=f"machine {number // 5}"), names)
     for method in ("unmask", "carlini-v2"):
         shutil.copytree(DEMO / method, run / "evaluate" / method)
     shutil.copy(DEMO / "comparison_grid.png", run / "evaluate" / "unmask")
@@ -70,14 +55,7 @@ def test_times_are_those_that_the_run_noted(
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in generator.times().splitlines()]
     assert ["`attack`, unmask", "O(E)", "3 min 20 s", "2 min 2 s", "1.00 GiB", "below"] in lines
     assert ["`gen_data`", "", "1 min 40 s", "1 min 1 s", "0.50 GiB", "below"] in lines
-    assert [
-        "`evaluate`, the slowest",
-        "",
-        "8 min 20 s",
-        "5 min 5 s",
-        "2.50 GiB",
-        "below",
-    ] in lines
+    assert ["`evaluate`, the slowest", "", "8 min 20 s", "5 min 5 s", "2.50 GiB", "below"] in lines
     reported = [cells for cells in lines if cells and cells[0].endswith(", reported")]
     assert [cells[3:5] for cells in reported] == [["–", "–"]] * 3
     assert "120 CPU h" in {cells[2] for cells in reported}
@@ -89,20 +67,17 @@ def test_kept_figures_are_the_expected_ones(method: str) -> None:
     known = expected("demo")
     assert known is not None
     assert sha256_file(DEMO / method / "metrics.json") == known[f"evaluate/{method}/metrics.json"]
+    assert artefact_digest(DEMO / "comparison_grid.png") == known["evaluate/unmask/comparison_grid.png"]
     metrics = json.loads((DEMO / method / "metrics.json").read_text())
     row = json.loads((DEMO / method / "row.json").read_text())
-    assert {name: row[name] for name in metrics if name in row} == {
-        name: value for name, value in metrics.items() if name in row
-    }
+    shared = metrics.keys() & row.keys()
+    assert {name: row[name] for name in shared} == {name: metrics[name] for name in shared}
 
 
-def test_the_picture_is_the_expected_one() -> None:
-    known = expected("demo")
-    assert known is not None
-    assert artefact_digest(DEMO / "comparison_grid.png") == known["evaluate/unmask/comparison_grid.png"]
-
-
-def test_readme_opens_with_the_two_commands_and_the_picture() -> None:
+def test_pages_are_short_and_the_opening_has_the_two_commands_and_the_picture() -> None:
+    assert len(README.splitlines()) <= 200
+    for page in (ROOT / "docs").glob("*.md"):
+        assert len(page.read_text(encoding="utf-8").splitlines()) <= 120, page.name
     opening = README[:3000]
     for word in ("make reproduce", "make test", "docs/demo/comparison_grid.png", "Max_SSIM"):
         assert word in opening
