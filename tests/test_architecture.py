@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 import subprocess
 import sys
@@ -23,20 +22,8 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 ROOMS = ("core", "scheme", "data", "challenge", "attacks", "evaluate", "show", "run")
 """Each imports only from those before it, and from itself."""
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-HEAVY = {
-    "numpy",
-    "numba",
-    "cv2",
-    "scipy",
-    "skimage",
-    "matplotlib",
-    "papermill",
-    "torch",
-    "pandas",
-    "dask",
-    "pydantic",
-}
+HEAVY = {"numpy", "numba", "cv2", "scipy", "skimage", "matplotlib", "torch", "pandas", "dask", "pydantic"}
+HEAVY |= {"papermill"}
 
 
 def imports(tree: ast.AST) -> set[str]:
@@ -131,16 +118,6 @@ def test_the_command_line_starts_light() -> None:
     assert "typer" in done.stdout.split()
 
 
-def test_notebooks_define_nothing() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["attack", "evaluate", "gen_data"]
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.While)
-    for path in NOTEBOOKS:
-        for cell in json.loads(path.read_text())["cells"]:
-            if cell["cell_type"] == "code":
-                nodes = ast.walk(ast.parse("".join(cell["source"])))
-                assert [node.lineno for node in nodes if isinstance(node, kinds)] == [], path.stem
-
-
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 
@@ -170,12 +147,6 @@ def locked(name: str) -> dict[str, list[str]]:
     return found
 
 
-def conda_and_pip() -> tuple[list[str], list[str]]:
-    conda = [entry for entry in ENVIRONMENT["dependencies"] if isinstance(entry, str)]
-    (pip,) = [entry["pip"] for entry in ENVIRONMENT["dependencies"] if isinstance(entry, dict)]
-    return conda, pip
-
-
 def test_the_lock_has_one_version_of_each_direct_dependency_and_it_is_new_enough() -> None:
     pins = locked("requirements.lock")
     for name, least in direct_dependencies().items():
@@ -193,16 +164,11 @@ def test_the_oldest_lock_has_the_lower_bounds() -> None:
         assert not any(found[len(wanted) :]), f"{name}: {number} is newer than {least}"
 
 
-def test_the_conda_environment_has_the_locked_versions() -> None:
-    _, pip = conda_and_pip()
+def test_the_conda_environment_has_python_and_pip_and_the_locked_versions() -> None:
+    *conda, pip = ENVIRONMENT["dependencies"]
     pins = locked("requirements.lock")
-    assert pip == [f"{name}=={pins[name][0]}" for name in sorted(direct_dependencies())] + ["-e ."]
-
-
-def test_conda_itself_gives_python_and_pip_only() -> None:
-    conda, _ = conda_and_pip()
-    assert ENVIRONMENT["name"] == "instahide-nb"
-    assert ENVIRONMENT["channels"] == ["conda-forge", "nodefaults"]
+    assert pip == {"pip": [f"{name}=={pins[name][0]}" for name in sorted(direct_dependencies())] + ["-e ."]}
+    assert (ENVIRONMENT["name"], ENVIRONMENT["channels"]) == ("instahide-nb", ["conda-forge", "nodefaults"])
     assert [re.split("[<>=]", entry)[0] for entry in conda] == ["python", "pip"]
     (number,) = re.findall(r"^python=(\d+\.\d+)$", "\n".join(conda), re.MULTILINE)
     assert version(number) >= version(PYPROJECT["requires-python"].removeprefix(">="))

@@ -66,13 +66,11 @@ def test_float32_and_float64_in_either_order_are_read(tmp_path, images):
 
 
 def test_rounding_beyond_one_is_clipped_and_more_is_refused(tmp_path, images):
-    for beyond, fine in ((TOLERANCE / 2, True), (2 * TOLERANCE, False)):
-        images[0, 0, 0] = 1 + beyond
-        np.save(tmp_path / "d.npy", images)
-        if fine:
-            assert load_decryption(tmp_path / "d.npy", SHAPE).max() == 1
-        else:
-            refused(tmp_path / "d.npy", "[-1, 1]")
+    images[0, 0, 0] = 1 + TOLERANCE / 2
+    np.save(tmp_path / "d.npy", images)
+    assert load_decryption(tmp_path / "d.npy", SHAPE).max() == 1
+    np.save(tmp_path / "d.npy", images + np.float32(2 * TOLERANCE))
+    refused(tmp_path / "d.npy", "[-1, 1]")
 
 
 class _Bomb:
@@ -120,22 +118,19 @@ def test_what_is_not_there(tmp_path):
     refused(tmp_path / "decryption.npy", "generator was not found (no seed fits)")
 
 
-@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-@pytest.mark.parametrize("name", ["decryption.npy", "mine/decryption.npy"])
-def test_a_zip_is_read_wherever_the_member_stands(tmp_path, images, name, compression):
-    path = make_zip(tmp_path / "d.zip", {"readme.txt": "x", name: npy(images)}, compression)
-    np.testing.assert_array_equal(load_decryption(path, SHAPE), images)
-    np.testing.assert_array_equal(load_decryption(path.rename(tmp_path / "no_suffix"), SHAPE), images)
+def test_a_zip_is_read_wherever_the_member_stands(tmp_path, images):
+    for name, compression in (
+        ("decryption.npy", zipfile.ZIP_STORED),
+        ("mine/decryption.npy", zipfile.ZIP_DEFLATED),
+    ):
+        path = make_zip(tmp_path / "d.zip", {"readme.txt": "x", name: npy(images)}, compression)
+        np.testing.assert_array_equal(load_decryption(path, SHAPE), images)
+        np.testing.assert_array_equal(load_decryption(path.rename(tmp_path / "no_suffix"), SHAPE), images)
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        *((name, "outside") for name in ("../evil", "a/../../evil", "/etc/evil", "C:/evil", "C:evil")),
-        ("a\\..\\evil", "backslash"),
-    ],
-)
-def test_a_path_that_leads_outside_is_refused(tmp_path, images, name, said):
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/etc/evil", "C:/evil", "C:evil", "a\\..\\evil"])
+def test_a_path_that_leads_outside_is_refused(tmp_path, images, name):
+    said = "backslash" if "\\" in name else "outside"
     refused(make_zip(tmp_path / "d.zip", {"decryption.npy": npy(images), name: "x"}), said)
     assert [path.name for path in tmp_path.iterdir()] == ["d.zip"]
 
