@@ -167,7 +167,7 @@ def test_methods_that_cannot_attack_the_scheme_are_named_and_the_others_run(
     assert "left out: carlini-v2 attacks encryptions of the scheme cross with two private images" in said[2]
     assert (tmp_path / "run" / EVALUATE / "metrics.json").exists()
     with pytest.raises(InputError, match="carlini-v1 needs labels"):
-        pipeline.reproduce(small_plan(tmp_path / "none", "carlini-v1", labels="classes"))
+        pipeline.reproduce(small_plan(tmp_path / "none", "carlini-v1", labels="none"))
     assert not (tmp_path / "none").exists()
 
 

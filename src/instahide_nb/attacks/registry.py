@@ -106,7 +106,9 @@ def why_not(method: str, about: GenDataParams | ReleaseInfo) -> str:
             f"{name} attacks encryptions of the scheme cross with two private images, "
             f"not {about.scheme} with {about.private_per_row}"
         )
-    if name in ("prng-seed", "carlini-v2", "carlini-v1") and about.labels != "coefficients":
+    if name.startswith("carlini-") and about.labels == "none":
+        return f"{name} needs labels; this release has none"
+    if name == "prng-seed" and about.labels != "coefficients":
         return f"{name} needs labels with coefficients; the labels of this release are {about.labels!r}"
     return ""
 

@@ -75,10 +75,18 @@ class Mixtures:
         return (self.weight / WEIGHT_ONE).astype(np.float32)
 
 
-def _normalise(normals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def normalised(normals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """|N| over the sum of its row, added from left to right; numpy's sum would pair the terms of longer rows."""
     size = np.abs(normals)
     return size / np.add.accumulate(size, axis=-1)[..., -1:]
+
+
+def meets_constraints(
+    coefficient: npt.NDArray[np.float64], max_coefficient: float, min_private_sum: float, private: int
+) -> npt.NDArray[np.bool_]:
+    """Which rows of coefficients (..., k), of which the first `private` are private, need not be redrawn."""
+    total = np.add.accumulate(coefficient[..., :private], axis=-1)[..., -1]
+    return np.asarray((coefficient.max(axis=-1) <= max_coefficient) & (total >= min_private_sum))
 
 
 def draw_coefficients(
@@ -95,16 +103,12 @@ def draw_coefficients(
     All rows are drawn at once. Then each row with a coefficient above `max_coefficient`, or whose first `private` ones
     sum to less than `min_private_sum`, is redrawn alone, in row order, until it passes.
     """
-
-    def passes(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-        total = np.add.accumulate(rows[..., :private], axis=-1)[..., -1]
-        return np.asarray((rows.max(axis=-1) <= max_coefficient) & (total >= min_private_sum))
-
-    rows = _normalise(stream.normal(n, k))
-    for r in np.flatnonzero(~passes(rows)):
+    limits = max_coefficient, min_private_sum, private
+    rows = normalised(stream.normal(n, k))
+    for r in np.flatnonzero(~meets_constraints(rows, *limits)):
         for _ in range(_MOST_REDRAWS):
-            row = _normalise(stream.normal(k))
-            if passes(row):
+            row = normalised(stream.normal(k))
+            if meets_constraints(row, *limits):
                 break
         else:
             raise InputError(
@@ -127,6 +131,45 @@ def integer_weights(coefficient: npt.NDArray[np.float64]) -> npt.NDArray[np.uint
     largest = np.argmax(weight, axis=1)
     weight[np.arange(len(weight)), largest] += WEIGHT_ONE - weight.sum(axis=1)
     return weight.astype(np.uint32)
+
+
+def draw_epoch(
+    stream: Stream,
+    n_private: int,
+    n_public: int,
+    size: int,
+    *,
+    scheme: str,
+    k: int,
+    max_coefficient: float,
+    min_private_sum: float,
+    private_per_mix: int,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
+    """Draw everything of one epoch, in the order of :mod:`instahide_nb.scheme.streams`.
+
+    Returns the images of each row (N, k), private ones first; their coefficients times 2**24, uint32 (N, k); and the
+    mask, 1 meaning +1, in the order of the pixels, uint8 (N, size).
+    """
+    cross, private = scheme == "cross", private_per_row(scheme, k, private_per_mix)
+    pool = stream.permutation(n_public) if cross else np.empty(0, np.int64)
+    order = stream.permutation(n_private)
+    coefficient = draw_coefficients(
+        stream,
+        n_private,
+        k,
+        max_coefficient=max_coefficient,
+        min_private_sum=min_private_sum if cross else 0.0,
+        private=private,
+    )
+    index = [order]
+    for j in range(1, k):
+        place = stream.permutation(n_private)
+        index.append(order[place] if j < private else pool[place])
+    sign = np.ones((n_private, size), np.uint8)
+    if scheme != "mixup":  # drawn channels first
+        drawn = stream.bits(n_private * size).reshape(n_private, 3, size // 3)
+        sign = np.ascontiguousarray(drawn.transpose(0, 2, 1)).reshape(n_private, size)
+    return np.stack(index, axis=1), integer_weights(coefficient), sign
 
 
 @nb.njit(cache=True)
@@ -199,23 +242,20 @@ def encrypt(
     first = np.ascontiguousarray(private).reshape(n_private, size)
     second = np.ascontiguousarray(public).reshape(n_public, size) if cross else first
     flat = result.encryption.reshape(n, size)
-    limits = {"max_coefficient": max_coefficient, "min_private_sum": min_private_sum if cross else 0.0}
     split = private_per_row(scheme, k, private_per_mix)
     for e in progress(range(encryptions_per_image), desc="encrypting", unit="epoch"):
         rows = slice(e * n_private, (e + 1) * n_private)
-        pool = stream.permutation(n_public) if cross else np.empty(0, np.int64)
-        order = stream.permutation(n_private)
-        result.weight[rows] = integer_weights(
-            draw_coefficients(stream, n_private, k, private=split, **limits)
+        result.index[rows], result.weight[rows], sign = draw_epoch(
+            stream,
+            n_private,
+            n_public,
+            size,
+            scheme=scheme,
+            k=k,
+            max_coefficient=max_coefficient,
+            min_private_sum=min_private_sum,
+            private_per_mix=private_per_mix,
         )
-        result.index[rows, 0] = order
-        for j in range(1, k):
-            place = stream.permutation(n_private)
-            result.index[rows, j] = order[place] if j < split else pool[place]
-        sign = np.ones((n_private, size), np.uint8)
-        if scheme != "mixup":  # drawn channels first
-            drawn = stream.bits(n_private * size).reshape(n_private, shape[2], -1)
-            sign = np.ascontiguousarray(drawn.transpose(0, 2, 1)).reshape(n_private, size)
         _mix(first, second, split, result.index[rows], result.weight[rows], sign, flat[rows])
         result.mask[rows] = np.packbits(sign, axis=1)
     return result

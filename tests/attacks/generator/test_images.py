@@ -59,12 +59,12 @@ def test_public_images_may_stay_open():
 
 
 def test_too_large_a_joint_system_is_left_alone(monkeypatch):
-    """Generalised least squares with the known covariance is within a few grey levels."""
+    """Then the public parts are noise whose covariance the residuals show."""
     monkeypatch.setattr(images_module, "MOST_UNKNOWNS", 30)
     made = make()
     images = recover_images(made.release, replay_of(made), OTHER_PUBLIC)
     assert not images.proved.any()
-    assert error(images.private, made) < min(0.02, error(plain_fit(made), made) / 3)
+    assert error(images.private, made) < error(plain_fit(made), made) / 2
 
 
 def test_residuals_show_the_covariance_that_is_not_known():
@@ -89,7 +89,7 @@ def test_known_public_images_make_images_exact_without_coefficients(scheme, k):
 def test_as_many_other_public_images_are_not_taken_for_the_own():
     made = make(epochs=20)
     images = recover_images(made.release, replay_of(made, coefficients=False), smooth_images(60, 16, 78))
-    assert images.how == "pairs, masks and the labels' coefficients"
+    assert images.how == "pairs, masks and the private coefficients"
 
 
 def test_wrong_masks_prove_nothing():

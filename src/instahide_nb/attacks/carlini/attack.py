@@ -3,22 +3,23 @@
 Carlini et al., "Is Private Learning Possible with Instance Encoding?" (arXiv 2011.05315; IEEE S&P 2021). The authors'
 code is a series of scripts, one for each stage:
 
-1. `similarity`: how alike all pairs of encryptions are;
+1. `edge_similarity`: how alike all pairs of encryptions are;
 2. `groups`: dense groups of encryptions, one for each private image;
-3. `similarity`: how alike each encryption is to samples of each group;
+3. `groups`: how alike each encryption is to samples of each group;
 4. `matching`: two private images for each encryption;
 5. `descent`: the images, by gradient descent with free signs;
 6. `correction`: a colour curve, which makes ver.2;
 7. `correction`: a final cleaning step, which makes ver.1.
 
 Stages 1 to 5 run twice: on the release, and on a challenge that the attacker makes of public images. There the private
-images are known, so that stages 6 and 7 can be learned. ``docs/carlini.md`` says what is as published and what is ours.
+images are known, so that stages 6 and 7 can be learned. Where labels only name classes, coefficients come from the
+codes with which `unmask` begins. ``docs/carlini.md`` says what is as published and what is ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -32,10 +33,11 @@ from instahide_nb.attacks.carlini.correction import (
     simulate,
 )
 from instahide_nb.attacks.carlini.descent import free_sign_descent, stretch
-from instahide_nb.attacks.carlini.groups import dense_groups
+from instahide_nb.attacks.carlini.groups import dense_groups, second_similarity
 from instahide_nb.attacks.carlini.matching import Slots, greedy_matching, optimal_matching, read_slots
-from instahide_nb.attacks.carlini.similarity import Similarity, energy_similarity, second_similarity
 from instahide_nb.attacks.result import AttackResult, on_the_grid
+from instahide_nb.attacks.unmask import edges
+from instahide_nb.attacks.unmask.constraints import by_law, coefficient_law, known_of, scales_by_law
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import Stopwatch, progress
@@ -43,9 +45,36 @@ from instahide_nb.core.progress import Stopwatch, progress
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
+Similarity = Callable[[Release, UInt8], Float32]
 Steps = Literal["improved", "published"]
 
 _AGAIN = 300  # iterations of a descent from good images, whose loss settles sooner
+
+
+def edge_similarity(release: Release, public: UInt8) -> Float32:
+    """Correlation of the whitened edge energies of all pairs of encryptions, as `unmask` compares them.
+
+    The published similarity is a Wide ResNet 28-6, trained for ten GPU hours. This one needs no training and no public
+    images. Returns float32 (n, n) in [-1, 1], symmetric, with 1 on the diagonal.
+    """
+    energies = edges.edges_of(release.encryption, known_of(release), squares=True)
+    return edges.similarity(edges.product_table(energies.feature, energies.local))
+
+
+def with_coefficients(release: Release) -> Release:
+    """The release; where its labels only name classes, with labels of estimated coefficients.
+
+    They are those of the codes of edges, on the scale of the scheme's law.
+    """
+    known, info = known_of(release), release.info
+    if known.share is not None:
+        return release
+    found = edges.first_codes(edges.edges_of(release.encryption, known, squares=True))[0].mixtures
+    law = coefficient_law(info)
+    share = by_law(found.coefficient * scales_by_law(found, law)[found.assignment], law)
+    label = np.zeros(known.present.shape, np.float32)
+    np.add.at(label, (np.arange(len(label))[:, None], known.image_class[found.assignment]), share)
+    return replace(release, label=label, info=replace(info, labels="coefficients"))
 
 
 def run_v2(release: Release, public: UInt8, *, steps: Steps = "improved") -> AttackResult:
@@ -64,7 +93,7 @@ def attack(
     *,
     cleaning: bool = False,
     published: bool = False,
-    similarity: Similarity = energy_similarity,
+    similarity: Similarity = edge_similarity,
 ) -> AttackResult:
     """Run all stages.
 
@@ -171,21 +200,21 @@ def _reconstruct(
     release: Release, public: UInt8, published: bool, similarity: Similarity, watch: Stopwatch
 ) -> _Reconstruction:
     """Stages 1 to 5."""
-    label, shape = release.shown, release.encryption.shape[1:]
-    slots = read_slots(label, release.info.n_private)
+    shape = release.encryption.shape[1:]
     with watch.stage("similarity"):
         # Three digits are enough, and hide the last bits of a similarity that is not exact.
         similar = similarity(release, public).astype(np.float16).astype(np.float32)
+        slots = read_slots(with_coefficients(release).shown, release.info.n_private)
     with watch.stage("groups"):
-        core, image_class = dense_groups(similar, label, slots, published=published)
+        groups, image_class = dense_groups(similar, slots.known, published=published)
     with watch.stage("second similarity"):
-        candidate = None if published else label[:, image_class] > 0
-        second = second_similarity(similar, core, candidate)
+        candidate = None if published else slots.known.present[:, image_class]
+        second = second_similarity(similar, groups, candidate)
     with watch.stage("matching"):
         matching = greedy_matching if published else optimal_matching
         pair = matching(second, image_class, slots)
     size = np.abs(release.encryption).reshape(len(release.encryption), -1)
     with watch.stage("descent"):
-        start = np.zeros((len(core), size.shape[1]), np.float32)
+        start = np.zeros((len(groups), size.shape[1]), np.float32)
         image = stretch(free_sign_descent(size, pair, slots.coefficient, start))
     return _Reconstruction(size, slots, second, pair, image.reshape(-1, *shape))

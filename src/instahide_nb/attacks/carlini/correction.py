@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attacks.carlini.descent import adam_step
-from instahide_nb.attacks.carlini.matching import Slots, read_slots
+from instahide_nb.attacks.carlini.matching import Slots
+from instahide_nb.attacks.unmask.constraints import known_of
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.threads import in_blocks
@@ -65,7 +66,7 @@ def simulate(release: Release, public: npt.NDArray[np.uint8]) -> tuple[Release, 
             f"n_public: {len(public)} public images are too few to simulate a challenge of {n_images} private images; "
             f"give {2 * n_images} at least"
         )
-    class_sizes = np.diff(read_slots(release.shown, n_images).start)
+    known = known_of(release)
     chosen = np.random.default_rng(0).permutation(len(public))
     private = public[chosen[:n_images]]
     mixtures = encrypt(
@@ -78,8 +79,9 @@ def simulate(release: Release, public: npt.NDArray[np.uint8]) -> tuple[Release, 
         min_private_sum=info.min_private_sum,
     )
     weight, index = mixtures.weight[:, :2], mixtures.index[:, :2]
-    image_class = np.repeat(np.arange(len(class_sizes)), class_sizes)
-    label = class_coefficients(weight, index, image_class, len(class_sizes))
+    label = class_coefficients(weight, index, known.image_class, known.present.shape[1])
+    if known.share is None:
+        label = (label > 0).astype(np.float32)
     pair = np.where(weight[:, :1] < weight[:, 1:], index[:, ::-1], index).astype(np.int64)
     made = Release(mixtures.encryption, label, replace(info, rng="mt19937", n_public=len(public) - n_images))
     return made, pixel_values(private), pair

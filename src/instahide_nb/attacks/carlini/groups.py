@@ -1,11 +1,11 @@
-"""Dense groups of encryptions, one for each private image: stage 2 of the published attack.
+"""Dense groups of encryptions, one for each private image, and how alike encryptions are to them: stages 2 and 3.
 
-A group starts with one encryption. Again and again the encryption joins whose similarities to all members have the
-largest sum. Of the groups grown from many encryptions, those are kept that other groups confirm and that have little
-in common with those already kept (Carlini et al., arXiv 2011.05315, and ``step_2_color_graph`` of their code).
+A published group starts with one encryption. Again and again the encryption joins whose similarities to all members
+have the largest sum. Of the groups grown from many encryptions, those are kept that other groups confirm and that have
+little in common with those already kept (Carlini et al., arXiv 2011.05315, and ``step_2_color_graph`` of their code).
 
-The published code ignores the labels here. By default (ours) a group grows only among the encryptions with the
-largest coefficients of one class, and each class gets as many groups as it has images.
+The published code ignores the labels here. By default the groups are the clusters with which `unmask` begins
+(:func:`instahide_nb.attacks.unmask.edges.clusters`): average linkage, each class with as many groups as it has images.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.carlini.matching import Slots
+from instahide_nb.attacks.unmask.constraints import Known
+from instahide_nb.attacks.unmask.edges import clusters
 from instahide_nb.core.threads import in_blocks
 
 Float32 = npt.NDArray[np.float32]
@@ -22,7 +23,7 @@ Int64 = npt.NDArray[np.int64]
 
 _SEEDS = 2000  # encryptions that a group is grown from, as published
 _SECOND_MEMBERS = 11  # the second member is one of the eleven nearest, as published
-_STRONG = 20  # members of a group within a class; encryptions of each image that it grows among
+_SAMPLES, _DRAWS, _NEAREST = 3, 10, 21  # of the second similarity, as published
 
 
 @numba.njit(cache=True, nogil=True)
@@ -95,54 +96,69 @@ def select_groups(member: Int64, n: int, count: int) -> Int64:
     return np.array(chosen, np.int64)
 
 
-def dense_groups(
-    similarity: Float32, label: Float32, slots: Slots, *, published: bool = False
-) -> tuple[Int64, Int64]:
+def dense_groups(similarity: Float32, known: Known, *, published: bool = False) -> tuple[list[Int64], Int64]:
     """Find one dense group of encryptions for each private image.
 
     Parameters
     ----------
     similarity : float32 (n, n)
-    label : float32 (n, classes)
-    slots : Slots
+    known : Known
     published : bool
-        Grow groups among all encryptions, as published, rather than class by class.
+        Grow groups among all encryptions, as published.
 
     Returns
     -------
-    core : int64 (groups, size)
-        Encryptions that define each group, in the order in which they joined; -1 fills up.
+    groups : list of int64 (members,)
+        Encryptions that define each group.
     image_class : int64 (groups,)
         Class (column of the labels) of the group's image.
     """
-    n, generator = len(similarity), np.random.default_rng(0)
+    n = len(similarity)
     if published:
-        size = max(2, min(2 * n // slots.n_images, n // 2))
-        member = grow_groups(similarity, np.arange(min(_SEEDS, n)), size, generator)
-        core = member[select_groups(member, n, slots.n_images), : size // 2]
-        return core, np.argmax((label[core] > 0).sum(axis=1), axis=1)
-    found, classes = [], []
-    for c, count in enumerate(np.diff(slots.start)):
-        row = _strong_rows(slots, c, int(count))
-        if len(row) == 0:
-            continue
-        size = max(2, min(_STRONG, len(row) // count))
-        member = row[grow_groups(similarity[np.ix_(row, row)], np.arange(len(row)), size, generator)]
-        core = member[:, : size // 2]
-        density = similarity[core[:, :, None], core[:, None, :]].astype(np.float64).sum(axis=(1, 2))
-        densest = np.argsort(-density, kind="stable")
-        core = core[densest[select_groups(member[densest], n, int(count))]]
-        found.append(np.pad(core, ((0, 0), (0, _STRONG // 2 - core.shape[1])), constant_values=-1))
-        classes.append(np.full(len(core), c, np.int64))
-    return np.concatenate(found), np.concatenate(classes)
+        size = max(2, min(2 * n // known.n_images, n // 2))
+        member = grow_groups(similarity, np.arange(min(_SEEDS, n)), size, np.random.default_rng(0))
+        core = member[select_groups(member, n, known.n_images), : size // 2]
+        return list(core), np.argmax(known.present[core].sum(axis=1), axis=1)
+    image = clusters(similarity, known).assignment[:, 0]
+    found = np.unique(image[image >= 0])
+    return [np.flatnonzero(image == j) for j in found], known.image_class[found]
 
 
-def _strong_rows(slots: Slots, image_class: int, count: int) -> Int64:
-    """Encryptions in which a class of `count` images has its largest coefficients, in their order."""
-    if count == 0:
-        return np.empty(0, np.int64)
-    row, slot = np.nonzero((slots.image_class == image_class) & ~slots.shared[:, None])
-    if len(row) == 0:  # the class occurs only together with itself
-        return np.flatnonzero(slots.image_class[:, 0] == image_class)
-    strongest = np.argsort(-slots.coefficient[row, slot], kind="stable")
-    return np.unique(row[strongest[: min(_STRONG * count, max(count, len(row) // 2))]])
+def second_similarity(
+    similarity: Float32, groups: list[Int64], candidate: npt.NDArray[np.bool_] | None = None
+) -> Float32:
+    """Similarity of each encryption to each group.
+
+    The 21 encryptions nearest to the members stand for the group. Three of them are drawn ten times, and the
+    similarities to all that were drawn are averaged. (The published code shows the three together to a second
+    trained network.)
+
+    Parameters
+    ----------
+    similarity : float32 (n, n)
+    groups : list of int64 (members,)
+    candidate : bool (n, groups), optional
+        Encryptions that may stand for each group; all when left out.
+
+    Returns
+    -------
+    float32 (n, groups)
+        The similarity of an encryption to itself does not count.
+    """
+    generator = np.random.default_rng(1)
+    n = len(similarity)
+    out = np.empty((n, len(groups)), np.float32)
+    for g, member in enumerate(groups):
+        near = similarity[member].astype(np.float64).sum(axis=0)
+        if candidate is not None:
+            near[~candidate[:, g]] = -np.inf
+        nearest = np.argsort(-near, kind="stable")[:_NEAREST]
+        nearest = nearest[np.isfinite(near[nearest])]
+        drawn = nearest[generator.integers(0, len(nearest), (_DRAWS, _SAMPLES))].ravel()
+        total, count = np.zeros(n), np.full(n, len(drawn))
+        for s in drawn:
+            total += similarity[s]
+            total[s] -= similarity[s, s]
+            count[s] -= 1
+        out[:, g] = total / np.maximum(count, 1)
+    return out

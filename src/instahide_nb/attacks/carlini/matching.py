@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.unmask.constraints import read_known
+from instahide_nb.attacks.unmask.constraints import Known, read_known
 from instahide_nb.core.errors import InputError
 
 Float32 = npt.NDArray[np.float32]
@@ -24,29 +24,24 @@ _FORBIDDEN = -1e6
 
 @dataclass(frozen=True)
 class Slots:
-    """The two slots of every encryption, and the images that may fill them.
+    """The two slots of every encryption, that of the larger coefficient first.
 
     Attributes
     ----------
+    known : Known
+        What the labels say.
     image_class : int64 (n, 2)
-        Class of each slot; the slot with the larger coefficient is first.
+        Class of each slot.
     coefficient : float32 (n, 2)
         Where both slots share a class, half of their known sum each.
     shared : bool (n,)
         Whether both slots have the same class.
-    start : int64 (classes + 1,)
-        Images of class c are numbered start[c] .. start[c+1]-1.
     """
 
+    known: Known
     image_class: Int64
     coefficient: Float32
     shared: npt.NDArray[np.bool_]
-    start: Int64
-
-    @property
-    def n_images(self) -> int:
-        """Number of private images."""
-        return int(self.start[-1])
 
 
 def read_slots(label: npt.NDArray[np.floating], n_images: int) -> Slots:
@@ -60,23 +55,21 @@ def read_slots(label: npt.NDArray[np.floating], n_images: int) -> Slots:
     Examples
     --------
     >>> slots = read_slots(np.array([[0.5, 0.2], [0.0, 0.6], [0.1, 0.3], [0.7, 0.0]]), 3)
-    >>> slots.image_class.tolist(), slots.shared.tolist(), slots.start.tolist()
-    ([[0, 1], [1, 1], [1, 0], [0, 0]], [False, True, False, True], [0, 2, 3])
+    >>> slots.image_class.tolist(), slots.shared.tolist(), slots.known.image_class.tolist()
+    ([[0, 1], [1, 1], [1, 0], [0, 0]], [False, True, False, True], [0, 0, 1])
     """
     label = np.asarray(label, np.float32)
     known = read_known(label, len(label), n_images, 2)
     shared = known.present.sum(axis=1) == 1
-    if known.share is None or shared.all():
+    if shared.all():
         raise InputError(
-            "label.npy: this attack needs coefficients of single images: labels with sums of coefficients per class, "
-            "and private images of two classes or more"
+            "label.npy: this attack needs coefficients of single images; the labels must be of two classes or more"
         )
     image_class = np.argsort(-label, axis=1, kind="stable")[:, :2].astype(np.int64)
     image_class[shared, 1] = image_class[shared, 0]
     coefficient = np.take_along_axis(label, image_class, axis=1)
     coefficient[shared] *= np.float32(0.5)
-    sizes = np.bincount(known.image_class, minlength=label.shape[1])
-    return Slots(image_class, coefficient, shared, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+    return Slots(known, image_class, coefficient, shared)
 
 
 def optimal_matching(score: Float32, image_class: Int64, slots: Slots) -> Int64:
@@ -110,7 +103,7 @@ def optimal_matching(score: Float32, image_class: Int64, slots: Slots) -> Int64:
             continue
         value = score[row][:, group].astype(np.float64)
         value[second, np.argmax(value[second], axis=1)] = _FORBIDDEN
-        capacity = max(-(-2 * n // slots.n_images), -(-len(row) // len(group)))
+        capacity = max(-(-2 * n // slots.known.n_images), -(-len(row) // len(group)))
         _, column = linear_sum_assignment(np.repeat(value, capacity, axis=1), maximize=True)
         out[row, slot] = group[column // capacity]
     return out
@@ -123,7 +116,7 @@ def greedy_matching(score: Float32, image_class: Int64, slots: Slots) -> Int64:
     """
     n = len(score)
     out = np.full((n, 2), -1, np.int64)
-    claims = max(1, 8 * n // (5 * slots.n_images))  # 80 of 5,000 encryptions of 100 images
+    claims = max(1, 8 * n // (5 * slots.known.n_images))  # 80 of 5,000 encryptions of 100 images
     for g, c in enumerate(image_class):
         for i in np.argsort(-score[:, g], kind="stable")[:claims]:
             free = np.flatnonzero((slots.image_class[i] == c) & (out[i] < 0))

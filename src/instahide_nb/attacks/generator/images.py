@@ -4,14 +4,12 @@ With its mask removed, an encryption is linear in its images (:mod:`instahide_nb
 decides:
 
 * All coefficients (the seed is known): private and public images together are the unknowns of one least squares
-  problem. A pixel of n encryptions gives n equations in that pixel of the N private images and of the public images
-  that were used at all (of 4,000, with 100 drawn for each of 50 epochs, about 2,900). Their only error is one rounding
-  to float32, and pixels are whole numbers: the images are exact, without any public image being known.
+  problem. Each pixel has n equations, whose only error is one rounding to float32, and pixels are whole numbers: the
+  images are exact, without any public image being known.
 * The challenge's own public images, but no coefficients: coefficients of the public and values of the private images in
   turn, until the images are exact.
-* The private coefficients that labels show: generalised least squares. In one epoch the same N public images are used
-  k - 2 times each, so the public parts of its encryptions are correlated. Residuals show their covariance, since
-  thousands of pixels are thousands of samples of it.
+* The private coefficients only: generalised least squares. In an epoch the same N public images are used k - 2 times
+  each, so residuals are correlated; their covariance follows from them, since thousands of pixels are as many samples.
 
 Images and coefficients that reproduce an encryption bit for bit are proved right.
 """
@@ -45,7 +43,6 @@ MOST_UNKNOWNS = 6000
 _RIDGE = 1e-10  # pull to the mean image, where the equations leave an image open
 _ROUNDS = 4  # of images and residual variances; then of images and residual covariances
 _COVARIANCE_RIDGE = 1e-3  # share of the diagonal: the covariance is estimated
-_NOISE = 1e-8  # variance of what is not public, over that of a public pixel; rounding is far below
 _OWN_PUBLIC = 0.5  # share of the residual variance that the challenge's own public images explain, at least
 _REFINEMENTS = 40  # of three steps each
 _SLOWEST = 0.98  # largest factor by which a step is assumed to shrink the error
@@ -98,45 +95,46 @@ def recover_images(release: Release, replay: Replay, public: Images8) -> Recover
     be the challenge's own, the images are exact without coefficients too.
     """
     info, rows = release.info, without_mask(release.encryption, replay.positive)
-    places = info.private_per_row
+    places, size = info.private_per_row, info.n_private
     known = np.zeros((0, rows.shape[1]))
     if len(public) and public[0].size == rows.shape[1]:
         known = _from_bytes(public)
     mean = known.sum(axis=0) / max(len(known), 1)
+    # Images are counted in one table: private ones, then public ones.
     index = replay.index.astype(np.int64)
+    index[:, places:] += size
     if replay.weight is not None:
-        return _from_all_coefficients(release, rows, index, replay.weight, places, mean)
+        used = np.unique(index[:, places:])
+        if size + len(used) <= MOST_UNKNOWNS:
+            return _from_all_coefficients(release, rows, index, replay.weight, used, mean)
+        own = Mixtures(index[:, :places], replay.weight[:, :places] / WEIGHT_ONE, size)
+        return _from_coefficients(release, rows, own, np.ones(len(rows), np.bool_), mean)
     first, alone = _from_labels(release, rows, index[:, :places], mean)
-    # From here on, images are counted in one table: private ones, then public ones.
-    index[:, places:] += info.n_private
-    own = known[:0] if places == info.k else known
-    if len(own) and (len(own) != info.n_public or not _are_the_own(rows, index, first.private, own, places)):
-        own = known[:0]
-    if len(own) == 0 and places < info.k:
+    own_public = known[:0] if places == info.k else known
+    if len(own_public) and (
+        len(own_public) != info.n_public or not _are_the_own(rows, index, first.private, own_public, places)
+    ):
+        own_public = known[:0]
+    if len(own_public) == 0 and places < info.k:
         return first
-    refined = _refined(release, rows, index, first, alone, own, places)
+    refined = _refined(release, rows, index, first, alone, own_public, places)
     return refined if refined.proved.any() else first
 
 
 def _from_all_coefficients(
-    release: Release, rows: Float64, index: Int64, weight: npt.NDArray[np.uint32], places: int, mean: Float64
+    release: Release, rows: Float64, index: Int64, weight: npt.NDArray[np.uint32], used: Int64, mean: Float64
 ) -> RecoveredImages:
-    size, coefficient = release.info.n_private, weight / WEIGHT_ONE
-    used, place = np.unique(index[:, places:], return_inverse=True)
-    place = place.reshape(len(index), -1)
-    if size + len(used) > MOST_UNKNOWNS:
-        own = Mixtures(index[:, :places], coefficient[:, :places], size)
-        images = fit(rows, own, _public_precision(place, coefficient[:, places:], size), mean, _RIDGE)
-        how = "pairs, masks and all coefficients, the public images being noise"
-        return RecoveredImages(images, own.coefficient, np.zeros(size, np.bool_), 0.0, how)
-    mixtures = Mixtures(np.hstack([index[:, :places], size + place]), coefficient, size + len(used))
+    """Private and the `used` public images from all coefficients."""
+    size, places = release.info.n_private, release.info.private_per_row
+    table = np.hstack([index[:, :places], size + np.searchsorted(used, index[:, places:])])
+    mixtures, one = Mixtures(table, weight / WEIGHT_ONE, size + len(used)), np.ones(len(rows))
     images = _fit_by_lapack(rows, mixtures, mean)
-    proved, share = _proved(release, mixtures.assignment, weight, images, size)
+    proved, share = _proved(release, table, weight, images, size)
     if not proved.all():  # LAPACK's bits, which differ between machines, would show
-        images = fit(rows, mixtures, np.ones(len(rows)), mean, _RIDGE)
-        proved, share = _proved(release, mixtures.assignment, weight, images, size)
+        images = fit(rows, mixtures, one, mean, _RIDGE)
+        proved, share = _proved(release, table, weight, images, size)
     how = "pairs, masks and all coefficients" + ", solved together with the public images" * (len(used) > 0)
-    return RecoveredImages(images[:size], coefficient[:, :places], proved, share, how, len(used))
+    return RecoveredImages(images[:size], mixtures.coefficient[:, :places], proved, share, how, len(used))
 
 
 def _fit_by_lapack(rows: Float64, mixtures: Mixtures, mean: Float64) -> Float64:
@@ -153,15 +151,6 @@ def _fit_by_lapack(rows: Float64, mixtures: Mixtures, mean: Float64) -> Float64:
     in_blocks(columns, right.shape[1], block=_BLOCK)
     right += mean
     return right
-
-
-def _public_precision(place: Int64, coefficient: Float64, size: int) -> Float64:
-    """Precision matrix of each epoch's public parts (epochs, size, size), a public pixel's variance being one."""
-    public, blocks = Mixtures(place, coefficient, int(place.max()) + 1).matrix, []
-    for first in range(0, len(place), size):
-        own = public[first : first + size]
-        blocks.append(inverse(factor((own @ own.T).toarray() + _NOISE * np.eye(size))))
-    return np.array(blocks)
 
 
 def _proved(
@@ -289,32 +278,42 @@ def _from_labels(
 ) -> tuple[RecoveredImages, Truth]:
     """Images from masks, pairs (n, p) and labels, and the rows whose label shows each coefficient alone.
 
-    Where two images share a class, least squares splits their sum.
+    Where images share a class, each gets an equal part of their sum at first.
     """
-    size, label = release.info.n_private, release.shown
-    classes, _ = image_classes(label, pair)
-    own = classes[pair]
+    label = release.shown
+    own = image_classes(label, pair)[0][pair]
     sharing = (own[:, :, None] == own[:, None, :]).sum(axis=2)
     coefficient = np.asarray(label, np.float64)[np.arange(len(label))[:, None], own] / sharing
     alone = (sharing == 1).all(axis=1)
-    if np.bincount(pair[alone].ravel(), minlength=size).min() < 2 * pair.shape[1]:
+    if np.bincount(pair[alone].ravel(), minlength=release.info.n_private).min() < 2 * pair.shape[1]:
         alone[:] = True
-    mixtures = Mixtures(pair, coefficient, size)
+    mixtures = Mixtures(pair, coefficient, release.info.n_private)
+    return _from_coefficients(release, rows, mixtures, alone, mean), alone
+
+
+def _from_coefficients(
+    release: Release, rows: Float64, mixtures: Mixtures, alone: Truth, mean: Float64
+) -> RecoveredImages:
+    """Images from private coefficients; of the rows that are not `alone` only sums are known, which are split if p = 2.
+
+    In each epoch the residuals predict each other.
+    """
+    size, pair = release.info.n_private, mixtures.assignment
     images = _weighted_fit(rows, mixtures, alone, mean)
     if pair.shape[1] == 2:
         split = np.flatnonzero(~alone & (pair[:, 0] != pair[:, 1]))
         left = rows - predictions(mixtures, images, mean)
         mixtures = _split_sums(mixtures, split, left[split], images)
         images = _weighted_fit(rows, mixtures, np.ones(len(pair), np.bool_), mean)
-        for _ in progress(
-            range(_ROUNDS if release.info.scheme == "cross" else 0), desc="covariance", unit="round"
-        ):
-            precision = _residual_precision(rows - predictions(mixtures, images, mean), size)
-            images = np.clip(fit(rows, mixtures, precision, mean, _RIDGE), -1, 1)
+    for _ in progress(range(_ROUNDS * (release.info.scheme == "cross")), desc="covariance", unit="round"):
+        left = rows - predictions(mixtures, images, mean)
+        precision = _residual_precision(left.reshape(-1, size, *release.encryption.shape[1:]))
+        images = np.clip(fit(rows, mixtures, precision, mean, _RIDGE), -1, 1)
+        if pair.shape[1] == 2:
             left = rows - predictions(mixtures, images, mean)
             mixtures = _split_sums(mixtures, split, _unpredicted(left, precision, split), images)
-    how = "pairs, masks and the labels' coefficients"
-    return RecoveredImages(images, mixtures.coefficient, np.zeros(size, np.bool_), 0.0, how), alone
+    how = "pairs, masks and the private coefficients"
+    return RecoveredImages(images, mixtures.coefficient, np.zeros(size, np.bool_), 0.0, how)
 
 
 def _weighted_fit(rows: Float64, mixtures: Mixtures, known: Truth, mean: Float64) -> Float64:
@@ -348,21 +347,16 @@ def _unpredicted(left: Float64, precision: Float64, some: Int64) -> Float64:
     return out
 
 
-def _residual_precision(left: Float64, n_private: int) -> Float64:
-    """Precision matrix of each epoch's residuals (epochs, N, N) over pixels.
+def _residual_precision(left: Float64) -> Float64:
+    """Precision matrix of each epoch's residuals (epochs, N, h, w, channels) over pixels, float64 (epochs, N, N).
 
     The samples are differences of neighbouring pixels, which are nearly independent.
     """
-    side, blocks = int(np.sqrt(left.shape[1] // 3)), []
-    for first in range(0, len(left), n_private):
-        own = left[first : first + n_private]
-        if side * side * 3 == own.shape[1]:
-            square = own.reshape(len(own), side, side, 3)
-            down, right = square[:, 1:] - square[:, :-1], square[:, :, 1:] - square[:, :, :-1]
-            own = np.hstack([down.reshape(len(own), -1), right.reshape(len(own), -1)])
-        else:
-            own = own[:, 3:] - own[:, :-3]
-        covariance = integer_product(own, own, fine=True) / own.shape[1]
-        covariance[np.diag_indices(len(covariance))] *= 1 + _COVARIANCE_RIDGE
+    size, blocks = left.shape[1], []
+    for own in left:
+        down, right = own[:, 1:] - own[:, :-1], own[:, :, 1:] - own[:, :, :-1]
+        sample = np.hstack([down.reshape(size, -1), right.reshape(size, -1)])
+        covariance = integer_product(sample, sample, fine=True) / sample.shape[1]
+        covariance[np.diag_indices(size)] *= 1 + _COVARIANCE_RIDGE
         blocks.append(inverse(factor(covariance)))
     return np.array(blocks)

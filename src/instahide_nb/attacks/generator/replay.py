@@ -22,7 +22,7 @@ import numpy.typing as npt
 from instahide_nb.challenge.release import Release, ReleaseInfo
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import progress
-from instahide_nb.scheme.encryption import WEIGHT_ONE, draw_coefficients, integer_weights
+from instahide_nb.scheme.encryption import WEIGHT_ONE, draw_epoch
 from instahide_nb.scheme.mersenne import low_bits, seeded_window
 from instahide_nb.scheme.streams import Mt19937Stream
 
@@ -46,26 +46,25 @@ Window = npt.NDArray[np.uint32]
 class Layout:
     """How many words of the mask generator each step of an epoch takes.
 
-    The public `pool`; the `order` of the first images; the orders of the `partners`, all other places; the `mask` of
-    all encryptions. `rows` is the number of encryptions per epoch, `size` that of values per encryption.
+    The `pool` of public images; the `orders` of private images and of places; the `mask` of all encryptions. There are
+    `epochs` of `rows` encryptions of `size` values.
     """
 
     pool: int
-    order: int
-    partners: int
+    orders: int
     mask: int
     epochs: int
     rows: int
     size: int
 
     @classmethod
-    def of(cls, release: Release) -> Layout:
-        """The layout that the release's parameters give."""
+    def of(cls, release: Release, n_public: int | None = None) -> Layout:
+        """The layout that the release's parameters give, with `n_public` public images if that is given."""
         info, size = release.info, release.encryption[0].size
+        n_public = info.n_public if n_public is None else n_public
         return cls(
-            pool=max(info.n_public - 1, 0) if info.scheme == "cross" else 0,
-            order=info.n_private - 1,
-            partners=(info.k - 1) * (info.n_private - 1),
+            pool=max(n_public - 1, 0) if info.scheme == "cross" else 0,
+            orders=info.k * (info.n_private - 1),
             mask=0 if info.scheme == "mixup" else info.n_private * size,
             epochs=info.encryptions_per_image,
             rows=info.n_private,
@@ -75,7 +74,7 @@ class Layout:
     @property
     def before_mask(self) -> int:
         """Words of an epoch before its masks."""
-        return self.pool + self.order + self.partners
+        return self.pool + self.orders
 
     @property
     def epoch(self) -> int:
@@ -105,38 +104,32 @@ class Replay:
     positive: Truth
 
     def with_pairs(self, pair: Int64) -> Replay:
-        """The same masks, but private images (n, 2) from elsewhere and no coefficients."""
+        """The same masks, but private images (n, p) from elsewhere and no coefficients."""
         others = np.zeros((len(pair), self.index.shape[1] - pair.shape[1]), np.int64)
         return replace(self, index=np.hstack([pair, others]).astype(np.int32), weight=None)
 
 
-def _open(window: Window, seed: int = 0) -> Mt19937Stream:
-    """Both generators, the mask generator with this window and the coefficient generator with this seed."""
+def _draw(
+    info: ReleaseInfo, window: Window, seed: int, n_public: int, skip: Int64, size: int
+) -> Iterator[tuple[Int64, npt.NDArray[np.uint32], Bits]]:
+    """Index, coefficients and mask bits of each epoch; `skip` words of the mask generator come before it."""
     states = {"T": window, "C": seeded_window(seed)}
-    return Mt19937Stream("entropy", {name: key.astype("<u4").tobytes().hex() for name, key in states.items()})
-
-
-def _epoch_index(stream: Mt19937Stream, info: ReleaseInfo, n_public: int) -> Iterator[Int64]:
-    """The images of an epoch, one place after the other."""
-    cross = info.scheme == "cross"
-    pool = stream.permutation(n_public) if cross else np.empty(0, np.int64)
-    order = stream.permutation(info.n_private)
-    yield order
-    for j in range(1, info.k):
-        place = stream.permutation(info.n_private)
-        yield pool[place] if j >= info.private_per_row else order[place]
-
-
-def replay_coefficients(info: ReleaseInfo, seed: int) -> Iterator[npt.NDArray[np.uint32]]:
-    """The coefficients of each epoch times 2^24, uint32 (N, k); InputError if none can meet the constraints."""
-    stream = _open(seeded_window(0), seed)
-    least = info.min_private_sum if info.scheme == "cross" else 0.0
-    for _ in range(info.encryptions_per_image):
-        coefficient = draw_coefficients(
-            stream, info.n_private, info.k, max_coefficient=info.max_coefficient, min_private_sum=least,
-            private=info.private_per_row,
-        )  # fmt: skip
-        yield integer_weights(coefficient)
+    stream = Mt19937Stream(
+        "entropy", {name: key.astype("<u4").tobytes().hex() for name, key in states.items()}
+    )
+    for words in skip.tolist():
+        stream.words(words)
+        yield draw_epoch(
+            stream,
+            info.n_private,
+            n_public,
+            size,
+            scheme=info.scheme,
+            k=info.k,
+            max_coefficient=info.max_coefficient,
+            min_private_sum=info.min_private_sum,
+            private_per_mix=info.private_per_mix,
+        )
 
 
 def replay_epochs(release: Release, window: Window, starts: Int64, seed: int | None, n_public: int) -> Replay:
@@ -145,23 +138,20 @@ def replay_epochs(release: Release, window: Window, starts: Int64, seed: int | N
     `window` is the mask generator's, `seed` the coefficient generator's, `starts` the first word of each epoch, and
     `n_public` the size of the pool of public images.
     """
-    info, layout = release.info, Layout.of(release)
-    count, size = layout.rows, layout.size
-    stream, at = _open(window), 0
-    index = np.empty((len(starts) * count, info.k), np.int32)
-    positive = np.ones((len(starts) * count, size), np.bool_)
-    pool = max(n_public - 1, 0) if info.scheme == "cross" else 0
-    for e, start in enumerate(progress(starts.tolist(), desc="replaying", unit="epoch")):
-        rows = slice(e * count, (e + 1) * count)
-        stream.words(start - at)
-        for j, images in enumerate(_epoch_index(stream, info, n_public)):
-            index[rows, j] = images
-        if layout.mask:
-            bit = stream.bits(layout.mask).reshape(count, 3, size // 3)
-            positive[rows] = bit.transpose(0, 2, 1).reshape(count, size)
-        at = start + pool + layout.order + layout.partners + layout.mask
-    weight = None if seed is None else np.concatenate(list(replay_coefficients(info, seed)))
-    return Replay(index, weight, positive)
+    info, layout = release.info, Layout.of(release, n_public)
+    shape = len(starts) * layout.rows, layout.size
+    index, weight = np.empty((shape[0], info.k), np.int32), np.empty((shape[0], info.k), np.uint32)
+    positive = np.empty(shape, np.bool_)
+    skip = np.diff(starts - layout.starts(), prepend=0)
+    drawn = _draw(info, window, seed or 0, n_public, skip, layout.size)
+    for e, (images, weights, bit) in enumerate(
+        progress(drawn, total=len(starts), desc="replaying", unit="epoch")
+    ):
+        rows = slice(e * layout.rows, (e + 1) * layout.rows)
+        index[rows], weight[rows] = images, weights
+        planes = bit.reshape(layout.rows, 3, -1)
+        positive[rows] = planes.transpose(0, 2, 1).reshape(layout.rows, -1)
+    return Replay(index, None if seed is None else weight, positive)
 
 
 def large_neighbours(encryption: npt.NDArray[np.float32]) -> tuple[Int64, Int64, Bits]:
@@ -207,7 +197,7 @@ def align(release: Release, window: Window, *, first_limit: int = _MOST_EXTRA) -
     info, layout = release.info, Layout.of(release)
     if layout.mask == 0:
         return layout.starts(), info.n_public
-    turns, masks = layout.order + layout.partners, np.empty(layout.epochs, np.int64)
+    masks = np.empty(layout.epochs, np.int64)
     bits, at = low_bits(window, 0, layout.epochs * layout.epoch), 0
     for e in progress(range(layout.epochs), desc="placing masks", unit="epoch"):
         pairs = large_neighbours(release.encryption[e * layout.rows : (e + 1) * layout.rows])
@@ -229,10 +219,11 @@ def align(release: Release, window: Window, *, first_limit: int = _MOST_EXTRA) -
         masks[e], at = found, found + layout.mask
     pool = layout.pool
     if info.scheme == "cross" and info.n_public == 0:
-        pool = int(min(masks[0], *(np.diff(masks) - layout.mask)) if len(masks) > 1 else masks[0]) - turns
+        pool = int(min(masks[0], *(np.diff(masks) - layout.mask)) if len(masks) > 1 else masks[0])
+        pool -= layout.orders
         if pool < layout.rows - 1:
             return None
-    starts = masks - turns - pool
+    starts = masks - layout.orders - pool
     return (starts, pool + 1 if info.scheme == "cross" else 0) if starts[0] >= 0 else None
 
 
@@ -244,7 +235,6 @@ def find_replay(
     Returns the replay, or None if the masks are not found; whether the labels agree with the replayed pairs, which they
     do not if other permutations were drawn; and details as JSON can hold them.
     """
-    info, layout = release.info, Layout.of(release)
     placed = align(release, window)
     if placed is None:
         return None, False, {}
@@ -252,11 +242,10 @@ def find_replay(
     replay = replay_epochs(release, window, starts, seed, n_public)
     agreeing = 1.0
     if release.label is not None:
-        _, agreeing = image_classes(release.label, replay.index[:, : info.private_per_row])
-    words = max(n_public - 1, 0) + layout.order + layout.partners + layout.mask
+        _, agreeing = image_classes(release.label, replay.index[:, : release.info.private_per_row])
     details: dict[str, object] = {
         "pairs_agreeing": round(agreeing, 6),
-        "extra_words": int(starts[-1]) - words * (len(starts) - 1),
+        "extra_words": int(starts[-1] - Layout.of(release, n_public).starts()[-1]),
         "n_public": n_public,
     }
     return replay, agreeing >= _LABELS_AGREE, details
@@ -310,8 +299,9 @@ def makes_labels(release: Release, seed: int, tolerance: float) -> bool:
     info, label, wrong = release.info, release.label, 0
     if label is None or info.labels != "coefficients":
         return True
+    skip, n_public = np.zeros(info.encryptions_per_image, np.int64), info.n_private  # any pool will do
     try:
-        for e, weight in enumerate(replay_coefficients(info, seed)):
+        for e, (_, weight, _) in enumerate(_draw(info, seeded_window(0), seed, n_public, skip, 0)):
             own = weight[:, : info.private_per_row] / WEIGHT_ONE
             rows = label[e * info.n_private : (e + 1) * info.n_private]
             wrong += int((~rows_agree(rows, own, tolerance)).sum())

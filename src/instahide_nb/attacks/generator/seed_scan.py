@@ -26,14 +26,13 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba.extending import intrinsic
 
 from instahide_nb.attacks.generator.replay import makes_labels, rows_agree
 from instahide_nb.challenge.release import Release, ReleaseInfo
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import progress
 from instahide_nb.core.threads import thread_count
-from instahide_nb.scheme.encryption import WEIGHT_ONE
+from instahide_nb.scheme.encryption import WEIGHT_ONE, meets_constraints, normalised
 
 CHUNK = 1 << 24
 """Seeds between two steps of the progress bar; a scan stops after the chunk in which a seed was verified."""
@@ -120,22 +119,6 @@ def chance_to_meet(low: Float64, high: Float64) -> Float64:
     return (high - low) * 4 / np.pi / (1 + ((low + high) / 2) ** 2)
 
 
-@dataclass(frozen=True)
-class ScanPlan:
-    """What is compared for each seed.
-
-    `rows` of the label, of whose ratios as many as `needed` must agree. So many rows may be redrawn that the right seed
-    does not survive with probability `overlooked`. The `tables` hold per attempt at a point the targets that the point
-    may be (attempts, t): how many points in the disc come before it, least and greatest ratio; and how many targets
-    there are (attempts,).
-    """
-
-    rows: Int64
-    needed: int
-    overlooked: float
-    tables: Tables
-
-
 def _last_attempt(accepted: int) -> int:
     """The attempt by which point number `accepted` of those in the disc has come, but for 2.5 standard deviations."""
     inside = np.pi / 4
@@ -143,35 +126,28 @@ def _last_attempt(accepted: int) -> int:
     return int(np.ceil(mean + 2.5 * np.sqrt(variance))) + 1
 
 
-def plan_scan(targets: tuple[Int64, Float64, Float64], k: int, kept: float) -> ScanPlan | None:
-    """Choose as few rows as possible such that few wrong seeds survive and the right one hardly ever fails.
+def _choose_rows(chance: Float64, kept: float) -> tuple[float, int, int]:
+    """As few rows as possible such that few wrong seeds survive and the right one hardly ever fails.
 
-    `kept` is the share of rows of k coefficients that are not redrawn. None if no row can be compared.
+    `chance` (rows,) is the number of ratios that a wrong seed meets in the first so many rows, `kept` the probability
+    that the right one meets that of a row. Returns the probability to overlook the right seed, the number of rows
+    (0 if there are none), and how many ratios must agree.
     """
     from scipy.special import bdtr  # P(at most m of n)
 
-    row, low, high = targets
-    usable = np.unique(row)
-    usable = usable[[_last_attempt(int(r) * k // 2) <= _MOST_ATTEMPTS for r in usable]]
-    chance = np.cumsum([chance_to_meet(low[row == r], high[row == r]).sum() for r in usable])
     best = (2.0, 0, 0)
-    for size in range(min(_FEWEST_ROWS, len(usable)), len(usable) + 1):
+    for size in range(min(_FEWEST_ROWS, len(chance)), len(chance) + 1):
         for needed in range(1, size + 1):
             if 1 - bdtr(needed - 1, size, min(chance[size - 1] / size, 0.99)) <= _MOST_SURVIVORS:
                 best = min(best, (float(bdtr(needed - 1, size, kept)), size, needed))
                 break
         if best[0] <= _MOST_OVERLOOKED:
             break
-    overlooked, size, needed = best
-    if size == 0:
-        return None
-    own = np.isin(row, usable[:size])
-    tables = _tables(row[own] * k // 2, low[own], high[own])
-    return ScanPlan(usable[:size], needed, overlooked, tables)
+    return best
 
 
 def _tables(before: Int64, low: Float64, high: Float64) -> Tables:
-    """See :class:`ScanPlan`; `before` is how many points in the disc come before a target's row."""
+    """See :class:`SeedTest`; `before` is how many points in the disc come before a target's row."""
     last = np.array([_last_attempt(int(c)) for c in before])
     possible = [np.flatnonzero((before <= a) & (a < last)) for a in range(int(last.max()))]
     shape = len(possible), -(-max(len(p) for p in possible) // _TOGETHER) * _TOGETHER
@@ -181,22 +157,6 @@ def _tables(before: Int64, low: Float64, high: Float64) -> Tables:
         least[a, : len(chosen)] = low[chosen] - _RATIO_ROUNDING
         greatest[a, : len(chosen)] = high[chosen] + _RATIO_ROUNDING
     return place, least, greatest, np.array([len(p) for p in possible])
-
-
-@intrinsic
-def wide_vectors(_: Any) -> Any:
-    """Allow 512-bit vectors in the function that calls this.
-
-    LLVM 20 still keeps to 256 bits on Intel's processors with AVX-512; a scan then takes 1.2 times as long. It knows
-    this attribute of a function; llvmlite does not list it, hence ``set.add``.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if isinstance(builder.function.attributes, set):
-            set.add(builder.function.attributes, '"prefer-vector-width"="512"')
-        return context.get_dummy_value()
-
-    return numba.types.none(), generate
 
 
 _compiled: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
@@ -225,7 +185,6 @@ def _signed_word(first: Any, second: Any, middle: Any) -> Any:
 @numba.njit(**_compiled)
 def _four_steps(word: UInt32, j: int, out: UInt32) -> None:
     """x(j) .. x(j+3) from x(j-1)."""
-    wide_vectors()
     a, b, c, d = out[0], out[1], out[2], out[3]
     for i in range(LANES):
         v = _step(word[i], j)
@@ -244,7 +203,6 @@ def _point(a: int, words: UInt32, state: UInt32, accepted: Int32, points: Float3
     Reads x(4a+396) and how many points were in the disc from one row of `state` and `accepted`, and writes x(4a+400)
     and the new count to the other.
     """
-    wide_vectors()
     w0, w1, w2, w3 = words[4 * a], words[4 * a + 1], words[4 * a + 2], words[4 * a + 3]
     word, next_word = state[a % 2], state[1 - a % 2]
     count, next_count = accepted[a % 2], accepted[1 - a % 2]
@@ -269,7 +227,6 @@ def _compare(
     count: Int32, points: Float32, place: Int32, low: Float32, high: Float32, hits: Int32, out: Int32
 ) -> None:
     """Add to `hits` how many of three targets the points meet."""
-    wide_vectors()
     small, large = points[0], points[1]
     place0, place1, place2 = place[0], place[1], place[2]
     low0, low1, low2 = low[0], low[1], low[2]
@@ -322,9 +279,18 @@ def _survivors(start: int, groups: int, tables: Tables, needed: int, found: UInt
 
 @dataclass(frozen=True)
 class SeedTest:
-    """The tests of one release: a plan of ratios, and the labels of the first rows."""
+    """What is compared for each seed.
 
-    plan: ScanPlan
+    Of the ratios of `rows` of the labels, as many as `needed` must agree; the right seed, which may redraw rows, fails
+    with probability `overlooked`. The `tables` hold per attempt at a point the targets that the point may be
+    (attempts, t): how many points in the disc come before it, least and greatest ratio; and how many targets there are
+    (attempts,). Survivors must reproduce the first rows of `label`.
+    """
+
+    rows: Int64
+    needed: int
+    overlooked: float
+    tables: Tables
     label: Float64
     tolerance: float
     info: ReleaseInfo
@@ -333,16 +299,23 @@ class SeedTest:
     def of(cls, release: Release, tolerance: float) -> SeedTest | None:
         """None if no row of the labels shows a ratio of two coefficients."""
         info, label = release.info, np.asarray(release.shown[: release.info.n_private], np.float64)
-        places = info.private_per_row
-        kept = float(_drawn(np.random.RandomState(0).standard_normal((20_000, info.k)), info)[1].mean())
-        targets = ratio_targets(label, info.k, places, tolerance)
-        plan = plan_scan(targets, info.k, kept * (1.0 if places == 2 else _SHOWN_ALONE))
-        return None if plan is None else cls(plan, label[:_CHECKED_ROWS], tolerance, info)
+        places, k = info.private_per_row, info.k
+        row, low, high = ratio_targets(label, k, places, tolerance)
+        usable = np.unique(row)
+        usable = usable[[_last_attempt(int(r) * k // 2) <= _MOST_ATTEMPTS for r in usable]]
+        chance = np.cumsum([chance_to_meet(low[row == r], high[row == r]).sum() for r in usable])
+        kept = float(_drawn(np.random.RandomState(0).standard_normal((20_000, k)), info)[1].mean())
+        overlooked, size, needed = _choose_rows(chance, kept * (1.0 if places == 2 else _SHOWN_ALONE))
+        if size == 0:
+            return None
+        own = np.isin(row, usable[:size])
+        tables = _tables(row[own] * k // 2, low[own], high[own])
+        return cls(usable[:size], needed, overlooked, tables, label[:_CHECKED_ROWS], tolerance, info)
 
     def survivors(self, start: int, stop: int) -> Int64:
         """Seeds start .. stop-1 of which enough ratios agree."""
         out, groups = np.empty(stop - start + LANES, np.uint32), -(-(stop - start) // LANES)
-        found = _survivors(start, groups, self.plan.tables, self.plan.needed, out)
+        found = _survivors(start, groups, self.tables, self.needed, out)
         seeds = out[:found].astype(np.int64)
         # The last group may go past the end of the range, and past 2^32.
         return seeds[(seeds >= start) & (seeds < stop)]
@@ -361,12 +334,8 @@ class SeedTest:
 
 def _drawn(normals: Float64, info: ReleaseInfo) -> tuple[Float64, npt.NDArray[np.bool_]]:
     """Coefficients from normal numbers, and which rows meet the constraints."""
-    size = np.abs(normals)
-    coefficient = size / size.sum(axis=-1, keepdims=True)
-    kept = coefficient.max(axis=-1) <= info.max_coefficient
-    if info.scheme == "cross":
-        kept &= coefficient[..., : info.private_per_row].sum(axis=-1) >= info.min_private_sum
-    return coefficient, kept
+    coefficient, least = normalised(normals), info.min_private_sum if info.scheme == "cross" else 0.0
+    return coefficient, meets_constraints(coefficient, info.max_coefficient, least, info.private_per_row)
 
 
 def scan(
@@ -429,9 +398,9 @@ def find_seed(
     )
     return seed, {
         "label_decimals": "exact" if decimals is None else decimals,
-        "rows_compared": test.plan.rows.tolist(),
-        "ratios_needed": test.plan.needed,
-        "chance_to_overlook": round(test.plan.overlooked, 6),
+        "rows_compared": test.rows.tolist(),
+        "ratios_needed": test.needed,
+        "chance_to_overlook": round(test.overlooked, 6),
         "scanned": [seed_start, stop],
         "funnel": {
             "seeds": stop - seed_start,
