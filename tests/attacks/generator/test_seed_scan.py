@@ -5,8 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from instahide_nb.attacks.generator import seed_scan
 from instahide_nb.attacks.generator.seed_scan import (
@@ -22,28 +20,6 @@ from instahide_nb.challenge.release import Release, ReleaseInfo
 from instahide_nb.core.errors import InputError
 from instahide_nb.scheme.encryption import class_coefficients, draw_coefficients, integer_weights
 from instahide_nb.scheme.streams import open_stream
-
-
-@given(st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
-def test_a_polar_attempt_takes_four_words_and_gives_the_second_coordinate_first(seed):
-    """Which words make which coordinate, in what order the two numbers come, and what RandomState starts from."""
-    generator = np.random.RandomState(seed)
-    state = [seed]
-    for i in range(1, 624):
-        state.append((1812433253 * (state[-1] ^ (state[-1] >> 30)) + i) % 2**32)
-    assert generator.get_state()[1].tolist() == state
-    word = generator.randint(0, 2**32, size=400, dtype=np.uint32).astype(np.float64)
-    made: list[float] = []
-    for attempt in range(100):
-        w0, w1, w2, w3 = word[4 * attempt : 4 * attempt + 4]
-        x1 = 2 * ((w0 // 32) * 2**26 + w1 // 64) / 2**53 - 1
-        x2 = 2 * ((w2 // 32) * 2**26 + w3 // 64) / 2**53 - 1
-        r2 = x1 * x1 + x2 * x2
-        if r2 < 1:
-            f = math.sqrt(-2 * math.log(r2) / r2)
-            made += [f * x2, f * x1]
-    np.testing.assert_allclose(made[:10], np.random.RandomState(seed).normal(size=10), rtol=1e-12)
 
 
 def labelled(

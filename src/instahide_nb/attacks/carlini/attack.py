@@ -117,7 +117,7 @@ def attack(
     Raises
     ------
     InputError
-        When the release is of another scheme, its labels cannot be used, or the public images do not fit it.
+        When the labels cannot be used, or the public images do not fit the release.
     """
     _check(release, public)
     method = "carlini-v1" if cleaning else "carlini-v2"
@@ -179,7 +179,7 @@ def _check(release: Release, public: UInt8) -> None:
 
 @dataclass(frozen=True)
 class _Reconstruction:
-    """The groups in each encryption of a release, and the images after stage 5."""
+    """Groups of the encryptions of a release, and the images after stage 5."""
 
     size: Float32  # (n, d): absolute values of the encryptions
     slots: Slots
@@ -202,9 +202,9 @@ def _reconstruct(
     """Stages 1 to 5."""
     shape = release.encryption.shape[1:]
     with watch.stage("similarity"):
+        slots = read_slots(with_coefficients(release).shown, release.info.n_private)
         # Three digits are enough, and hide the last bits of a similarity that is not exact.
         similar = similarity(release, public).astype(np.float16).astype(np.float32)
-        slots = read_slots(with_coefficients(release).shown, release.info.n_private)
     with watch.stage("groups"):
         groups, image_class = dense_groups(similar, slots.known, published=published)
     with watch.stage("second similarity"):

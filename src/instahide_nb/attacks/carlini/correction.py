@@ -32,7 +32,7 @@ from instahide_nb.scheme.streams import Mt19937Stream
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 Correction = Callable[[Float32], Float32]
-"""Turns images, float32 (images, h, w, channels), into better ones."""
+"""Turns images, float32 (images, h, w, channels), into better ones in [-1, 1]."""
 
 _BATCH = 256
 _RADIUS = 3  # windows of 7x7 pixels
@@ -41,24 +41,9 @@ _RADIUS = 3  # windows of 7x7 pixels
 def simulate(release: Release, public: npt.NDArray[np.uint8]) -> tuple[Release, Float32, Int64]:
     """Encrypt public images as the release was encrypted: as many, in classes of the same sizes, with the same k.
 
-    Parameters
-    ----------
-    release : Release
-    public : uint8 (m, h, w, 3)
-        At least twice as many as there are private images.
-
-    Returns
-    -------
-    release : Release
-    private : float32 (N, h, w, 3)
-        Its private images, in [-1, 1].
-    pair : int64 (n, 2)
-        The private image in each slot of each encryption (the larger coefficient first).
-
-    Raises
-    ------
-    InputError
-        When there are too few public images.
+    Returns the release, its private images (N, h, w, 3) float32 in [-1, 1], and the private image in each slot of each
+    encryption (n, 2), the larger coefficient first. InputError where there are fewer than two public images per private
+    one.
     """
     info, n_images = release.info, release.info.n_private
     if len(public) < 2 * n_images:
@@ -90,17 +75,8 @@ def simulate(release: Release, public: npt.NDArray[np.uint8]) -> tuple[Release, 
 def match_groups(found: Int64, truth: Int64, slots: Slots, n_groups: int) -> tuple[Int64, Int64]:
     """Match the groups found in a simulation to its private images, so that most slots agree.
 
-    Parameters
-    ----------
-    found, truth : int64 (n, 2)
-        Group (-1 where unknown) and private image in each slot.
-    slots : Slots
-    n_groups : int
-
-    Returns
-    -------
-    group, image : int64 (matched,)
-        Only groups most of whose slots hold the image.
+    `found` (n, 2) holds the group in each slot, -1 where unknown, `truth` (n, 2) the private image. Returns the numbers
+    of those groups most of whose slots hold one image, and of these images.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -113,28 +89,14 @@ def match_groups(found: Int64, truth: Int64, slots: Slots, n_groups: int) -> tup
 
 
 def learn_colour_curve(image: Float32, truth: Float32) -> Correction:
-    """Learn one function of a pixel's channels for all pixels.
-
-    Parameters
-    ----------
-    image, truth : float32 (images, h, w, channels)
-        Reconstructions, and the images they should be.
-
-    Returns
-    -------
-    Correction
-        Its images are clipped to [-1, 1].
-    """
+    """Learn one function of a pixel's channels from images (images, h, w, channels) and what they should be."""
     channels = image.shape[3]
     network = _train(image.reshape(-1, channels), truth.reshape(-1, channels), units=10, epochs=30, rate=0.01)
     return lambda other: np.clip(_apply(network, other.reshape(-1, channels)), -1, 1).reshape(other.shape)
 
 
 def learn_cleaning(image: Float32, truth: Float32) -> Correction:
-    """Learn the error of a pixel from the window around it, on the images and their mirror images.
-
-    Parameters and result as for `learn_colour_curve`; `image` has had its colours corrected.
-    """
+    """Learn the error of a pixel from the window around it, on images of right colours and their mirror images."""
     image, truth = (np.concatenate([part, part[:, :, ::-1]]) for part in (image, truth))
     error = (truth - image).reshape(-1, image.shape[3])
     network = _train(_windows(image), error, units=64, epochs=12, rate=0.003)
@@ -187,7 +149,7 @@ def _apply(network: Network, x: Float32) -> Float32:
 
 
 def _with_one(x: Float32) -> Float32:
-    """The samples with a first input that is always 1; its weights are the biases."""
+    """A first input that is always 1; its weights are the biases."""
     return np.pad(x, ((0, 0), (1, 0)), constant_values=1)
 
 

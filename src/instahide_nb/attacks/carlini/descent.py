@@ -103,10 +103,7 @@ def free_sign_descent(
         The two images of each encryption; -1 for an unknown one, which counts as zero.
     coefficient : float32 (n, 2)
     start : float32 (images, d)
-        Where the descent starts; zero, as published, takes all signs as negative.
-    iterations : int
-    push : float
-        Weight of the push away from zero.
+        Zero, as published, takes all signs as negative.
 
     Returns
     -------

@@ -99,19 +99,8 @@ def select_groups(member: Int64, n: int, count: int) -> Int64:
 def dense_groups(similarity: Float32, known: Known, *, published: bool = False) -> tuple[list[Int64], Int64]:
     """Find one dense group of encryptions for each private image.
 
-    Parameters
-    ----------
-    similarity : float32 (n, n)
-    known : Known
-    published : bool
-        Grow groups among all encryptions, as published.
-
-    Returns
-    -------
-    groups : list of int64 (members,)
-        Encryptions that define each group.
-    image_class : int64 (groups,)
-        Class (column of the labels) of the group's image.
+    Returns the encryptions of each group, and the class (column of the labels) of each group's image, int64 (groups,).
+    If `published`, groups grow among all encryptions, whatever their labels.
     """
     n = len(similarity)
     if published:
@@ -127,23 +116,11 @@ def dense_groups(similarity: Float32, known: Known, *, published: bool = False) 
 def second_similarity(
     similarity: Float32, groups: list[Int64], candidate: npt.NDArray[np.bool_] | None = None
 ) -> Float32:
-    """Similarity of each encryption to each group.
+    """Similarity of each encryption to each group, float32 (n, groups).
 
-    The 21 encryptions nearest to the members stand for the group. Three of them are drawn ten times, and the
-    similarities to all that were drawn are averaged. (The published code shows the three together to a second
-    trained network.)
-
-    Parameters
-    ----------
-    similarity : float32 (n, n)
-    groups : list of int64 (members,)
-    candidate : bool (n, groups), optional
-        Encryptions that may stand for each group; all when left out.
-
-    Returns
-    -------
-    float32 (n, groups)
-        The similarity of an encryption to itself does not count.
+    The 21 encryptions nearest to the members stand for the group; `candidate` (n, groups) says which may, by default
+    all. Three of them are drawn ten times, and the similarities to all that were drawn are averaged, without that of an
+    encryption to itself. (The published code shows the three together to a second trained network.)
     """
     generator = np.random.default_rng(1)
     n = len(similarity)

@@ -5,7 +5,8 @@ knows the generator draws all pairs, coefficients and masks again; images follow
 
 `prng-seed` tests all 2^32 seeds against the coefficients that labels show. `prng-state` solves for the state of the
 mask generator from mask bits that are certain, which works without a seed too; where there was a seed, rewinding the
-state finds it. Bits come from sums of neighbouring mask bits first, from the signs that `unmask` infers second.
+state finds it. Bits come from sums of neighbouring mask bits first, from the signs that `unmask` infers second. Where
+pairs or coefficients are not known, those of `unmask` serve.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from instahide_nb.attacks.generator import seed_scan, state
 from instahide_nb.attacks.generator.images import recover_images
 from instahide_nb.attacks.generator.replay import Replay, find_replay, makes_labels
 from instahide_nb.attacks.result import AttackResult, on_the_grid
+from instahide_nb.attacks.unmask.attack import UnmaskResult, solve
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import Stopwatch
@@ -51,24 +53,25 @@ class _Attempt:
             return f"{n} encryptions are not {info.encryptions_per_image} epochs of {info.n_private}"
         return None
 
+    def unmask(self) -> UnmaskResult:
+        with self.watch.stage("unmask"):
+            return solve(self.release, self.public)
+
     def not_found(self, reason: str) -> AttackResult:
         release, seconds = self.release, self.watch.seconds
         return AttackResult.not_found(
             self.method, self.complexity, reason, release=release, seconds=seconds, details=self.details
         )
 
-    def found(self, replay: Replay, pair: npt.NDArray[np.int64] | None = None) -> AttackResult:
-        """Solve for the images; with private images from elsewhere where permutations are not the replayed ones."""
-        release, shape = self.release, self.release.encryption.shape
-        if replay.weight is None and release.info.labels != "coefficients":
-            return self.not_found(
-                "masks and pairs are known, but no coefficients: neither a seed nor labels show them"
-            )
-        if pair is not None:
-            replay = replay.with_pairs(pair)
+    def found(self, replay: Replay, pairs_fit: bool, solved: UnmaskResult | None = None) -> AttackResult:
+        """Solve for the images; with pairs and coefficients of `unmask` where those drawn are not known."""
+        release, shape, coefficient = self.release, self.release.encryption.shape, None
+        if not pairs_fit or (replay.weight is None and release.info.labels != "coefficients"):
+            solved = solved or self.unmask()
+            replay, coefficient = replay.with_pairs(solved.assignment), solved.coefficient
             self.details["pairs_from"] = "unmask"
         with self.watch.stage("images"):
-            images = recover_images(release, replay, self.public)
+            images = recover_images(release, replay, self.public, coefficient)
         self.details |= {
             "images_from": images.how,
             "images_proved": int(images.proved.sum()),
@@ -118,15 +121,7 @@ def prng_seed(
     run.details |= told
     if replay is None:
         return run.not_found("the seed makes the labels, but no masks of its mask generator fit")
-    if pairs_fit:
-        return run.found(replay)
-    if release.info.scheme != "cross":
-        return run.not_found("the seed makes labels and masks, but its permutations are not the encryptions'")
-    from instahide_nb.attacks.unmask.attack import solve
-
-    with run.watch.stage("unmask"):
-        pair = solve(release, public).assignment
-    return run.found(replay, pair)
+    return run.found(replay, pairs_fit)
 
 
 def prng_state(release: Release, public: Images8) -> AttackResult:
@@ -135,19 +130,15 @@ def prng_state(release: Release, public: Images8) -> AttackResult:
     The attacker's `public` images (m, h, w, 3) serve `unmask` and where coefficients are not known. Where no state is
     found, the result says why (:meth:`AttackResult.not_found`).
     """
-    from instahide_nb.attacks.unmask.attack import solve
-
-    run = _Attempt("prng-state", "O(E + 19937^3)", release, public)
-    cross, solved = release.info.scheme == "cross", None
+    run, solved = _Attempt("prng-state", "O(E + 19937^3)", release, public), None
     if (reason := run.impossible()) is not None:
         return run.not_found(reason)
     with run.watch.stage("ranking"):
         confidence = state.neighbour_confidence(release.encryption)
     with run.watch.stage("state"):
         found = state.state_from_neighbours(release, confidence)
-    if found is None and cross:
-        with run.watch.stage("unmask"):
-            solved = solve(release, public)
+    if found is None:
+        solved = run.unmask()
         with run.watch.stage("ranking"):
             confidence = state.sign_confidence(solved.signed, solved.predicted, solved.variance)
         with run.watch.stage("state"):
@@ -178,14 +169,7 @@ def prng_state(release: Release, public: Images8) -> AttackResult:
     wrong = removed[:, :, :-1] != removed[:, :, 1:] if solved is None else removed != (solved.signed > 0)
     run.details["sign_errors"] = state.error_curve(wrong, confidence)
     del confidence  # as large as the encryptions
-    if pairs_fit:
-        return run.found(replay)
-    if not cross:
-        return run.not_found("the state makes the masks, but its permutations are not the encryptions'")
-    if solved is None:
-        with run.watch.stage("unmask"):
-            solved = solve(release, public)
-    return run.found(replay, solved.assignment)
+    return run.found(replay, pairs_fit, solved)
 
 
 def _tolerance(release: Release) -> float:

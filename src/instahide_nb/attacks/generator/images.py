@@ -88,8 +88,10 @@ def without_mask(encryption: npt.NDArray[np.float32], positive: Truth) -> Float6
     return np.negative(rows, out=rows, where=~positive)
 
 
-def recover_images(release: Release, replay: Replay, public: Images8) -> RecoveredImages:
-    """Private images from everything that was drawn.
+def recover_images(
+    release: Release, replay: Replay, public: Images8, coefficient: npt.NDArray[np.floating] | None = None
+) -> RecoveredImages:
+    """Private images from everything that was drawn, or from estimated private coefficients (n, p).
 
     The mean of the attacker's `public` images (m, h, w, 3) serves where public parts are not known. If they turn out to
     be the challenge's own, the images are exact without coefficients too.
@@ -108,6 +110,9 @@ def recover_images(release: Release, replay: Replay, public: Images8) -> Recover
         if size + len(used) <= MOST_UNKNOWNS:
             return _from_all_coefficients(release, rows, index, replay.weight, used, mean)
         own = Mixtures(index[:, :places], replay.weight[:, :places] / WEIGHT_ONE, size)
+        return _from_coefficients(release, rows, own, np.ones(len(rows), np.bool_), mean)
+    if coefficient is not None:
+        own = Mixtures(index[:, :places], coefficient.astype(np.float64), size)
         return _from_coefficients(release, rows, own, np.ones(len(rows), np.bool_), mean)
     first, alone = _from_labels(release, rows, index[:, :places], mean)
     own_public = known[:0] if places == info.k else known

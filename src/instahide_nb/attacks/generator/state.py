@@ -209,7 +209,7 @@ def neighbours(confidence: Float32, count: int) -> tuple[Int64, Int64]:
 
 def _search(release: Release, ranked: Int64, bits: Bits, *, differences: bool = False) -> FoundState | None:
     for epoch, words, ranks, attempts, found_in in _hypotheses(release, ranked):
-        if differences and attempts.start > 0 and release.info.scheme == "cross":
+        if differences and attempts.start > 0:
             break  # the signs of `unmask` are more promising than further pairs
         state = find_state(words, bits[ranks], attempts=attempts, differences=differences)
         if state is not None:
