@@ -144,13 +144,9 @@ def replay_epochs(release: Release, window: Window, starts: Int64, seed: int | N
     positive = np.empty(shape, np.bool_)
     skip = np.diff(starts - layout.starts(), prepend=0)
     drawn = _draw(info, window, seed or 0, n_public, skip, layout.size)
-    for e, (images, weights, bit) in enumerate(
-        progress(drawn, total=len(starts), desc="replaying", unit="epoch")
-    ):
+    for e, epoch in enumerate(progress(drawn, total=len(starts), desc="replaying", unit="epoch")):
         rows = slice(e * layout.rows, (e + 1) * layout.rows)
-        index[rows], weight[rows] = images, weights
-        planes = bit.reshape(layout.rows, 3, -1)
-        positive[rows] = planes.transpose(0, 2, 1).reshape(layout.rows, -1)
+        index[rows], weight[rows], positive[rows] = epoch
     return Replay(index, None if seed is None else weight, positive)
 
 
