@@ -39,8 +39,8 @@ class Challenge:
 def build_challenge(params: GenDataParams) -> Challenge:
     """Make a challenge; an InputError if a source cannot serve the parameters.
 
-    Which images of a larger private source are taken is drawn from a generator of its own, so that the stream of the
-    encryption is the published one: PCG64 from the seed or key, or from the operating system where those are drawn.
+    The stream of the encryption is the published one, so private images are chosen with a generator of their own:
+    PCG64 from the seed or key, or from the operating system where those are drawn.
     """
     p = params
     seed = int(p.key, 16) if p.key else p.seed if p.rng == "mt19937" and isinstance(p.seed, int) else None

@@ -64,9 +64,8 @@ def load_secret(folder: Path | str) -> Secret:
         mask=load("mask", np.uint8, rows, -(-private[0].size // 8)),
         info=info,
     )
-    for name, count in (
-        ("pair", len(private)), ("private_label", len(info["class_names"])), ("public_index", len(secret.public))
-    ):  # fmt: skip
+    counts = {"pair": private, "private_label": info["class_names"], "public_index": secret.public}
+    for name, count in ((name, len(of)) for name, of in counts.items()):
         index = getattr(secret, name)
         if index.size and (index.min() < 0 or index.max() >= count):
             raise InputError(
@@ -94,11 +93,7 @@ def _read_secret_json(path: Path) -> tuple[dict[str, Any], GenDataParams]:
 
 
 def check_halves(release: Release, secret: Secret) -> None:
-    """Raise an InputError unless a release and a secret are the two halves of one challenge.
-
-    Sizes must agree, and the images and coefficients of some rows must make the absolute values of their encryptions,
-    which may have been rounded.
-    """
+    """Raise an InputError unless sizes agree and the secret makes |x| of some rows of the release, up to rounding."""
     n, image = len(release.encryption), release.encryption.shape[1:]
     rows, shape = len(secret.pair), secret.private.shape[1:]
     if (rows, shape) != (n, image):

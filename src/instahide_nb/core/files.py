@@ -93,15 +93,8 @@ def load_array(
 ) -> npt.NDArray[Any]:
     """Load a `.npy` file of plain numbers or text, in C order and native byte order.
 
-    Parameters
-    ----------
-    dtype, shape : optional
-        What the array must have, byte order aside; None in `shape` stands for any length.
-
-    Raises
-    ------
-    InputError
-        When the file is missing, empty, truncated, pickled, or of another dtype or shape.
+    `dtype` and `shape` are what the array must have, byte order aside; None in `shape` stands for any length. An
+    InputError says that the file is missing, empty, truncated, pickled, or of another dtype or shape.
     """
     with one_line(path), open(path, "rb") as stream:
         array = _read_npy(path, stream)

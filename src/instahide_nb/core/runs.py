@@ -38,10 +38,7 @@ _PATIENCE = 60.0  # seconds that the kernel of a killed run is given to end
 
 @contextmanager
 def locked(run: Path, name: str = ".lock", *, wait: bool = False) -> Iterator[int]:
-    """Hold a folder; a second run in it waits if `wait`, else stops with InputError.
-
-    Yields the lock's file descriptor; a process that inherits it holds the lock too.
-    """
+    """Hold a folder, and yield the lock's file descriptor; a second run waits if `wait`, else stops with InputError."""
     with one_line(run / name, "written", "choose --out"):
         handle = open(run / name, "a+")  # noqa: SIM115 - closed below
     end = time.monotonic() + _PATIENCE
@@ -75,7 +72,7 @@ def remove_leftovers(run: Path) -> list[str]:
 logger = logging.getLogger("instahide_nb.run")
 logger.setLevel(
     logging.DEBUG
-)  # what ``-v`` shows; INFO for stages, WARNING for what notebooks write to stderr
+)  # INFO: stages; WARNING: what notebooks write to stderr; DEBUG: the rest of ``-v``
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -1,14 +1,13 @@
 """Random square crops of photographs, filtered by their number of SIFT key points.
 
 Crop a is drawn from block a of a counter-based generator (Philox-4x64-10, Salmon et al. 2011), keyed by the draw and
-a hash of the photographs' names. It does not depend on how many crops are wanted, on the number of threads, or on
-which crops were kept before. The four words of a block give photograph, side, x and y.
+a hash of the photographs' names, whatever else is drawn. The four words of a block give photograph, side, x and y.
 
 SIFT counts differ by up to three between processors, in 1 to 3 % of crops, and one crop on the other side of the cut
 shifts all later patches. So counts are kept: those of the embedded photographs in this package (folder ``counted``,
-made by ``tests/data/make_counted.py``), others in the cache. ``KEY-HASH.npy`` holds the counts of crops 0, 1, ... in
-the order drawn, rejected ones too. KEY stands for the photographs and the draw, HASH for the counts. One file serves
-any number of patches and any cut.
+made by ``tests/data/make_counted.py``), others in the cache. ``KEY-HASH.npy`` holds the counts of crops 0, 1, ...,
+rejected ones too, for any number of patches and any cut. KEY stands for the photographs and the draw, HASH for the
+counts.
 """
 
 from __future__ import annotations
@@ -140,12 +139,7 @@ def for_each_photograph(work: Callable[[int, _Ints], None], photo: _Ints) -> Non
 
 
 def kept_crops(
-    photographs: Sequence[Photograph],
-    n: int,
-    min_keypoints: int,
-    smallest: int,
-    draw: int,
-    source: str,
+    photographs: Sequence[Photograph], n: int, min_keypoints: int, smallest: int, draw: int, source: str
 ) -> CropTable:
     """Draw crops until `n` have more than `min_keypoints` key points.
 
@@ -189,7 +183,7 @@ def _crops_needed(counts: _Ints, n: int, min_keypoints: int, source: str) -> int
 
 
 def _key(photographs: Sequence[Photograph], draw: int = 0, smallest: int = SMALLEST) -> str:
-    """A hash of the photographs (files, rectangles, names), the draw, the sides and the stream's version."""
+    """A hash of all that the counts depend on."""
     files = {path: sha256_file(path) for path in dict.fromkeys(photo.path for photo in photographs)}
     lines = [f"{files[p.path]} {p.corner} {p.width} {p.height} {p.name}\n" for p in photographs]
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()

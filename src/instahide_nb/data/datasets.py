@@ -2,8 +2,7 @@
 
 CIFAR-10 (Krizhevsky 2009) comes as pickles, which can run any program when Python loads them. They are read with an
 unpickler that admits arrays of bytes and plain values only. Imagenette (Howard 2019) is ten classes of ImageNet
-photographs. ``pooch`` fetches archives; its `Untar` is not used, since before Python 3.12 it follows links and paths
-that lead out of the folder, and it takes a folder that was half unpacked for a whole one.
+photographs. ``pooch`` fetches archives, but its `Untar` may write outside the folder before Python 3.12.
 """
 
 from __future__ import annotations

@@ -6,8 +6,7 @@ is fetched once and kept in the cache. For a folder whose name is one of these w
 images may also come from ``embedded:attacker``, other regions of the same photographs.
 
 Private images are drawn evenly from the classes. Public images (patches) are random square crops of photographs with
-many SIFT key points, reduced by area: the challenge filtered ImageNet in this way, so that mixtures are busy (Huang
-et al. 2020, section 5.1; key points are counted before the crop is reduced).
+many SIFT key points, reduced by area, as the challenge filtered ImageNet (Huang et al. 2020, section 5.1).
 """
 
 from __future__ import annotations
@@ -129,15 +128,15 @@ def _private_pool(source: str) -> tuple[_Read, npt.NDArray[np.int64], tuple[str,
     kind, path = parse_source(source, "private_source")
     if source == _ATTACKER:
         raise InputError(f"private_source {source!r}: holds public images only; write embedded")
+    whole = None
     if kind == "embedded":
-        images, labels, class_names = embedded.private_crops()
-        return images.__getitem__, labels, class_names
-    if kind == "cifar10":
-        images, labels, class_names = read_cifar10(data_set_folder(kind, path))
-        return images.__getitem__, labels, class_names
-    if kind == "npz" and path is not None:
-        images, labels, class_names = read_npz(path, labelled=True)
-        return images.__getitem__, labels, class_names
+        whole = embedded.private_crops()
+    elif kind == "cifar10":
+        whole = read_cifar10(data_set_folder(kind, path))
+    elif kind == "npz" and path is not None:
+        whole = read_npz(path, labelled=True)
+    if whole is not None:
+        return whole[0].__getitem__, *whole[1:]
     folder = data_set_folder(kind, path) / "val" if kind == "imagenette" or path is None else path
     files = _images_in(folder, f"private_source {source!r}")
     parts = [file.relative_to(folder).parts for file in files]
@@ -204,22 +203,10 @@ def public_patches(
 ) -> npt.NDArray[np.uint8]:
     """Make `n` public patches, uint8 (n, h, w, 3); the same arguments and photographs give the same bits.
 
-    Parameters
-    ----------
-    source : str
-        Photographs, or an ``.npz`` with ready patches, of which the first `n` are taken.
-    n : int
-    min_keypoints : int
-        A crop is kept if SIFT finds more key points than this in it.
-    size : (int, int)
-        Height and width of a patch in pixels; crops have at least this size and at least 64 px.
-    draw : int
-        0 .. 2^64-1: other draws are other crops of the same photographs.
-
-    Raises
-    ------
-    InputError
-        When the source is unknown, damaged or too small, or too few of its crops pass.
+    Of an ``.npz`` with ready patches the first `n` are taken. A crop of photographs is kept if SIFT finds more than
+    `min_keypoints` in it; `size` is the height and width of a patch, and a crop has at least this size and 64 px;
+    another `draw`, 0 .. 2^64-1, gives other crops. An InputError says that the source is unknown, damaged or too
+    small, or that too few of its crops pass.
 
     Examples
     --------

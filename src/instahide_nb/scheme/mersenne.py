@@ -112,9 +112,8 @@ def _steps_back(window: Any, count: Any) -> Any:
 
 def step_back(window: Words, count: int) -> Words:
     """The window `count` words earlier."""
-    ring = np.ascontiguousarray(window, np.uint32).copy()
-    head = int(_steps_back(ring, count))
-    return np.roll(ring, -head)
+    ring = np.array(window, np.uint32)
+    return np.roll(ring, -_steps_back(ring, count))
 
 
 @nb.njit(cache=True)
@@ -131,12 +130,7 @@ def _seek_seeding(window: Any, head: Any, limit: Any) -> tuple[Any, Any]:
 
 
 def rewind(window: Words, limit: int = 0) -> tuple[int, int] | None:
-    """Step a generator back up to `limit` words, to where a seed started it.
-
-    Returns
-    -------
-    (seed, words) or None
-        The seed, and how many words had been drawn since.
+    """The seed that started a generator, and how many words were drawn since; None if these are more than `limit`.
 
     Examples
     --------
@@ -145,7 +139,7 @@ def rewind(window: Words, limit: int = 0) -> tuple[int, int] | None:
     >>> rewind(state.get_state()[1], limit=10_000)
     (7, 624)
     """
-    ring = np.ascontiguousarray(window, np.uint32).copy()
+    ring = np.array(window, np.uint32)
     passed, head = 0, 0
     while passed <= limit:
         back, head = _seek_seeding(ring, head, limit - passed)
@@ -206,22 +200,11 @@ def _equations(functional: Any, head: Any, at: Any, positions: Any, stop: Any, o
 def low_bit_equations(
     positions: npt.NDArray[np.int64], *, differences: bool = False
 ) -> npt.NDArray[np.uint64]:
-    """For each position, which bits of the window add up to the lowest bit of that output.
+    """For each position, which bits of the window add up to the lowest bit of that output; (m, 312) uint64.
 
-    The functional of output j + 1 is that of output j pulled back by one step of the recurrence, which changes three of
-    624 words in a ring: 15 million outputs take a fraction of a second.
-
-    Parameters
-    ----------
-    positions : (m,) int64 array
-        Which outputs, ascending.
-    differences : bool
-        The sum of the lowest bits of that output and the next.
-
-    Returns
-    -------
-    (m, 312) uint64 array
-        Bit b of x(j) is bit 32*(j % 2) + b of column j // 2.
+    Positions (m,) ascend. Bit b of x(j) is bit 32*(j % 2) + b of column j // 2. With `differences` the sum is that of
+    the lowest bits of the output and the next. The functional of output j + 1 is that of output j pulled back by one
+    step of the recurrence, which changes three of 624 words in a ring.
 
     Examples
     --------
