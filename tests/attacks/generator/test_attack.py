@@ -235,6 +235,15 @@ def test_entropy_is_exact_with_the_own_public_images_and_close_with_others(unmas
     assert np.corrcoef(result.recovered.ravel(), pixel_values(made.private).ravel())[0, 1] > 0.95
 
 
+def test_without_seed_and_labels_pairs_and_coefficients_are_those_of_unmask(unmask_sees):
+    made = make(stream=stream_of_entropy(), epochs=30, labels="none")
+    solved = unmask_sees(made)
+    result = prng_state(made.release, OTHER_PUBLIC)
+    assert_found(result, made, exact=False)
+    assert result.details["pairs_from"] == "unmask"
+    np.testing.assert_array_equal(result.assignment, solved.assignment)
+
+
 @pytest.mark.parametrize("seeded", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_another_loader_and_a_single_epoch(unmask_sees, seeded):
     """No two epochs are at the expected distance, so the state comes from one of them."""
