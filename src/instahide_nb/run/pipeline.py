@@ -61,14 +61,8 @@ class Plan:
         return {e.name: why for a, e in self.attacks if (why := why_not(a.method, self.gen_data))}
 
 
-def make_plan(
-    preset: str, methods: Sequence[str] = (), out: Path | str | None = None, overrides: Mapping[str, Any] = {}
-) -> Plan:
-    """Check a preset, a folder of ``params/``, and the changes to it.
-
-    Without `methods` the preset's own attack runs, without `out` in ``runs/PRESET``. `overrides` are parameters by
-    name, or by ``notebook.name`` where two notebooks share one.
-    """
+def preset_values(preset: str, overrides: Mapping[str, Any] = {}) -> dict[str, dict[str, Any]]:
+    """The parameters of a preset by notebook, with changes by name or by ``notebook.name``."""
     if preset not in presets():
         raise InputError(f"preset: {preset!r} is not known; choose {', '.join(presets())}")
     values = {name: read_yaml(home() / "params" / preset / f"{name}.yaml") for name in NOTEBOOKS}
@@ -82,6 +76,18 @@ def make_plan(
             raise InputError(f"-p {name}: no such parameter")
         for notebook in takers:
             values[notebook][tail] = value
+    return values
+
+
+def make_plan(
+    preset: str, methods: Sequence[str] = (), out: Path | str | None = None, overrides: Mapping[str, Any] = {}
+) -> Plan:
+    """Check a preset, a folder of ``params/``, and the changes to it.
+
+    Without `methods` the preset's own attack runs, without `out` in ``runs/PRESET``. `overrides` are parameters by
+    name, or by ``notebook.name`` where two notebooks share one.
+    """
+    values = preset_values(preset, overrides)
     run = Path(out) if out is not None else Path("runs") / preset
     data = GenDataParams(**values["gen_data"] | {"out_dir": "."})
     sources = ("private_source", "public_source")

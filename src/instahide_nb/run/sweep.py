@@ -45,8 +45,8 @@ from instahide_nb.core.threads import thread_count
 from instahide_nb.data.sources import source_kind
 from instahide_nb.evaluate.metrics import METRICS
 from instahide_nb.run.manifest import compare, read_manifest
-from instahide_nb.run.notebooks import NotebookError, home
-from instahide_nb.run.pipeline import make_plan, method_slug, presets, reproduce
+from instahide_nb.run.notebooks import NotebookError
+from instahide_nb.run.pipeline import make_plan, method_slug, preset_values, reproduce
 from instahide_nb.show import plots
 
 if TYPE_CHECKING:
@@ -111,8 +111,7 @@ def load_sweep(path: Path | str) -> Sweep:
     try:
         file = SweepFile(**content)
         figure, count = file.figure, file.repeats * math.prod(map(len, file.axes.values()))
-        if file.preset not in presets():
-            raise InputError(f"preset: {file.preset!r} is not known; choose {', '.join(presets())}")
+        preset_values(file.preset)
         if count > _MOST_RUNS:
             raise InputError(f"axes: {count} runs; at most {_MOST_RUNS} are accepted")
         for name in {figure.x, figure.lines} - {*file.axes, "method"} if figure else ():
@@ -129,33 +128,36 @@ def load_sweep(path: Path | str) -> Sweep:
 
 
 def _runs(file: SweepFile) -> Iterator[SweepRun]:
-    preset = home() / "params" / file.preset
-    base = {name: read_yaml(preset / f"{name}.yaml") for name in ("gen_data", "attack")}
-    for *values, repeat in itertools.product(*file.axes.values(), range(file.repeats)):
-        shown: dict[str, Any] = dict(zip(file.axes, values, strict=True))
-        if file.repeats > 1:
-            asked = base["gen_data"] | file.parameters | shown
-            first = asked.get("gen_data.seed", asked["seed"])
-            if not isinstance(first, int):
-                raise InputError(f"repeats: the seed is {first!r}; give a number to count from")
-            shown["seed"] = first + int(repeat)
-        label = " ".join(f"{name}={value}" for name, value in shown.items()) or file.preset
-        try:
-            yield _run(file.preset, file.parameters | shown, label, base)
-        except InputError as error:
-            raise InputError(f"run {label}: {str(error).removeprefix('-p ')}") from None
+    """The runs of a file: the product of its factors, each a list of parameters to set together."""
+    factors = [[{name: value} for value in values] for name, values in file.axes.items()]
+    for parts in itertools.product(*factors):
+        shown = {name: value for part in parts for name, value in part.items()}
+        for repeat in range(file.repeats):
+            try:
+                yield _run(file.preset, file.parameters, shown, repeat if file.repeats > 1 else None)
+            except InputError as error:
+                label = _label(shown, file.preset)
+                raise InputError(f"run {label}: {str(error).removeprefix('-p ')}") from None
 
 
-def _run(
-    preset: str, overrides: dict[str, Any], label: str, base: Mapping[str, Mapping[str, Any]]
-) -> SweepRun:
-    method = overrides.pop("attack.method", overrides.pop("method", base["attack"]["method"]))
+def _label(shown: Mapping[str, Any], preset: str) -> str:
+    return " ".join(f"{name}={value}" for name, value in shown.items()) or preset
+
+
+def _run(preset: str, fixed: Mapping[str, Any], shown: dict[str, Any], repeat: int | None) -> SweepRun:
+    overrides = {**fixed, **shown}
+    method = overrides.pop("attack.method", overrides.pop("method", None))
+    values = preset_values(preset, overrides)
+    method = values["attack"]["method"] if method is None else method
+    if repeat is not None:
+        first = values["gen_data"]["seed"]
+        if not isinstance(first, int):
+            raise InputError(f"repeats: the seed is {first!r}; give a number to count from")
+        shown, overrides = shown | {"seed": first + repeat}, overrides | {"seed": first + repeat}
     plan = make_plan(preset, [method], ".", overrides)
     if plan.gen_data.seed == "entropy":
         raise InputError("seed: entropy would draw another challenge each time; give numbers")
-    if (
-        plan.gen_data.rng == "chacha20" and not plan.gen_data.key
-    ):  # from the seed, so that runs can be repeated
+    if plan.gen_data.rng == "chacha20" and not plan.gen_data.key:  # of the seed, so that runs can be repeated
         text = f"instahide-nb sweep, seed {plan.gen_data.seed}"
         overrides["key"] = hashlib.sha256(text.encode()).hexdigest()
         plan = make_plan(preset, [method], ".", overrides)
@@ -163,17 +165,17 @@ def _run(
     written = {name: value for name, value in plan.gen_data.as_dict().items() if name != "out_dir"}
     written |= {name: attack[name] for name in ("method", "seed_start", "seed_stop")}
     written["attack.n_public"] = attack["n_public"]
-    for column in ("gen_data.private_source", "gen_data.public_source", "attack.public_source"):
-        notebook, _, name = column.partition(".")  # as written, not as the absolute path that the plan has
-        source = overrides.get(column, overrides.get(name, base[notebook][name]))
-        written[column.removeprefix("gen_data.")] = source
+    # Sources as written, not as the absolute paths that the plan has.
+    written |= {name: values["gen_data"][name] for name in ("private_source", "public_source")}
+    written["attack.public_source"] = values["attack"]["public_source"]
     text = json.dumps({"version": __version__, "preset": preset, **written}, sort_keys=True)
     parameters = {"preset": preset} | {
         name: source_kind(value) if name.endswith("_source") and not value.startswith("embedded") else value
         for name, value in written.items()
         if name != "key"
     }
-    return SweepRun(hashlib.sha256(text.encode()).hexdigest(), label, preset, method, overrides, parameters)
+    identity = hashlib.sha256(text.encode()).hexdigest()
+    return SweepRun(identity, _label(shown, preset), preset, method, overrides, parameters)
 
 
 # One run: run_task on a worker, _main in the run's own process.
