@@ -205,7 +205,8 @@ def similarities(
 
     `inside` (n, p) names the private images of each encryption. The first `encryptions` rows are compared.
     """
-    from instahide_nb.attacks.unmask.edges import edge_features, edge_filter, product_table, similarity
+    from instahide_nb.attacks.unmask.codes import product_table
+    from instahide_nb.attacks.unmask.edges import edge_features, edge_filter, similarity
 
     n = min(encryptions, len(release.encryption))
     feature = edge_features(release.encryption, release.info.k > release.info.private_per_row)
@@ -255,7 +256,8 @@ def cluster_matrix(walk: Unmask, *, strongest: int = 12, images: int = 12) -> UI
 
     The first `images` are shown, each by the encryptions with its `strongest` coefficients.
     """
-    from instahide_nb.attacks.unmask.edges import product_table, similarity
+    from instahide_nb.attacks.unmask.codes import product_table
+    from instahide_nb.attacks.unmask.edges import similarity
 
     held, share = walk.now.mixtures.assignment[:, 0], walk.now.mixtures.coefficient[:, 0]
     rows = [

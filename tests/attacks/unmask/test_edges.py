@@ -8,7 +8,7 @@ from dead_leaves import dead_leaves
 from scipy.optimize import linear_sum_assignment
 
 from instahide_nb.attacks.mixtures import Mixtures
-from instahide_nb.attacks.unmask.codes import square_lengths
+from instahide_nb.attacks.unmask.codes import product_table, square_lengths
 from instahide_nb.attacks.unmask.constraints import Known
 from instahide_nb.attacks.unmask.edges import (
     Edges,
@@ -19,7 +19,6 @@ from instahide_nb.attacks.unmask.edges import (
     first_codes,
     groups_of,
     overlap,
-    product_table,
     residual_kernel,
     restart,
     similarity,

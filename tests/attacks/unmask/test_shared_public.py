@@ -164,7 +164,7 @@ def test_a_row_whose_whitened_length_is_not_positive_predicts_nothing(
     gram = gram + gram.T
     np.fill_diagonal(gram, 1.0)
     gram[2, 2] = value
-    monkeypatch.setattr(module, "_gram", lambda *_: gram)
+    monkeypatch.setattr(module, "product_table", lambda *_: gram * ROWS[0].size)
     found = regression(ROWS[:6], ALONE[:6], WHITE, least=0.1)
     weight = found.weight.toarray()
     assert not weight[2].any()

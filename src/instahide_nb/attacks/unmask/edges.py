@@ -22,17 +22,26 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.exact import integers, whole_product
 from instahide_nb.attacks.mixtures import Fit, Mixtures, fit, influence
-from instahide_nb.attacks.unmask.codes import Codes, Products, code, code_epochs, products, square_lengths
+from instahide_nb.attacks.unmask.codes import (
+    Codes,
+    Products,
+    code,
+    code_epochs,
+    product_table,
+    products,
+    square_lengths,
+)
 from instahide_nb.attacks.unmask.constraints import Known, in_epochs
-from instahide_nb.attacks.unmask.smoothness import Moments, Smoothness, autocovariance, smoothness, whiten
+from instahide_nb.attacks.unmask.smoothness import Moments, Smoothness, autocovariance, smoothness
 from instahide_nb.core.threads import in_blocks
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
+_COUNTED = 3000  # rows whose similarities count the images
+_STEEP = 1.2  # exponent of the fall of their eigenvalues at that number; less does not stand out
 _TOGETHER = 5000  # rows compared with each other: bounds the memory at 0.5 GB
 _LEAST = 8  # rows of a cluster of a fair size
 _CUTS = np.arange(70, 98) / 100  # distances at which the tree is tried
@@ -42,7 +51,7 @@ _GROUP = 15  # rows from which an image is restarted
 _MANY_PLACES = 3  # private images of a row above which epochs add nothing to codes of edges
 _PULL = 0.1  # of edge energies to zero, as a share of the mean diagonal: few rows hold an image
 _SAMPLE = 1000  # encryptions whose covariance is taken
-_ROWS, _COLUMNS, _BLOCK = 100, 256, 1000  # at a time
+_ROWS, _COLUMNS = 100, 256  # at a time
 
 
 def edge_energies(encryption: Float32, squares: bool = False) -> Float32:
@@ -200,30 +209,6 @@ def edges_of(encryption: Float32, known: Known, squares: bool) -> Edges:
     return Edges(known, feature, local, square_lengths(feature.__getitem__, len(feature), local))
 
 
-def product_table(rows: Float32, local: Smoothness) -> Float32:
-    """Whitened products of all pairs of rows (n, planes, h, w), float32 (n, n), symmetric."""
-    flat = np.ascontiguousarray(rows).reshape(len(rows), -1)
-    (left, left_scale), (right, right_scale) = (
-        integers(flat),
-        integers(whiten(rows, local).reshape(flat.shape)),
-    )
-    out = np.empty((len(flat), len(flat)), np.float32)
-    for low in range(0, len(flat), _BLOCK):
-        part = slice(low, low + _BLOCK)
-        out[part] = whole_product(left[part], right) / (left_scale[part, None] * right_scale)
-    in_blocks(_mean_rows, len(out), out, block=_ROWS)
-    return out
-
-
-@numba.njit(cache=True, nogil=True)
-def _mean_rows(first: int, last: int, table: Float32) -> None:
-    """Both halves of a square table become their mean: rows first .. last-1 of the lower one, and their columns."""
-    for i in range(first, last):
-        for j in range(i):
-            table[i, j] = np.float32(0.5) * (table[i, j] + table[j, i])
-            table[j, i] = table[i, j]
-
-
 def similarity(table: Float32) -> Float32:
     """Correlations from products of all pairs, never above 1 by a rounding; 1 on the diagonal."""
     length = np.sqrt(np.maximum(np.diagonal(table), np.float32(1e-9)))
@@ -232,6 +217,31 @@ def similarity(table: Float32) -> Float32:
     np.clip(out, -1, 1, out=out)
     np.fill_diagonal(out, 1)
     return out
+
+
+def count_images(edges: Edges) -> int | None:
+    """Estimate how many private images there are from the spectrum of the similarities of up to 3,000 rows.
+
+    Each image adds one large eigenvalue, so eigenvalues fall steepest, on logarithmic scales, near the N-th; measured,
+    a few places before it. A divisor of the number of rows close above is the answer, since a challenge shows every
+    image equally often.
+
+    Returns
+    -------
+    int or None
+        None where no place stands out. The last bits of LAPACK's eigenvalues differ between machines; they do not
+        move a whole number.
+    """
+    some = edges.part(slice(0, _COUNTED))
+    value = np.linalg.eigvalsh(similarity(product_table(some.feature, some.local)).astype(np.float64))[::-1]
+    place = np.arange(5, max(len(value) // 6, 6))
+    before, after = (place * 93 - 1) // 100, np.minimum((place * 107 + 99) // 100, len(value) - 1)
+    fall = np.log(value[before] / np.maximum(value[after], 1e-9)) / np.log((after + 1) / (before + 1))
+    found, n = int(place[np.argmax(fall)]), len(edges.feature)
+    if fall.max() < _STEEP:
+        return None
+    near = [d for d in range(found * 19 // 20, found * 6 // 5 + 1) if n % d == 0]
+    return min(near, key=lambda d: abs(d - found), default=found)
 
 
 def clusters(table: Float32, known: Known) -> Mixtures:

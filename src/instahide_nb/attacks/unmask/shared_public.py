@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from instahide_nb.attacks.exact import factor, integer_product, integers, inverse, solve, whole_product
+from instahide_nb.attacks.exact import factor, integer_product, inverse, solve
 from instahide_nb.attacks.mixtures import Regression, add_product
+from instahide_nb.attacks.unmask.codes import product_table
 from instahide_nb.attacks.unmask.smoothness import Smoothness, whiten
 from instahide_nb.core.threads import in_blocks
 
@@ -36,7 +37,6 @@ _SHRINKAGE = 0.5  # added to the diagonal of a covariance, as a share of it, tim
 _MOST = 40  # rows that a residual is regressed on
 _LEAST = 0.08  # correlation of rows that share an image; chance alone gives 0.02 to 0.03 at 32 x 32 pixels
 _LEAST_DEVIATIONS = 4.4  # and in units of one over the root of the number of values, for smaller images
-_ROWS = 1000  # at a time
 
 
 @numba.njit(cache=True, nogil=True)
@@ -124,22 +124,6 @@ def parts(n: int, together: int, whole: int = 1) -> list[slice]:
     return [slice(low, min(low + step, n)) for low in range(0, n, step)]
 
 
-def _gram(residual: Float32, local: Smoothness) -> Float32:
-    """Whitened covariance of all pairs of rows, float32; the filter's two orders are taken as equal."""
-    n, n_values = len(residual), residual[0].size
-    left, left_scale = integers(residual.reshape(n, n_values))
-    right, right_scale = integers(whiten(residual, local).reshape(n, n_values))
-    out = np.empty((n, n), np.float32)
-    for low in range(0, n, _ROWS):
-        rows = slice(low, low + _ROWS)
-        part = whole_product(left[rows], right[low:])
-        np.divide(part, left_scale[rows, None], out=part, casting="same_kind")
-        np.divide(part, n_values * right_scale[low:], out=part, casting="same_kind")
-        out[rows, low:] = part
-        out[low:, rows] = part.T
-    return out
-
-
 @numba.njit(cache=True, nogil=True)
 def _choose(r: int, gram: Float32, assignment: Int64, most: int, least: float) -> Int64:
     """The rows that correlate most with row r, ascending.
@@ -224,7 +208,8 @@ def regression(
     """
     n, n_values = len(residual), residual[0].size
     row, weight = np.full((n, most), -1, np.int64), np.zeros((n, most))
-    scale, gram = np.empty(n, np.float32), _gram(residual, local)
+    scale, gram = np.empty(n, np.float32), product_table(residual, local)
+    gram /= n_values
     least = max(_LEAST, _LEAST_DEVIATIONS / math.sqrt(n_values)) if least is None else least
     typical = float(np.add.accumulate(np.abs(np.diagonal(gram)).astype(np.float64))[-1] / n)
     in_blocks(_regress, n, gram, assignment, least, shrinkage / n_values, typical, row, weight, scale)

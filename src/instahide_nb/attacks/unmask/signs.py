@@ -3,7 +3,7 @@
 A value of size ``|x|`` whose prediction is m, with residual variance v, is positive with a probability p for which
 ``2 p - 1 = tanh(|x| m / v)``. The algebraic sigmoid ``u / sqrt(1 + u^2)`` serves as well and has the same bits on any
 machine. The residual ``x - m`` is a mixture of public images and as smooth as they are, so the signs of an encryption
-are coupled: they are inferred together by mean field, each pixel given its neighbours, at falling temperatures.
+are coupled: mean field infers them together, each pixel given its neighbours, at falling temperatures.
 
 Recovered images have pixels with the wrong sign where they are far from grey: |P| is right, and no encryption shows
 the sign where the other images are small. Such a pixel is flipped where the smoothness of natural images demands it

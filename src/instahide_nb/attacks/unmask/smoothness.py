@@ -1,6 +1,6 @@
 """How natural images vary: a local precision filter, learned from public images (in `edges`, from edge energies).
 
-Given its neighbours in a 7 x 7 window of all channels, the expected value of a pixel of a centred image is a fixed
+Given its neighbours in a 5 x 5 window of all channels, the expected value of a pixel of a centred image is a fixed
 linear combination of them, and the variance it leaves is fixed. Both follow from the autocovariance of public images,
 by one linear system for each way in which the border cuts the window. A residual of an encryption is a mixture of
 public images, so the same filter serves: it whitens residuals, and it couples the signs of neighbours.
@@ -21,7 +21,7 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-RADIUS = 3
+RADIUS = 2
 TAPS = 2 * RADIUS + 1
 _REACH = 2 * RADIUS  # two pixels of one window are so far apart at most
 _UNIT = 256.0  # values are rounded to 1/256, so that sums of products are exact
@@ -36,8 +36,8 @@ class Moments:
     ----------
     mean : float32 (channels,)
         In [-1, 1].
-    covariance : float64 (channels, channels, 13, 13)
-        ``E[z(c, y, x) z(d, y + dy, x + dx)]`` at ``[c, d, dy + 6, dx + 6]``.
+    covariance : float64 (channels, channels, 9, 9)
+        ``E[z(c, y, x) z(d, y + dy, x + dx)]`` at ``[c, d, dy + 4, dx + 4]``.
     """
 
     mean: Float32
@@ -55,8 +55,8 @@ class Smoothness:
 
     Attributes
     ----------
-    tap : float32 (kinds, channels, channels, 7, 7, w)
-        ``tap[row[y], c, d, i, j, x]`` multiplies the value at (y + i - 3, x + j - 3) of channel d.
+    tap : float32 (kinds, channels, channels, 5, 5, w)
+        ``tap[row[y], c, d, i, j, x]`` multiplies the value at (y + i - 2, x + j - 2) of channel d.
     variance : float32 (kinds, channels, w)
         What the neighbours leave.
     row : int64 (h,)
@@ -69,7 +69,7 @@ class Smoothness:
 
 
 def autocovariance(image: npt.NDArray[np.floating], tapered: bool = False) -> Float64:
-    """Mean product of any two pixels up to 6 rows and columns apart, over all images and places.
+    """Mean product of any two pixels up to 4 rows and columns apart, over all images and places.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def autocovariance(image: npt.NDArray[np.floating], tapered: bool = False) -> Fl
 
     Returns
     -------
-    float64 (channels, channels, 13, 13)
+    float64 (channels, channels, 9, 9)
         As `Moments.covariance`.
     """
     n, channels, h, w = image.shape
