@@ -171,7 +171,7 @@ def _measure(table: str, name: str, base: Parameters, attacker: str) -> dict[str
 def markdown(kept: dict[str, dict[str, Any]], table: str) -> str:
     """A table, one line per release: every seed's Max_SSIM, and means over the seeds."""
     rows = [[*key.split("/"), kept[key]] for key in sorted(kept) if key.startswith(f"{table}/")]
-    head = "| | max_ssim per seed | image SSIM | worst image | identified | its own estimate | seconds |\n"
+    head = "| | max_ssim per seed | image SSIM | worst image | identified | its own estimate | processor seconds |\n"
     lines = [head + "| --- | --- | --- | --- | --- | --- | --- |\n"]
     for name in TABLES[table]:
         found = pandas.DataFrame([about for _, own, _, about in rows if own == name])
@@ -181,8 +181,8 @@ def markdown(kept: dict[str, dict[str, Any]], table: str) -> str:
             lines.append(f"| {name} | failed: {found['failed'].iloc[0]} | | | | | |\n")
             continue
         seeds = ", ".join(f"{value:.3f}" for value in found["max_ssim"])
-        cells = [f"{found[c].mean():.3f}" for c in ("image_ssim",)] + [f"{found['worst'].min():.2f}"]
-        cells += [f"{found[c].mean():.3f}" for c in ("right", "own")] + [f"{found['seconds'].mean():.0f}"]
+        cells = [f"{found['image_ssim'].mean():.3f}", f"{found['worst'].min():.2f}"]
+        cells += [f"{found[c].mean():.3f}" for c in ("right", "own")] + [f"{found['processor_seconds'].mean():.0f}"]
         lines.append(f"| {name} | {seeds} | {' | '.join(cells)} |\n")
     return "".join(lines)
 
