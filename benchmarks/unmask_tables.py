@@ -182,7 +182,9 @@ def markdown(kept: dict[str, dict[str, Any]], table: str) -> str:
             continue
         seeds = ", ".join(f"{value:.3f}" for value in found["max_ssim"])
         cells = [f"{found['image_ssim'].mean():.3f}", f"{found['worst'].min():.2f}"]
-        cells += [f"{found[c].mean():.3f}" for c in ("right", "own")] + [f"{found['processor_seconds'].mean():.0f}"]
+        cells += [f"{found[c].mean():.3f}" for c in ("right", "own")] + [
+            f"{found['processor_seconds'].mean():.0f}"
+        ]
         lines.append(f"| {name} | {seeds} | {' | '.join(cells)} |\n")
     return "".join(lines)
 

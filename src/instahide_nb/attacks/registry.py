@@ -113,6 +113,16 @@ def why_not(method: str, about: GenDataParams | ReleaseInfo) -> str:
     return ""
 
 
+def counted(release: Release, public: npt.NDArray[np.uint8]) -> Release:
+    """The release, with its private images counted from the encryptions where nobody said how many there are."""
+    if "n_private" not in release.assumed:
+        return release
+    from instahide_nb.attacks.unmask.attack import count_private
+
+    with one_blas_thread():
+        return count_private(release, public)
+
+
 def find_attack(method: str) -> Callable[..., AttackResult]:
     """The function that a method names; its options are checked, too.
 
@@ -213,6 +223,7 @@ def run_attack(
     if why := why_not(method, release.info):
         raise InputError(f"method: {why}")
     watch = Stopwatch()
+    release = counted(release, public)
     with one_blas_thread(), watch.stage("attack"):
         result = attack(release, public, **options)
     if not isinstance(result, AttackResult):

@@ -64,6 +64,7 @@ class Release:
     label: npt.NDArray[np.float32] | None
     info: ReleaseInfo
     assumed: tuple[str, ...] = ()  # of scheme, k and n_private: what nobody stated
+    estimated: bool = False  # whether n_private was counted from the encryptions
 
     @property
     def shown(self) -> npt.NDArray[np.float32]:
@@ -73,9 +74,18 @@ class Release:
         return self.label
 
     def assumptions(self) -> str:
-        """What was assumed, in a line; empty where everything was stated."""
+        """What was assumed and what was estimated, in a line; empty where everything was stated."""
         shown = ", ".join(f"{name} {getattr(self.info, name)}" for name in self.assumed)
-        return f"assumed, as in the challenge of 2020: {shown}" if shown else ""
+        parts = [f"assumed, as in the challenge of 2020: {shown}"] if shown else []
+        parts += [f"estimated from the encryptions: n_private {self.info.n_private}"] * self.estimated
+        return "; ".join(parts)
+
+    def with_images(self, n_private: int) -> Release:
+        """The same release, taken as one of so many private images."""
+        per_image = len(self.encryption) // n_private
+        info = replace(self.info, n_private=n_private, encryptions_per_image=per_image)
+        assumed = tuple(name for name in self.assumed if name != "n_private")
+        return replace(self, info=info, assumed=assumed, estimated=True)
 
 
 def save_release(folder: Path | str, release: Release) -> None:

@@ -11,6 +11,7 @@ import pytest
 from dead_leaves import dead_leaves
 from skimage.metrics import structural_similarity
 
+from instahide_nb.attacks.registry import counted
 from instahide_nb.attacks.unmask import shared_public
 from instahide_nb.attacks.unmask.attack import Settings, UnmaskResult, decrypt, run, solve
 from instahide_nb.challenge.build import Challenge, build_challenge
@@ -226,3 +227,14 @@ def test_photographs_are_told_from_negatives_where_the_public_ones_differ_in_bri
     upright = similarity(found.recovered, challenge.secret.private).mean()
     assert upright > 0.6
     assert upright > similarity(-found.recovered, challenge.secret.private).mean() + 0.2
+
+
+def test_private_images_are_counted_where_nobody_said_how_many_there_are(case: Case) -> None:
+    said = case.challenge.release
+    unsaid = replace(said, info=replace(said.info, n_private=100), assumed=("n_private",))
+    found = counted(unsaid, case.public)
+    assert found.info.n_private == N_PRIVATE
+    assert found.assumptions() == f"estimated from the encryptions: n_private {N_PRIVATE}"
+    assert counted(said, case.public) is said
+    noise = np.random.default_rng(0).normal(size=said.encryption.shape).clip(-1, 1).astype(np.float32)
+    assert counted(replace(unsaid, encryption=noise), case.public).info.n_private == 100

@@ -445,6 +445,15 @@ def _features(encryption: Float32, known: Known, moments: Moments, masked: bool,
     return edges.Edges(known, feature, local, codes.square_lengths(feature.__getitem__, len(feature), local))
 
 
+def count_private(release: Release, public: npt.NDArray[np.uint8]) -> Release:
+    """The release, with as many private images as its encryptions show; unchanged where they show no number."""
+    info, encryption = release.info, np.ascontiguousarray(release.encryption, np.float32)
+    known, masked = known_of(replace(release, label=None)), info.scheme != "mixup"
+    features = _features(encryption, known, public_moments(public), masked, info.k > info.private_per_row)
+    number = edges.count_images(features)
+    return release.with_images(number) if number else release
+
+
 class Unmask:
     """The attack, one stage after the other.
 
