@@ -63,65 +63,31 @@ _GROUP, _STRENGTH = 30, 0.35  # rows from which an image is restarted, and its c
 
 @dataclass(frozen=True)
 class Settings:
-    """What the attack does; the defaults are the whole attack, an ablation switches parts off.
+    """What the attack does; the defaults are the whole attack, an ablation switches parts off."""
 
-    Attributes
-    ----------
-    rounds : int
-        Most rounds of signs, codes and images after the first images, each encryption on its own.
-    shared_rounds : int
-        Most further rounds, in which encryptions that share public images inform each other.
-    coupled, repair : bool
-        Infer the signs of an encryption together; flip pixels of the wrong sign.
-    second_opinion, restarts : bool
-        Take the codes of edges where they explain a row much better; start images of no worth anew.
-    """
-
-    rounds: int = 2
-    shared_rounds: int = 10
-    coupled: bool = True
-    repair: bool = True
-    second_opinion: bool = True
-    restarts: bool = True
+    rounds: int = 2  # at most, of signs, codes and images, each encryption on its own
+    shared_rounds: int = 10  # at most, in which encryptions that share public images inform each other
+    coupled: bool = True  # infer the signs of an encryption together
+    repair: bool = True  # flip pixels of the wrong sign
+    second_opinion: bool = True  # take the codes of edges where they explain a row much better
+    restarts: bool = True  # start images of no worth anew
 
 
 @dataclass(frozen=True)
 class UnmaskResult:
-    """Everything that `solve` found.
+    """Everything that `solve` found."""
 
-    Attributes
-    ----------
-    recovered : float32 (N, h, w, 3)
-        Private images in [-1, 1], ordered by class where there are labels.
-    assignment : int64 (n, p)
-        The private images of each encryption, that of the largest coefficient first.
-    coefficient : float32 (n, p)
-    confidence : float32 (n, p)
-        Log-likelihood of each image above the next best in its place.
-    signed : float32 (n, h, w, 3)
-        Estimate of each encryption with its mask lifted: ``|x| E[sign]``.
-    predicted : float32 (n, h, w, 3)
-        Mean prediction of each encryption.
-    variance : float32 (n,)
-        Variance of the encryption about its prediction.
-    history : list of float32 (N, h, w, 3)
-        The images after each stage, in order of `stages`.
-    stages : list of str
-    seconds : dict
-    details : dict
-        What the attack knows of its own success without any secret, as JSON can hold it.
-    """
-
-    recovered: Float32
-    assignment: Int64
-    coefficient: Float32
-    confidence: Float32
-    signed: Float32
-    predicted: Float32
-    variance: Float32
-    history: list[Float32] = field(default_factory=list)
+    recovered: Float32  # (N, h, w, 3) in [-1, 1], ordered by class where there are labels
+    assignment: Int64  # (n, p): the private images of each encryption, the largest coefficient first
+    coefficient: Float32  # (n, p)
+    confidence: Float32  # (n, p): log-likelihood of each image above the next best in its place
+    signed: Float32  # (n, h, w, 3): each encryption with its mask lifted, |x| E[sign]
+    predicted: Float32  # (n, h, w, 3): mean prediction of each encryption
+    variance: Float32  # (n,): of the encryption about its prediction
+    history: list[Float32] = field(default_factory=list)  # the images after each of the `stages`
     stages: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    # what the attack knows of its own success, as JSON can hold it
     details: dict[str, object] = field(default_factory=dict)
 
 
@@ -135,50 +101,23 @@ def _interleaved(image: Float32) -> Float32:
 
 @dataclass
 class Estimates:
-    """What is believed so far; images and encryptions are planar (channels, h, w).
-
-    Attributes
-    ----------
-    known : Known
-        Constraints on the codes.
-    law : float64 (draws, p)
-        Of the private coefficients, from `coefficient_law`.
-    n_public : int
-        Public images of an encryption, k - p.
-    least_sum : float
-        Of the private coefficients of a row.
-    moments : Moments
-        Of public images.
-    size : float32 (n, channels, h, w)
-        Absolute values of the encryptions.
-    mixtures : Mixtures
-        Images of each encryption and their coefficients; -1 while unknown.
-    scale : float32 (n,)
-        Covariance of each residual, in units of the public covariance.
-    image : float32 (images, channels, h, w)
-    signed : float32 (n, channels, h, w)
-        Encryptions with their mask lifted.
-    weights : Weights or None
-        What rows say about each other's residuals; None while each counts by its own scale.
-    expected : float32 (n, channels, h, w) or None
-        Residuals as rows that share public images predict them.
-    fitted : Fit or None
-        What the images were fitted to.
-    """
+    """What is believed so far; images and encryptions are planar (channels, h, w)."""
 
     known: Known
-    law: Float64
-    n_public: int
-    least_sum: float
-    moments: Moments
-    size: Float32
-    mixtures: Mixtures
-    scale: Float32
-    image: Float32
-    signed: Float32
+    law: Float64  # (draws, p): of the private coefficients, from `coefficient_law`
+    n_public: int  # public images of an encryption, k - p
+    least_sum: float  # of the private coefficients of a row
+    moments: Moments  # of public images
+    size: Float32  # (n, channels, h, w): absolute values of the encryptions
+    mixtures: Mixtures  # -1 for images that are unknown
+    scale: Float32  # (n,): covariance of each residual, in units of the public covariance
+    image: Float32  # (N, channels, h, w)
+    signed: Float32  # (n, channels, h, w): encryptions with their mask lifted
+    # what rows say about each other's residuals; None while each counts by its own scale
     weights: Weights | None = None
+    # (n, channels, h, w): residuals as rows that share public images predict them
     expected: Float32 | None = None
-    fitted: Fit | None = None
+    fitted: Fit | None = None  # what the images were fitted to
 
     @property
     def mean(self) -> Float32:
@@ -286,11 +225,7 @@ class Estimates:
     def restart_images(self, found: Codes, age: Int64) -> int:
         """Start images of no worth anew from rows whose residuals resemble each other; returns how many: `mixtures`.
 
-        Parameters
-        ----------
-        found : Codes
-        age : int64 (N,)
-            Rounds since an image was started; is changed.
+        `age` (N,) counts the rounds since an image was started; it is changed.
         """
         age += 1
         margin, held = found.margin(), self.mixtures.assignment
@@ -340,11 +275,7 @@ class Estimates:
     def learn_shared_public(self, epoch: int | None, blocks: list[slice]) -> None:
         """Learn from the residuals which rows share public images: `weights`, `expected`, `scale`.
 
-        Parameters
-        ----------
-        epoch : int or None
-            Rows of an epoch, where epochs say who shares; otherwise rows are compared within `blocks`.
-        blocks : list of slice
+        `epoch` is the number of rows of an epoch, where epochs say who shares; else rows are compared within `blocks`.
         """
         expected = np.empty_like(self.size) if self.expected is None else self.expected
         self.expected, local = None, self.smoothness(_SHARED_RIDGE)
@@ -360,12 +291,7 @@ class Estimates:
 
         The mean public image is left out of these rounds, so that they would give the negatives from the negatives.
         The likelihood of the encryptions cannot decide: it takes the mean of the attacker's photographs for that of
-        the challenge's, and is certain of the wrong sign where the two differ.
-
-        Parameters
-        ----------
-        axis : float64 (channels,)
-            From `squares.colour_axis`.
+        the challenge's, and is certain of the wrong sign where the two differ. `axis` is from `squares.colour_axis`.
         """
         known = self.moments
         self.moments = replace(known, mean=np.zeros_like(known.mean))
@@ -457,19 +383,8 @@ def count_private(release: Release, public: npt.NDArray[np.uint8]) -> Release:
 class Unmask:
     """The attack, one stage after the other.
 
-    Parameters
-    ----------
-    release : Release
-    public : uint8 (m, h, w, 3)
-        The attacker's own public images: their mean colours and their autocovariance are used.
-    settings : Settings, optional
-    progress : callable, optional
-        Called with the name of each stage as it begins.
-
-    Raises
-    ------
-    InputError
-        When the release or the public images do not suit the attack.
+    Of the attacker's `public` images (m, h, w, 3) mean colours and autocovariance are used; `progress` is called with
+    the name of each stage as it begins. An InputError says that release or public images do not suit the attack.
     """
 
     def __init__(

@@ -43,21 +43,11 @@ _BLOCK = 1000  # rows at a time
 
 @dataclass(frozen=True)
 class Codes:
-    """Images and coefficients of each row, and what they explain.
+    """Images and coefficients of each row, and what they explain."""
 
-    Attributes
-    ----------
-    mixtures : Mixtures
-        The largest coefficient first.
-    gain : float64 (n,)
-        Log-likelihood above that of no private image at all.
-    score : float32 (n, p, N)
-        The gain with each image in each place, beside the images in the others.
-    """
-
-    mixtures: Mixtures
-    gain: Float64
-    score: Float32
+    mixtures: Mixtures  # the largest coefficient first
+    gain: Float64  # (n,): log-likelihood above that of no private image at all
+    score: Float32  # (n, p, N): the gain with each image in each place, beside the images in the others
 
     def margin(self) -> Float32:
         """Gain above that with the next best image in each place, float32 (n, p)."""
@@ -297,20 +287,11 @@ def _code_rows(
 
 @dataclass(frozen=True)
 class Products:
-    """Whitened products of rows and images, and what the images were fitted to.
+    """Whitened products of rows and images, and what the images were fitted to."""
 
-    Attributes
-    ----------
-    product : float64 (n, N)
-    gram : float64 (N, N)
-    square : float64 (n,)
-        Whitened squared length of each row.
-    fit : Fit or None
-    """
-
-    product: Float64
-    gram: Float64
-    square: Float64
+    product: Float64  # (n, N)
+    gram: Float64  # (N, N)
+    square: Float64  # (n,): whitened squared length of each row
     fit: Fit | None
 
 
@@ -366,19 +347,9 @@ def _dot_rows(first: int, last: int, a: Float32, b: Float32, out: Float64) -> No
 
 
 def code(found: Products, known: Known, assignment: Int64 | None = None) -> Codes:
-    """Sparse codes of all rows.
+    """Sparse codes of all rows, without regard to epochs (see `code_epochs`).
 
-    Parameters
-    ----------
-    found : Products
-    known : Known
-    assignment : int64 (n, p), optional
-        Images of each row; only coefficients and scores are then found.
-
-    Returns
-    -------
-    Codes
-        Without regard to epochs, see `code_epochs`.
+    With an `assignment` (n, p) only coefficients and scores are found.
     """
     n, n_images = found.product.shape
     sweeps = _SWEEPS if assignment is None else 0

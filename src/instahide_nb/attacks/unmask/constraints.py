@@ -38,27 +38,13 @@ _RIDGE = 0.02  # of the scales of images to their common scale
 
 @dataclass(frozen=True)
 class Known:
-    """Constraints on the codes of all rows.
+    """Constraints on the codes of all rows."""
 
-    Attributes
-    ----------
-    per_row : int
-        Private images of a row, p.
-    image_class : int64 (N,)
-        Class of each image, ascending: the labels say how many images a class has.
-    present : bool (n, classes)
-        Which classes a row holds. Without labels there is one class, present everywhere.
-    share : float64 (n, classes) or None
-        Sum of the coefficients of each class; None if unknown.
-    epochs : bool
-        Whether rows come in blocks of N in which each image stands p times.
-    """
-
-    per_row: int
-    image_class: Int64
-    present: Bool
-    share: Float64 | None
-    epochs: bool = False
+    per_row: int  # private images of a row, p
+    image_class: Int64  # (N,), ascending: the labels say how many images a class has
+    present: Bool  # (n, classes): which a row holds; without labels there is one class, present everywhere
+    share: Float64 | None  # (n, classes): sum of the coefficients of each class, if known
+    epochs: bool = False  # whether rows come in blocks of N in which each image stands p times
 
     @property
     def n_images(self) -> int:
@@ -74,11 +60,8 @@ class Known:
 def read_known(label: npt.NDArray[np.floating] | None, n: int, n_images: int, per_row: int) -> Known:
     """Read the constraints that labels (n, classes) set, or none.
 
-    Raises
-    ------
-    InputError
-        When labels are negative, name no class or more classes than private images, or when there are fewer images
-        than classes.
+    An InputError says that labels are negative, name no class or more classes than private images, or that there are
+    fewer images than classes.
 
     Examples
     --------

@@ -55,19 +55,10 @@ _ROWS, _COLUMNS = 100, 256  # at a time
 
 
 def edge_energies(encryption: Float32, squares: bool = False) -> Float32:
-    """Energy of four local differences of the absolute values, summed over channels.
+    """Energy of four local differences of absolute values, summed over channels, float32 (n, 4, h-1, w-1).
 
-    Parameters
-    ----------
-    encryption : float32 (n, h, w, channels)
-        Masked images; only their absolute values are used.
-    squares : bool
-        Leave the energies squared, and add the square of each value.
-
-    Returns
-    -------
-    float32 (n, 4, h-1, w-1), with `squares` (n, 4 + channels, h-1, w-1)
-        To the right, down, and along both diagonals (these divided by sqrt 2).
+    To the right, down, and along both diagonals (these divided by sqrt 2). With `squares` the energies stay squared,
+    and the square of each value follows: (n, 4 + channels, h-1, w-1).
 
     Examples
     --------
@@ -100,16 +91,9 @@ def edge_energies(encryption: Float32, squares: bool = False) -> Float32:
 
 
 def edge_features(encryption: Float32, squares: bool = False) -> Float32:
-    """Edge energies standardised over the set at each place, then within each encryption.
+    """Edge energies (n, planes, h-1, w-1) standardised over the set at each place, then within each encryption.
 
-    Parameters
-    ----------
-    encryption : float32 (n, h, w, channels)
-
-    Returns
-    -------
-    float32 (n, 4, h-1, w-1)
-        Each row has mean 0 and variance 1, so that a product of two rows over their size is a correlation.
+    So a product of two rows over their size is a correlation.
     """
     energy = edge_energies(encryption, squares)
     table = energy.reshape(len(energy), -1)
@@ -135,14 +119,9 @@ def edge_features(encryption: Float32, squares: bool = False) -> Float32:
 
 
 def edge_filter(feature: Float32, ridge: float = 0.3) -> Smoothness:
-    """The whitening filter of edge features, from their own autocovariance.
+    """The whitening filter of edge features (n, planes, h, w), from their own autocovariance.
 
-    Parameters
-    ----------
-    feature : float32 (n, 4, h, w)
-    ridge : float
-        White noise added to the covariance, as a share of its diagonal; 0.1 and 1 serve as well, a very large one
-        whitens nothing.
+    `ridge` is the white noise added to the covariance, as a share of its diagonal; 0.1 and 1 serve as well.
     """
     planes = feature.shape[1]
     moments = Moments(np.zeros(planes, np.float32), autocovariance(feature[:_SAMPLE], tapered=True))
@@ -151,21 +130,12 @@ def edge_filter(feature: Float32, ridge: float = 0.3) -> Smoothness:
 
 @dataclass(frozen=True)
 class Edges:
-    """Features of all encryptions, and how they are compared.
-
-    Attributes
-    ----------
-    known : Known
-    feature : float32 (n, planes, h, w)
-    local : Smoothness
-    square : float64 (n,)
-        Whitened squared length of each encryption's features.
-    """
+    """Features of all encryptions, and how they are compared."""
 
     known: Known
-    feature: Float32
+    feature: Float32  # (n, planes, h, w)
     local: Smoothness
-    square: Float64
+    square: Float64  # (n,): whitened squared length of each encryption's features
 
     def fit(self, mixtures: Mixtures) -> Fit:
         """Features of the images by least squares."""
@@ -224,13 +194,8 @@ def count_images(edges: Edges) -> int | None:
 
     Each image adds one large eigenvalue, so eigenvalues fall steepest, on logarithmic scales, near the N-th; measured,
     a few places before it. A divisor of the number of rows close above is the answer, since a challenge shows every
-    image equally often.
-
-    Returns
-    -------
-    int or None
-        None where no place stands out. The last bits of LAPACK's eigenvalues differ between machines; they do not
-        move a whole number.
+    image equally often; None where no place stands out. The last bits of LAPACK's eigenvalues do not move a whole
+    number.
     """
     some = edges.part(slice(0, _COUNTED))
     value = np.linalg.eigvalsh(similarity(product_table(some.feature, some.local)).astype(np.float64))[::-1]
@@ -329,20 +294,11 @@ def residual_kernel(table: Float32, codes: Codes, found: Products) -> Float32:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows whose residuals resemble each other.
+    """Rows whose residuals resemble each other."""
 
-    Attributes
-    ----------
-    rows : int64 (m,)
-    strength : float32 (m,)
-        Coefficients of what they share.
-    worth : float
-        What it would explain of all rows.
-    """
-
-    rows: Int64
-    strength: Float32
-    worth: float
+    rows: Int64  # (m,)
+    strength: Float32  # (m,): coefficients of what they share
+    worth: float  # what it would explain of all rows
 
 
 def groups_of(table: Float32, many: int, size: int = _GROUP, rounds: int = 4, spread: int = 2) -> list[Group]:

@@ -77,24 +77,11 @@ def precision_of(residual: Float32, local: Smoothness, shrinkage: float = _SHRIN
 
 
 def by_epoch(residual: Residuals, size: int, local: Smoothness, expected: Float32) -> tuple[Float64, Float32]:
-    """Predict the residuals of each epoch from each other.
+    """Predict the residuals of each epoch, `size` rows that follow each other, from the others.
 
-    Parameters
-    ----------
-    residual : callable
-    size : int
-        Rows of an epoch, which follow each other.
-    local : Smoothness
-        Whitens the pixels, so that each of them counts as a sample of its own.
-    expected : float32 (n, channels, h, w)
-        Gets ``-sum_j K_ij r_j / K_ii``.
-
-    Returns
-    -------
-    precision : float64 (epochs, size, size)
-        K, the weights for :mod:`..mixtures`.
-    scale : float32 (n,)
-        ``1 / K_ii``, what remains of the covariance of each row, in units of the public covariance.
+    Whitened pixels each count as a sample of their own. `expected` (n, channels, h, w) gets
+    ``-sum_j K_ij r_j / K_ii``. Returns K, the weights for :mod:`..mixtures`, float64 (epochs, size, size); and
+    ``1 / K_ii``, what remains of the covariance of each row, in units of the public covariance, float32 (n,).
     """
     precision = np.empty((len(expected) // size, size, size))
     for e in range(len(precision)):
@@ -191,20 +178,11 @@ def regression(
     least: float | None = None,
     shrinkage: float = _SHRINKAGE,
 ) -> Regression:
-    """Regress each residual on those that correlate with it.
+    """Regress each residual (n, channels, h, w) on at most `most` others that correlate with it.
 
-    Parameters
-    ----------
-    residual : float32 (n, channels, h, w)
-    assignment : int64 (n, p)
-        Private images of each row.
-    local : Smoothness
-    most : int
-        Rows that a residual is regressed on.
-    least : float, optional
-        Smallest correlation of such rows; left out, 0.08, or what chance hardly gives in smaller images.
-    shrinkage : float
-        Added to the diagonal of their covariance, as a share of it, times their number over that of values.
+    `assignment` (n, p) holds the private images of each row, `least` is the smallest correlation (left out: 0.08, or
+    what chance hardly gives in smaller images), `shrinkage` times rows over values is added to the diagonal as a share
+    of it.
     """
     n, n_values = len(residual), residual[0].size
     row, weight = np.full((n, most), -1, np.int64), np.zeros((n, most))
@@ -221,24 +199,10 @@ def regression(
 def by_correlation(
     residual: Residuals, assignment: Int64, blocks: list[slice], local: Smoothness, expected: Float32
 ) -> tuple[Regression, Float32]:
-    """Predict residuals from those of any other rows of the same block that correlate with them.
+    """Predict residuals from those of other rows of the same block, from `parts`, that correlate with them.
 
-    Parameters
-    ----------
-    residual : callable
-    assignment : int64 (n, p)
-    blocks : list of slice
-        From `parts`. Among all rows at once the search would cost their square.
-    local : Smoothness
-    expected : float32 (n, channels, h, w)
-        Gets ``sum_j W_ij r_j``.
-
-    Returns
-    -------
-    Regression
-        W of all rows, the weights for :mod:`..mixtures`.
-    scale : float32 (n,)
-        As `by_epoch`.
+    `expected` (n, channels, h, w) gets ``sum_j W_ij r_j``. Returns W of all rows, the weights for :mod:`..mixtures`,
+    and the scale as `by_epoch` does. Among all rows at once the search would cost their square.
     """
     from scipy.sparse import block_diag
 

@@ -78,24 +78,11 @@ def lift_masks(
     local: Smoothness,
     temperature: Float32 = TEMPERATURE,
 ) -> Float32:
-    """Expected value of x given its size.
+    """Expected values ``|x| E[sign]`` of encryptions, float32 (n, channels, h, w).
 
-    Parameters
-    ----------
-    size, prediction : float32 (n, channels, h, w)
-        Absolute values of the encryptions, and their predictions.
-    scale : float32 (n,)
-        Covariance of the residual of each encryption, in units of the public covariance.
-    pixel_variance : float
-        Variance of a public pixel.
-    local : Smoothness
-    temperature : float32 (sweeps,)
-        One for each sweep over all pixels; none at all leaves each value to itself.
-
-    Returns
-    -------
-    float32 (n, channels, h, w)
-        ``|x| E[sign]``.
+    `size` holds ``|x|``, `prediction` m, both like the result; `scale` (n,) the covariance of each residual in units
+    of the public covariance; `pixel_variance` is that of a public pixel. `temperature` has one value for each sweep
+    over all pixels; without any, each value is left to itself.
     """
     out = np.empty_like(size)
     field = local.tap, local.variance, local.row, temperature
@@ -141,25 +128,12 @@ def _flip_gain(
 
 
 def flip_gain(size: Float32, image: Float32, mixtures: Mixtures, variance: Float32, mean: Float32) -> Float32:
-    """What the encryptions gain in log-likelihood when one pixel of one image changes its sign.
+    """What the encryptions gain in log-likelihood when one pixel of one image changes its sign, float32 (images, d).
 
-    Parameters
-    ----------
-    size : float32 (n, d)
-        Absolute values of the encryptions.
-    image : float32 (images, d)
-    mixtures : Mixtures
-        Rows with an unknown image, or with one image twice, are left out.
-    variance : float32 (n,)
-        Residual variance of each encryption.
-    mean : float32 (d,)
-        Mean public image.
-
-    Returns
-    -------
-    float32 (images, d)
-        Sum over the image's encryptions of the folded normal log-likelihood, after minus before, with
-        ``sqrt(1 + u^2) - 1``, the integral of the algebraic sigmoid, for log cosh(u).
+    Summed over the image's encryptions is the folded normal log-likelihood, after minus before, with
+    ``sqrt(1 + u^2) - 1``, the integral of the algebraic sigmoid, for log cosh(u). Rows with an unknown image, or with
+    one image twice, are left out. `size` (n, d) holds ``|x|``, `variance` (n,) belongs to the residuals, `mean` (d,)
+    is the mean public image.
     """
     out = np.zeros(image.shape, np.float32)
     ordered = np.sort(mixtures.assignment, axis=1)
@@ -216,21 +190,8 @@ def repair_signs(
 ) -> Float32:
     """Flip pixels where smoothness demands it and the encryptions do not forbid it.
 
-    Parameters
-    ----------
-    image, gain : float32 (images, channels, h, w)
-        `gain` from `flip_gain`.
-    mean : float32 (channels,)
-        Mean colour of public images.
-    local : Smoothness
-    trust : float
-        Weight of the encryptions' evidence; below 1 because residuals of neighbours are not independent.
-    sweeps : int
-        At most so many passes over each image.
-
-    Returns
-    -------
-    float32 (images, channels, h, w)
+    `image` and `gain`, from `flip_gain`, are (images, channels, h, w); `mean` (channels,) is the mean public colour.
+    `trust`, the weight of the encryptions' evidence, is below 1 because residuals of neighbours are not independent.
     """
     out = image.copy()
     in_blocks(_flip, len(out), out, gain, mean, local.tap, local.variance, local.row, trust, sweeps)

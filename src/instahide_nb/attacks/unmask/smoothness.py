@@ -30,18 +30,10 @@ _IMAGES = 500  # at a time
 
 @dataclass(frozen=True)
 class Moments:
-    """First and second moments of images z + mean.
+    """First and second moments of images z + mean."""
 
-    Attributes
-    ----------
-    mean : float32 (channels,)
-        In [-1, 1].
-    covariance : float64 (channels, channels, 9, 9)
-        ``E[z(c, y, x) z(d, y + dy, x + dx)]`` at ``[c, d, dy + 4, dx + 4]``.
-    """
-
-    mean: Float32
-    covariance: Float64
+    mean: Float32  # (channels,), in [-1, 1]
+    covariance: Float64  # E[z(c, y, x) z(d, y + dy, x + dx)] at [c, d, dy + 4, dx + 4]
 
     @property
     def variance(self) -> np.float32:
@@ -53,35 +45,19 @@ class Moments:
 class Smoothness:
     """Each pixel of a centred image as a linear combination of its neighbours.
 
-    Attributes
-    ----------
-    tap : float32 (kinds, channels, channels, 5, 5, w)
-        ``tap[row[y], c, d, i, j, x]`` multiplies the value at (y + i - 2, x + j - 2) of channel d.
-    variance : float32 (kinds, channels, w)
-        What the neighbours leave.
-    row : int64 (h,)
-        Kind of each row of the image; rows that the border cuts alike share one.
+    ``tap[row[y], c, d, i, j, x]`` multiplies the value at (y + i - 2, x + j - 2) of channel d.
     """
 
-    tap: Float32
-    variance: Float32
-    row: Int64
+    tap: Float32  # (kinds, channels, channels, 5, 5, w)
+    variance: Float32  # (kinds, channels, w): what the neighbours leave
+    row: Int64  # (h,): kind of each row of the image; rows that the border cuts alike share one
 
 
 def autocovariance(image: npt.NDArray[np.floating], tapered: bool = False) -> Float64:
-    """Mean product of any two pixels up to 4 rows and columns apart, over all images and places.
+    """Mean product of any two pixels up to 4 rows and columns apart, as `Moments.covariance`.
 
-    Parameters
-    ----------
-    image : float (n, channels, h, w)
-        Centred images.
-    tapered : bool
-        Divide by the number of pixels instead of the number of pairs: smaller at a distance, but positive definite.
-
-    Returns
-    -------
-    float64 (channels, channels, 9, 9)
-        As `Moments.covariance`.
+    The mean is over all places of centred images (n, channels, h, w). `tapered` divides by the number of pixels
+    instead of the number of pairs: smaller at a distance, but positive definite.
     """
     n, channels, h, w = image.shape
     out = np.zeros((channels, channels, 2 * _REACH + 1, 2 * _REACH + 1))
@@ -135,20 +111,10 @@ def _regression(
 
 
 def smoothness(moments: Moments, height: int, width: int, ridge: float) -> Smoothness:
-    """Regression of each pixel on its neighbours, for images of one size.
+    """Regression of each pixel on its neighbours, for images as large as those behind the moments.
 
-    Parameters
-    ----------
-    moments : Moments
-    height, width : int
-        As large as the images behind the moments. A covariance that was estimated without bias from small or very
-        smooth images need not be positive definite; where that shows, it is tapered, which makes it so.
-    ridge : float
-        White noise added to the covariance, as a share of a pixel's variance.
-
-    Returns
-    -------
-    Smoothness
+    `ridge` is white noise added to the covariance, as a share of a pixel's variance. A covariance that was estimated
+    without bias from small or very smooth images need not be positive definite; where that shows, it is tapered.
     """
 
     def kinds(size: int) -> tuple[Int64, Int64]:

@@ -51,12 +51,8 @@ def expected_square(square: Float64, coefficient: npt.NDArray[np.floating]) -> F
 class PairProducts:
     """Products of two images, estimated for all pairs that occur in an encryption with known images.
 
-    Attributes
-    ----------
-    pair : int64 (pairs, 2)
-        The smaller number first.
-    weight : float32 (pairs,)
-        Sum of squares of ``2 a_j a_k`` over the encryptions of a pair.
+    `pair` (pairs, 2) has the smaller number first; `weight` (pairs,) is the sum of squares of ``2 a_j a_k`` over the
+    encryptions of a pair.
     """
 
     def __init__(self, flat: Float32, mixtures: Mixtures) -> None:
@@ -93,14 +89,9 @@ class PairProducts:
 def pixel_matrix(
     encryption: Float32, mixtures: Mixtures, pixel: tuple[int, int, int]
 ) -> tuple[Float32, Float32]:
-    """The matrix of products ``P_j P_k`` of one pixel (y, x, channel), as the encryptions show it.
+    """The matrix of products ``P_j P_k`` of one pixel (y, x, channel), as the encryptions show it, (images, images).
 
-    Returns
-    -------
-    product : float32 (images, images)
-        Estimates of the products; 0 where no encryption holds the pair.
-    weight : float32 (images, images)
-        Sum of squares of ``2 a_j a_k`` behind each estimate.
+    It is 0 where no encryption holds the pair. Also the sums of squares of ``2 a_j a_k`` behind the estimates.
     """
     flat = np.ascontiguousarray(encryption, np.float32).reshape(len(encryption), -1)
     number = int(np.ravel_multi_index(pixel, encryption.shape[1:]))
@@ -171,16 +162,8 @@ def _neighbours(shape: tuple[int, int, int]) -> Int64:
 def join_signs(value: Float32, shape: tuple[int, int, int]) -> Float32:
     """Make the signs of all pixels agree, along a maximum spanning tree over neighbouring pixels and channels.
 
-    Parameters
-    ----------
-    value : float32 (images, pixels)
-        Images in which each pixel has one unknown sign, common to all images.
-    shape : (h, w, channels)
-
-    Returns
-    -------
-    float32 (images, pixels)
-        The same with one unknown sign for everything together.
+    In `value` (images, pixels) each pixel has one unknown sign, common to all images of `shape` (h, w, channels); in
+    the result one unknown sign is left for everything together.
     """
     (a, b), size = _neighbours(shape).T, value.shape[1]
     whole = value.astype(np.float64)
@@ -200,19 +183,7 @@ def join_signs(value: Float32, shape: tuple[int, int, int]) -> Float32:
 
 
 def first_images(encryption: Float32, mixtures: Mixtures) -> Float32:
-    """A first estimate of all private images, up to one sign.
-
-    Parameters
-    ----------
-    encryption : float32 (n, h, w, channels)
-    mixtures : Mixtures
-        Two images a row or more.
-
-    Returns
-    -------
-    float32 (images, h, w, channels)
-        All images, or all their negatives.
-    """
+    """All private images (images, h, w, channels), or all their negatives, from rows of two images or more."""
     flat = np.ascontiguousarray(encryption, np.float32).reshape(len(encryption), -1)
     products = PairProducts(flat, mixtures)
     value = np.empty((mixtures.n_images, flat.shape[1]), np.float32)
@@ -228,16 +199,9 @@ def first_images(encryption: Float32, mixtures: Mixtures) -> Float32:
 
 
 def colour_axis(public: npt.NDArray[np.uint8]) -> Float64:
-    """Fisher's discriminant between the mean colours of photographs and those of their negatives.
+    """Fisher's discriminant (channels,) between mean colours of photographs (m, h, w, channels) and their negatives.
 
-    Parameters
-    ----------
-    public : uint8 (m, h, w, channels)
-
-    Returns
-    -------
-    float64 (channels,)
-        Its product with a mean colour in [-1, 1] is positive for most photographs.
+    Its product with a mean colour in [-1, 1] is positive for most photographs.
 
     Examples
     --------
