@@ -50,19 +50,10 @@ def _round_rows(first: int, last: int, table: Float, length: float, out: Float, 
 
 
 def integers(table: Float, fine: bool = False) -> tuple[Float, Float64]:
-    """Round the rows of a factor of an exact product.
+    """Round the rows of a factor (n, d) of an exact product; returns the rounded rows and their scales (n,).
 
-    Parameters
-    ----------
-    table : float (n, d)
-    fine : bool
-        Keep 26 bits of the length of a row instead of 12.
-
-    Returns
-    -------
-    whole : float32 (n, d), or float64 if `fine`
-        Each row is the table's row times its scale, rounded. No row is longer than 2^12, or 2^26.
-    scale : float64 (n,)
+    Each row is multiplied by its scale and rounded, so that it is no longer than 2^12 (float32) or, if `fine`, 2^26
+    (float64).
 
     Examples
     --------
@@ -78,19 +69,7 @@ def integers(table: Float, fine: bool = False) -> tuple[Float, Float64]:
 
 
 def whole_product(a: Float, b: Float) -> Float:
-    """``a @ b.T`` for integer-valued factors, by blocks of rows of `a` on several threads.
-
-    Parameters
-    ----------
-    a : float (n, d)
-    b : float (m, d)
-        Both from `integers`.
-
-    Returns
-    -------
-    float (n, m)
-        Exact, in units of both factors' scales.
-    """
+    """``a @ b.T`` (n, m), exact, for factors (n, d) and (m, d) from `integers`, by blocks on several threads."""
     out = np.empty((len(a), len(b)), a.dtype)
 
     def multiply(low: int, high: int) -> None:

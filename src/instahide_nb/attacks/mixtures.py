@@ -41,18 +41,10 @@ _IMAGES = 32  # columns of A at a time
 
 @dataclass(frozen=True)
 class Mixtures:
-    """The matrix A.
+    """The matrix A."""
 
-    Attributes
-    ----------
-    assignment : int64 (n, p)
-        Images in each row; -1 for an unknown one, which counts as the mean image.
-    coefficient : float (n, p)
-    n_images : int
-    """
-
-    assignment: Int64
-    coefficient: Float
+    assignment: Int64  # (n, p): images in each row; -1 for an unknown one, which counts as the mean image
+    coefficient: Float  # (n, p)
     n_images: int
 
     @cached_property
@@ -78,18 +70,10 @@ class Mixtures:
 
 @dataclass(frozen=True)
 class Regression:
-    """Residuals predicted from those of other rows.
+    """Residuals predicted from those of other rows."""
 
-    Attributes
-    ----------
-    weight : float64 CSR (n, n)
-        W, with an empty diagonal.
-    scale : float (n,)
-        Variance that the prediction leaves.
-    """
-
-    weight: csr_array
-    scale: Float
+    weight: csr_array  # W (n, n), float64 CSR with an empty diagonal
+    scale: Float  # (n,): variance that the prediction leaves
 
     @cached_property
     def left_over(self) -> tuple[csr_array, csr_array]:
@@ -128,19 +112,7 @@ def add_product(matrix: csr_array, table: Float, out: Float, threads: bool = Tru
 
 
 def predictions(mixtures: Mixtures, image: FloatT, mean: FloatT) -> FloatT:
-    """``sum_j a_ij P_j + rest_i m`` of each row.
-
-    Parameters
-    ----------
-    mixtures : Mixtures
-    image : float (n_images, d)
-    mean : float (d,)
-
-    Returns
-    -------
-    float (n, d)
-        In float64 for images in float64.
-    """
+    """``sum_j a_ij P_j + rest_i m`` of each row (n, d), for images (n_images, d) and the mean image m (d,)."""
     n = len(mixtures.assignment)
     assignment = np.hstack([mixtures.assignment, np.full((n, 1), mixtures.n_images)])
     coefficient: Float = np.append(mixtures.coefficient, mixtures.rest[:, None], axis=1)
@@ -222,21 +194,9 @@ def _factor(mixtures: Mixtures, weight: Weights, ridge: float) -> Float64:
 
 
 def fit(rows: Float, mixtures: Mixtures, weight: Weights, mean: Float, ridge: float) -> Float64:
-    """Images by generalised least squares.
+    """Images by generalised least squares, float64 (n_images, d), from rows (n, d).
 
-    Parameters
-    ----------
-    rows : float (n, d)
-    mixtures : Mixtures
-    weight : Weights
-        See the module.
-    mean : float (d,)
-    ridge : float
-        Weight of the pull to `mean`, as a share of the mean diagonal of the normal matrix.
-
-    Returns
-    -------
-    float64 (n_images, d)
+    `ridge` is the weight of the pull to `mean` (d,), as a share of the mean diagonal of the normal matrix.
 
     Examples
     --------
@@ -251,33 +211,21 @@ def fit(rows: Float, mixtures: Mixtures, weight: Weights, mean: Float, ridge: fl
 
 
 def influence(mixtures: Mixtures, weight: Weights, ridge: float) -> Float64:
-    """How much each row changes each image that `fit` finds: ``Q A (A^T Q A + r I)^-1``.
+    """How much each row changes each image that `fit` finds: ``Q A (A^T Q A + r I)^-1``, float64 (n, n_images).
 
     Without row i, image j would be ``P_j - influence_ij / (1 - h_i) e_i``, with h_i = sum_j a_ij influence_ij the
     leverage of the row and e_i its residual (exactly, where rows are independent).
-
-    Returns
-    -------
-    float64 (n, n_images)
     """
     return weighted_design(mixtures, weight, inverse(_factor(mixtures, weight, ridge)))
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Images, and what they were fitted to.
+    """Images, and what they were fitted to."""
 
-    Attributes
-    ----------
-    image : float32 (n_images, ...)
-    mixtures : Mixtures
-    influence : float64 (n, n_images)
-        See `influence`.
-    """
-
-    image: Float32
+    image: Float32  # (n_images, ...)
     mixtures: Mixtures
-    influence: Float64
+    influence: Float64  # (n, n_images), see `influence`
 
 
 def mean_square(rows: Float) -> Float64:

@@ -64,12 +64,7 @@ def method_names() -> list[str]:
 
 
 def split_options(method: str) -> tuple[str, dict[str, str]]:
-    """The attack's name and the options that follow it.
-
-    Raises
-    ------
-    InputError
-        When something between the commas is no ``option=value``.
+    """The attack's name and the options that follow it; an InputError where they are not ``option=value``.
 
     Examples
     --------
@@ -124,13 +119,7 @@ def counted(release: Release, public: npt.NDArray[np.uint8]) -> Release:
 
 
 def find_attack(method: str) -> Callable[..., AttackResult]:
-    """The function that a method names; its options are checked, too.
-
-    Raises
-    ------
-    InputError
-        When there is no such method, module or function, or it takes no such option.
-    """
+    """The function that a method names; an InputError if there is none, or if it takes no such option."""
     name, options = split_options(method)
     found = _find_function(name)
     if options:
@@ -197,17 +186,8 @@ def run_attack(
 ) -> AttackResult:
     """Run an attack, with BLAS on one thread, and check that what it returns fits the release.
 
-    Parameters
-    ----------
-    method : str
-        See :func:`method_names`.
-    release, public, seed_start, seed_stop, workdir
-        The arguments of an attack, see the module; it gets those that it has.
-
-    Raises
-    ------
-    InputError
-        When there is no such attack, or it returns arrays of other dtypes or shapes.
+    For `method` see :func:`method_names`. The other arguments are those of an attack (see the module); it gets those
+    that it has. An InputError says that there is no such attack, or that it returns arrays of other dtypes or shapes.
     """
     attack = find_attack(method)
     options: dict[str, object] = {"seed_start": seed_start, "seed_stop": seed_stop, "workdir": workdir}
@@ -250,13 +230,7 @@ def run_attack(
 class Steps:
     """An attack stage by stage, where it has stages to show: `unmask`. Others run as a whole when asked for the result.
 
-    Parameters
-    ----------
-    method : str
-    release : Release
-    public : uint8 (m, h, w, 3)
-    options : int or Path
-        As for :func:`run_attack`.
+    `options` are those of :func:`run_attack`.
     """
 
     def __init__(

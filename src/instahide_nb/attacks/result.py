@@ -17,42 +17,20 @@ from instahide_nb.scheme.encryption import pixel_bytes, pixel_values
 
 @dataclass(frozen=True)
 class AttackResult:
-    """Images that an attack recovered, and what it says of itself.
+    """Images that an attack recovered, and what it says of itself."""
 
-    Attributes
-    ----------
-    method : str
-        The attack's name.
-    recovered : (N, h, w, 3) float32 array
-        The recovered private images, in [-1, 1].
-    assignment : (n, p) int64 array
-        Which of them each encryption holds; -1 where unknown.
-    decryption : (n, h, w, 3) float32 array
-        For each encryption an image on the 8-bit grid, see :func:`on_the_grid`.
-    complexity : str
-        In the challenge's notation, E being the number of encryptions: "O(E)".
-    seconds : dict
-        Wall time of each stage.
-    details : dict
-        Whatever else it can tell, as JSON can hold it; never times.
-    recovered_generator : bool or None
-        Whether a generator attack found the generator; None for attacks that do not look for it. Where it is False
-        there is no decryption: see :meth:`not_found`.
-    reason : str
-        Why the generator was not found, in one line.
-    extras : dict
-        Arrays that the notebook shows, such as ``history``, the images after each stage; they are not saved.
-    """
-
-    method: str
-    recovered: npt.NDArray[np.float32]
-    assignment: npt.NDArray[np.int64]
-    decryption: npt.NDArray[np.float32]
-    complexity: str
-    seconds: dict[str, float] = field(default_factory=dict)
+    method: str  # the attack's name
+    recovered: npt.NDArray[np.float32]  # (N, h, w, 3): the private images, in [-1, 1]
+    assignment: npt.NDArray[np.int64]  # (n, p): which of them each encryption holds; -1 where unknown
+    decryption: npt.NDArray[np.float32]  # (n, h, w, 3): an image per encryption, see `on_the_grid`
+    complexity: str  # in the challenge's notation, E being the number of encryptions: "O(E)"
+    seconds: dict[str, float] = field(default_factory=dict)  # wall time of each stage
+    # whatever else it can tell, as JSON can hold it; never times
     details: dict[str, Any] = field(default_factory=dict)
+    # False: it looked for the generator and did not find it, so there is no decryption (`not_found`)
     recovered_generator: bool | None = None
-    reason: str = ""
+    reason: str = ""  # why the generator was not found, in one line
+    # arrays for the notebook, such as the `history` of images after each stage; not saved
     extras: dict[str, Any] = field(default_factory=dict)
 
     @classmethod

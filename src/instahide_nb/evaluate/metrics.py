@@ -153,21 +153,10 @@ def ssim_pairs(
     *,
     unit: bool = True,
 ) -> Float64:
-    """SSIM of chosen pairs of images, equal to scikit-image's to the last bit.
+    """SSIM of chosen pairs of images in [-1, 1] (m1, h, w, c) and (m2, h, w, c), with the bits of scikit-image.
 
-    Parameters
-    ----------
-    first, second : floating (m1, h, w, c) and (m2, h, w, c)
-        Images in [-1, 1], at least 7 x 7.
-    index : integer (q, 2)
-        Each row names an image of `first` and one of `second`.
-    unit : bool
-        True compares images moved to [0, 1], with ``data_range=1``; False as they are, with ``data_range=2``.
-
-    Returns
-    -------
-    float64 (q,)
-        Each value depends on its pair alone, not on the other pairs or on threads.
+    Each row of `index` (q, 2) names an image of `first` and one of `second`. With `unit` they are moved to [0, 1]
+    (``data_range=1``), else compared as they are (``data_range=2``). Each value (q,) depends on its pair alone.
     """
     height, width = first.shape[1:3]
     if min(height, width) < _WINDOW:
@@ -178,24 +167,9 @@ def ssim_pairs(
 def score(decryption: npt.NDArray[np.floating], private: UInt8, pair: npt.NDArray[np.integer]) -> Scores:
     """Score one decrypted image per encryption against the private images inside the encryption.
 
-    Parameters
-    ----------
-    decryption : floating (n, h, w, 3)
-        Row i answers encryption i, in [-1, 1].
-    private : uint8 (n_private, h, w, 3)
-        The private images.
-    pair : integer (n, p)
-        The private images inside each encryption, as indices into `private`.
-
-    Raises
-    ------
-    InputError
-        When shapes, dtypes or indices do not fit each other, or a value is not finite.
-
-    Notes
-    -----
-    Attacks return the same few images for many encryptions, so each distinct pair of images is compared once. A
-    decryption equal to ``pixel_values(private)`` has SSIM 1.0 and L2 0.0 exactly.
+    Row i of `decryption` (n, h, w, 3), in [-1, 1], answers encryption i, which holds the images `pair` (n, p) of
+    `private` (n_private, h, w, 3). An InputError says that these do not fit each other, or that a value is not finite.
+    Attacks return few images for many encryptions, so each distinct pair is compared once.
 
     Examples
     --------
@@ -257,12 +231,7 @@ def match_images(
 ) -> tuple[npt.NDArray[np.int64], Float64]:
     """Match images in [-1, 1] (m, h, w, 3) to private ones (n, h, w, 3), n <= m, so that the sum of SSIM is largest.
 
-    Returns
-    -------
-    place : int64 (n,)
-        ``recovered[place[i]]`` is matched to ``private[i]``; no image is used twice.
-    ssim : float64 (n,)
-        SSIM over [0, 1] of each matched pair.
+    ``recovered[place[i]]`` is matched to ``private[i]``. Returns `place` (n,), and the SSIM over [0, 1] of each pair.
     """
     m, n = len(recovered), len(private)
     if recovered.shape[1:] != private.shape[1:] or m < n:

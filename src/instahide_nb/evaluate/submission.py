@@ -45,14 +45,9 @@ Attack = Callable[..., object]
 def load_decryption(path: Path | str, expected_shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Load and check a decryption: a ``.npy`` file, or a zip with one member named ``decryption.npy``.
 
-    `expected_shape` is that of the encryptions, (n, h, w, 3). Values are clipped to [-1, 1].
-
-    Raises
-    ------
-    InputError
-        When the file is missing, damaged, pickled, not float32 or float64, of another shape, not finite, or leaves
-        [-1, 1] by more than :data:`TOLERANCE`; when a zip is unsafe, too large or holds no decryption; when the attack
-        beside it reports that it did not find the generator.
+    `expected_shape` is that of the encryptions, (n, h, w, 3). Values are clipped to [-1, 1]. An InputError says that
+    the file is missing, damaged, unsafe, not float32 or float64, of another shape, not finite or outside [-1, 1] by
+    more than :data:`TOLERANCE`, or that the attack beside it did not find the generator.
     """
     file, expected = Path(path), tuple(expected_shape)
     if not _is_zip(file):
@@ -183,19 +178,9 @@ def make_submission(
 ) -> Path:
     """Pack an attack's result for the challenge, and return the path of the zip.
 
-    Parameters
-    ----------
-    attack_dir : Path or str
-        The folder of an attack, with ``decryption.npy`` and ``attack.json``; ``attack.ipynb`` is added if it is there.
-    out : Path or str, optional
-        The zip; ``NAME-submission.zip`` beside the folder by default.
-    source : Path or str, optional
-        Python file or folder of an attack whose ``method`` in ``attack.json`` cannot be imported.
-
-    Raises
-    ------
-    InputError
-        When a file is missing or unfit, or the attack's source cannot be found.
+    The folder `attack_dir` holds ``decryption.npy``, ``attack.json`` and perhaps ``attack.ipynb``; the zip is `out`,
+    or ``NAME-submission.zip`` beside it. `source` is the Python file or folder of an attack whose ``method`` cannot be
+    imported. An InputError says that a file is missing or unfit, or that the attack's source cannot be found.
     """
     folder = Path(attack_dir)
     if not folder.is_dir():

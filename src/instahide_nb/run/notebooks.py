@@ -92,27 +92,11 @@ def execute(
 ) -> Usage:
     """Run a notebook in the folder `cwd` and keep it as `output`, without times and machine metadata.
 
-    Parameters
-    ----------
-    parameters : mapping
-        Injected below the ``parameters`` cell.
-    log : Path
-        A folder for the partial notebook, which stays there if a cell fails.
-    messages : Messages, optional
-        Takes what the notebook writes to standard error.
-    bars : int
-        Width of the progress bars that the notebook draws into `messages`; 0 for none.
-    lock : int, optional
-        A file descriptor that the notebook's process shall hold too.
-
-    Raises
-    ------
-    InputError
-        If a cell raised one, or the notebook cannot be written.
-    NotebookError
-        If a cell failed otherwise: names the cell, the error and the partial notebook.
-    KeyboardInterrupt
-        At Ctrl-C, after the notebook's process has ended.
+    `parameters` are injected below its ``parameters`` cell. A partial notebook is in the folder `log`, and stays there
+    if a cell fails. `messages` takes what the notebook writes to standard error, progress bars of width `bars` too;
+    `lock` is a file descriptor that the notebook's process shall hold. An InputError says that a cell raised one, or
+    that the notebook cannot be written; a NotebookError names the cell that failed otherwise; Ctrl-C ends the
+    notebook's process first.
     """
     # For a format that notebooks do not use, jsonschema would build a grammar for three seconds.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]

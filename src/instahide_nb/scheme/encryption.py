@@ -206,19 +206,9 @@ def encrypt(
 ) -> Mixtures:
     """Make ``encryptions_per_image * N`` encryptions, epoch by epoch.
 
-    Parameters
-    ----------
-    private, public : (N, h, w, 3) and (M, h, w, 3) uint8 arrays
-        Two or more private images and, for cross only, N or more public ones.
-    stream : Stream
-        See :mod:`instahide_nb.scheme.streams`.
-    scheme, k, encryptions_per_image, max_coefficient, min_private_sum, private_per_mix
-        As in :class:`instahide_nb.core.params.GenDataParams`.
-
-    Raises
-    ------
-    InputError
-        When images do not fit each other or the constraints cannot be met.
+    `private` (N, h, w, 3) are two images or more, `public` (M, h, w, 3), for cross only, N or more. The parameters are
+    those of :class:`instahide_nb.core.params.GenDataParams`. An InputError says that images do not fit each other, or
+    that the constraints cannot be met.
     """
     check_constraints(scheme, k, max_coefficient, min_private_sum, private_per_mix)
     n_private, shape = len(private), private.shape[1:]

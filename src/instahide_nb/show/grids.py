@@ -247,18 +247,9 @@ def comparison_grid(
 ) -> UInt8:
     """Private image, encryption, its absolute value and decryption, from the best encryption to the worst.
 
-    Parameters
-    ----------
-    encryption, decryption : floating (n, h, w, 3)
-        In [-1, 1].
-    private : uint8 (n_private, h, w, 3)
-        The private images; the one with the larger SSIM is shown.
-    pair : integer (n, p)
-        The private images inside each encryption.
-    scores : Scores
-        From :func:`instahide_nb.evaluate.metrics.score`.
-    rows : int
-        How many encryptions, evenly spaced in rank.
+    `encryption` and `decryption` (n, h, w, 3) are in [-1, 1]; `pair` (n, p) names the images of `private` (n_private,
+    h, w, 3) inside each encryption, of which the one with the larger SSIM is shown. `rows` encryptions, evenly spaced
+    in rank.
     """
     shown = compare_encryptions(encryption, decryption, private, pair, scores.ssim, rows)
     n, count, line, tiles = len(encryption), len(shown.chosen), line_height("body"), _rows_of(shown.images)

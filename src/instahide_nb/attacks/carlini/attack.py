@@ -96,29 +96,12 @@ def attack(
     published: bool = False,
     similarity: Similarity = edge_similarity,
 ) -> AttackResult:
-    """Run all stages.
+    """Run all stages; ``recovered`` has `n_private` images, grey where there is no group.
 
-    Parameters
-    ----------
-    release : Release
-    public : uint8 (m, h, w, 3)
-        The attacker's own public images, at least twice as many as there are private images.
-    cleaning : bool
-        Go on to stage 7.
-    published : bool
-        Group encryptions without their labels and match greedily, as the published code does.
-    similarity : callable
-        Stage 1: ``similarity(release, public)`` returns float32 (n, n).
-
-    Returns
-    -------
-    AttackResult
-        ``recovered`` has `n_private` images; those without a group are grey.
-
-    Raises
-    ------
-    InputError
-        When the labels cannot be used, or the public images do not fit the release.
+    The attacker's own `public` images (m, h, w, 3) are at least twice as many as there are private ones. `cleaning`
+    goes on to stage 7. `published` groups encryptions without their labels and matches greedily, as the published code
+    does. ``similarity(release, public)`` returns float32 (n, n). An InputError says that labels or public images do
+    not fit.
     """
     _check(release, public)
     method = "carlini-v1" if cleaning else "carlini-v2"

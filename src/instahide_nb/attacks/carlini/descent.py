@@ -93,22 +93,11 @@ def free_sign_descent(
     iterations: int = 1000,
     push: float = _PUSH,
 ) -> Float32:
-    """Minimise ``mean((|x| - |l1 Pa + l2 Pb|)^2) + push mean(1 - |P|)`` over the private images.
+    """Minimise ``mean((|x| - |l1 Pa + l2 Pb|)^2) + push mean(1 - |P|)`` over the private images (images, d).
 
-    Parameters
-    ----------
-    size : float32 (n, d)
-        Absolute values of the encryptions.
-    pair : int64 (n, 2)
-        The two images of each encryption; -1 for an unknown one, which counts as zero.
-    coefficient : float32 (n, 2)
-    start : float32 (images, d)
-        Zero, as published, takes all signs as negative.
-
-    Returns
-    -------
-    float32 (images, d)
-        Not confined to [-1, 1].
+    `size` (n, d) holds ``|x|``, `pair` (n, 2) the images of each encryption, -1 for an unknown one, which counts as
+    zero, and `coefficient` (n, 2) theirs. A `start` of zero, as published, takes all signs as negative. Results are
+    not confined to [-1, 1].
 
     Examples
     --------

@@ -24,33 +24,18 @@ _FORBIDDEN = -1e6
 
 @dataclass(frozen=True)
 class Slots:
-    """The two slots of every encryption, that of the larger coefficient first.
+    """The two slots of every encryption, that of the larger coefficient first."""
 
-    Attributes
-    ----------
-    known : Known
-        What the labels say.
-    image_class : int64 (n, 2)
-        Class of each slot.
-    coefficient : float32 (n, 2)
-        Where both slots share a class, half of their known sum each.
-    shared : bool (n,)
-        Whether both slots have the same class.
-    """
-
-    known: Known
-    image_class: Int64
-    coefficient: Float32
-    shared: npt.NDArray[np.bool_]
+    known: Known  # what the labels say
+    image_class: Int64  # (n, 2)
+    coefficient: Float32  # (n, 2): half of the known sum each, where both slots share a class
+    shared: npt.NDArray[np.bool_]  # (n,): whether both slots have the same class
 
 
 def read_slots(label: npt.NDArray[np.floating], n_images: int) -> Slots:
-    """Read classes and coefficients of two private images per row from labels (n, classes).
+    """Classes and coefficients of two private images per row from labels (n, classes).
 
-    Raises
-    ------
-    InputError
-        When labels have no coefficients of single images.
+    An InputError says that no label has coefficients of single images.
 
     Examples
     --------
@@ -76,19 +61,8 @@ def optimal_matching(score: Float32, image_class: Int64, slots: Slots) -> Int64:
     """Fill all slots with groups of their class so that the sum of similarities is largest.
 
     A group fills at most ``2 n / N`` slots, or as many as its class needs. Where both slots of an encryption have the
-    same class, the second does not get the group that is nearest to the encryption.
-
-    Parameters
-    ----------
-    score : float32 (n, groups)
-        Second similarity.
-    image_class : int64 (groups,)
-    slots : Slots
-
-    Returns
-    -------
-    int64 (n, 2)
-        Group of each slot; -1 where no group has the class.
+    same class, the second does not get the group that is nearest to the encryption. `score` (n, groups) is the second
+    similarity. Returns the group of each slot (n, 2); -1 where no group has the class.
     """
     from scipy.optimize import linear_sum_assignment
 

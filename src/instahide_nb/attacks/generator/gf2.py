@@ -28,14 +28,9 @@ Int64 = npt.NDArray[np.int64]
 class Factorisation:
     """A factorised system of m equations.
 
-    Attributes
-    ----------
-    tiles : (ceil(words / 16), m, 16) uint64 array
-        The factors, 16 words of all rows together, so that a pass over some columns reads memory in order. Row i
-        belongs to equation ``order[i]``; the first `rank` rows are the pivot rows.
-    order : (m,) int64 array
-    pivot : (rank,) int64 array
-        The pivot column of each pivot row, ascending.
+    `tiles` (ceil(words / 16), m, 16) are the factors, 16 words of all rows together, so that a pass over some columns
+    reads memory in order. Row i belongs to equation ``order[i]``; the first `rank` rows are the pivot rows, with
+    columns `pivot`, ascending.
     """
 
     tiles: Packed
@@ -127,17 +122,12 @@ def _trailing(tile: Packed, low: int, first: int, rank: int, multiplier: Packed,
 
 
 def factorise(rows: Packed) -> Factorisation:
-    """Factorise a system over GF(2).
+    """Factorise a system over GF(2): a row (m, words) per equation, column c at bit ``c % 64`` of word ``c // 64``.
 
-    Parameters
-    ----------
-    rows : (m, words) uint64 array
-        One equation per row, column c at bit ``c % 64`` of word ``c // 64``.
+    In the example, of the equations a = 1, b = 0 and a + b = 1 the third is a check.
 
     Examples
     --------
-    Three equations in two unknowns, a = 1, b = 0, a + b = 1; the third is a check:
-
     >>> system = factorise(np.array([[1], [2], [3]], np.uint64))
     >>> system.rank, system.solve(np.array([1, 0, 1], np.uint8))[:1]
     (2, array([1], dtype=uint64))

@@ -182,13 +182,9 @@ def _search(bits: Bits, low: int, high: int, first: Int64, second: Int64, differ
 def align(release: Release, window: Window, *, first_limit: int = _MOST_EXTRA) -> tuple[Int64, int] | None:
     """Find each epoch's place in the stream by the signs of neighbouring pixels; the expected place comes first.
 
-    At most `first_limit` words may come before the first mask, beyond those expected.
-
-    Returns
-    -------
-    (starts, n_public) or None
-        The first word of each epoch, and the size of the pool of public images: the release's, or, if it names none,
-        the size that leaves no word over before the first mask. None if the masks of an epoch are not found.
+    At most `first_limit` words may come before the first mask, beyond those expected. Returns the first word of each
+    epoch, and the size of the pool of public images: the release's, or, if it names none, the size that leaves no word
+    over before the first mask. None if the masks of an epoch are not found.
     """
     info, layout = release.info, Layout.of(release)
     if layout.mask == 0:

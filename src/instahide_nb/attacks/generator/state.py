@@ -146,17 +146,9 @@ def find_state(
 ) -> FoundState | None:
     """Solve for the state, and prove the solution on bits that were not used.
 
-    Parameters
-    ----------
-    words : (m,) int64 array
-        The words whose lowest bits are known, the surest first.
-    bits : (m,) uint8 array
-        The estimated bits.
-    attempts : range
-        Which systems to try. Number 0 is made of the surest bits; each further one is a random draw from a larger pool
-        of them, so that a wrong bit among the surest does not spoil all. None is returned if none succeeds.
-    differences : bool
-        Each bit is the sum of the lowest bits of its word and the next.
+    The lowest bits of `words` (m,), the surest first, are estimated as `bits` (m,); with `differences` each is the sum
+    of the lowest bits of its word and the next. System number 0 is made of the surest bits; each further one of
+    `attempts` is a random draw from a larger pool of them, so that a wrong bit among the surest does not spoil all.
     """
     if len(words) < EQUATIONS + _FEWEST_CHECKS:
         return None
