@@ -167,15 +167,14 @@ def solve(lower: Float64, right: Float64) -> Float64:
     return x
 
 
-@numba.njit(cache=True, nogil=True)
-def _solve_block(low: int, high: int, lower: Float64, right: Float64, out: Float64) -> None:
-    out[:, low:high] = solve(lower, right[:, low:high].copy())
-
-
 def solve_columns(lower: Float64, right: Float64) -> Float64:
     """`solve` for many columns, some at a time and on several threads; the same bits."""
     out = np.empty(right.shape)
-    in_blocks(_solve_block, right.shape[1], lower, right, out, block=_COLUMNS)
+
+    def columns(low: int, high: int) -> None:
+        out[:, low:high] = solve(lower, right[:, low:high].copy())
+
+    in_blocks(columns, right.shape[1], block=_COLUMNS)
     return out
 
 

@@ -174,7 +174,8 @@ def _code_rows(
         if influence.shape[0] > 0:
             r_r = _without_row(own[i], own_share[i], influence[i], product[i], gram, square[i], table)
         else:
-            table[0] = product[i]
+            for j in range(n_images):
+                table[0, j] = product[i, j]
         pull, along = table[1], table[2]
         base = 0.0
         for c in range(present.shape[1]):

@@ -267,7 +267,8 @@ def _residual_kernel(
     n_images = gram.shape[0]
     mixed = np.empty(n_images)
     for i in range(first, last):
-        mixed[:] = -product[i]
+        for j in range(n_images):
+            mixed[j] = -product[i, j]
         for s in range(assignment.shape[1]):
             if assignment[i, s] >= 0:
                 for j in range(n_images):

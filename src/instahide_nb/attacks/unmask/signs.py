@@ -54,7 +54,10 @@ def _lift(
                     out[i, c, y, x] = size[i, c, y, x] * u / np.sqrt(one + u * u)
         if temperature.shape[0] == 0:
             continue
-        padded[:, RADIUS : RADIUS + h, RADIUS : RADIUS + w] = out[i] - prediction[i]
+        for c in range(channels):
+            for y in range(h):
+                for x in range(w):
+                    padded[c, y + RADIUS, x + RADIUS] = out[i, c, y, x] - prediction[i, c, y, x]
         for sweep in range(temperature.shape[0]):
             inverse = one / (scale[i] * temperature[sweep])
             for c in range(channels):
@@ -67,7 +70,10 @@ def _lift(
                         u = sizes[x] * (predictions[x] + line[x]) * inverse / v[x]
                         fresh = sizes[x] * u / np.sqrt(one + u * u) - predictions[x]
                         here[x + RADIUS] = half * (here[x + RADIUS] + fresh)
-        out[i] = padded[:, RADIUS : RADIUS + h, RADIUS : RADIUS + w] + prediction[i]
+        for c in range(channels):
+            for y in range(h):
+                for x in range(w):
+                    out[i, c, y, x] = padded[c, y + RADIUS, x + RADIUS] + prediction[i, c, y, x]
 
 
 def lift_masks(
@@ -161,8 +167,10 @@ def _flip(
     sign = np.empty((channels, h, w), np.float32)
     for a in range(first, last):
         for c in range(channels):
-            padded[c, RADIUS : RADIUS + h, RADIUS : RADIUS + w] = image[a, c] - mean[c]
-        sign[:] = np.float32(1)
+            for y in range(h):
+                for x in range(w):
+                    padded[c, y + RADIUS, x + RADIUS] = image[a, c, y, x] - mean[c]
+                    sign[c, y, x] = np.float32(1)
         for _ in range(sweeps):
             changed = False
             for y in range(h):
@@ -182,7 +190,10 @@ def _flip(
                             changed = True
             if not changed:
                 break
-        image[a] *= sign
+        for c in range(channels):
+            for y in range(h):
+                for x in range(w):
+                    image[a, c, y, x] *= sign[c, y, x]
 
 
 def repair_signs(

@@ -167,6 +167,15 @@ def predict(padded: Float32, tap: Float32, kind: int, c: int, y: int, out: Float
 
 
 @numba.njit(cache=True, nogil=True)
+def place(image: Float32, padded: Float32) -> None:
+    """Copy an image (channels, h, w) into the middle of a padded one. (A slice would compile for seconds longer.)"""
+    for c in range(image.shape[0]):
+        for y in range(image.shape[1]):
+            for x in range(image.shape[2]):
+                padded[c, y + RADIUS, x + RADIUS] = image[c, y, x]
+
+
+@numba.njit(cache=True, nogil=True)
 def _whiten(
     first: int, last: int, image: Float32, tap: Float32, variance: Float32, row: Int64, out: Float32
 ) -> None:
@@ -174,7 +183,7 @@ def _whiten(
     padded = np.zeros((channels, h + 2 * RADIUS, w + 2 * RADIUS), np.float32)
     line = np.empty(w, np.float32)
     for i in range(first, last):
-        padded[:, RADIUS : RADIUS + h, RADIUS : RADIUS + w] = image[i]
+        place(image[i], padded)
         for c in range(channels):
             for y in range(h):
                 predict(padded, tap, row[y], c, y, line)
