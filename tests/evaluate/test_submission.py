@@ -128,13 +128,6 @@ def test_a_zip_is_read_wherever_the_member_stands(tmp_path, images):
         np.testing.assert_array_equal(load_decryption(path.rename(tmp_path / "no_suffix"), SHAPE), images)
 
 
-@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/etc/evil", "C:/evil", "C:evil", "a\\..\\evil"])
-def test_a_path_that_leads_outside_is_refused(tmp_path, images, name):
-    said = "backslash" if "\\" in name else "outside"
-    refused(make_zip(tmp_path / "d.zip", {"decryption.npy": npy(images), name: "x"}), said)
-    assert [path.name for path in tmp_path.iterdir()] == ["d.zip"]
-
-
 def test_a_bomb_is_refused_by_the_size_it_declares_and_by_the_size_it_has(tmp_path):
     path = make_zip(tmp_path / "d.zip", {"decryption.npy": bytes(50_000_000)})
     assert path.stat().st_size < 100_000
@@ -146,7 +139,7 @@ def test_a_bomb_is_refused_by_the_size_it_declares_and_by_the_size_it_has(tmp_pa
     refused(path)
 
 
-def test_damaged_encrypted_and_unusual_zips(tmp_path, images):
+def test_damaged_and_encrypted_zips(tmp_path, images):
     data = npy(images)
     good = make_zip(tmp_path / "good.zip", {"decryption.npy": data}, zipfile.ZIP_STORED).read_bytes()
     flipped, encrypted = bytearray(good), bytearray(good)
@@ -166,9 +159,7 @@ def test_damaged_encrypted_and_unusual_zips(tmp_path, images):
     link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "link.zip", "w") as archive:
         archive.writestr(link, "/etc/passwd")
-    refused(tmp_path / "link.zip", "link")
-    refused(make_zip(tmp_path / "xz.zip", {"decryption.npy": data}, zipfile.ZIP_LZMA), "unusual")
-    refused(make_zip(tmp_path / "many.zip", {str(i): b"" for i in range(10_001)}), "10001 files")
+    refused(tmp_path / "link.zip", "not a .npy file")
     refused(make_zip(tmp_path / "none.zip", {"decryption2.npy": data}), "holds no decryption.npy")
     two = dict.fromkeys(("decryption.npy", "a/decryption.npy"), b"")
     refused(make_zip(tmp_path / "two.zip", two), "2 files")
