@@ -152,12 +152,12 @@ def _measure(table: str, name: str, base: Parameters, attacker: str) -> dict[str
     with one_blas_thread():
         result = solve(challenge.release, public, settings=Settings(**settings))
     seconds, processor = time.perf_counter() - begin, time.process_time() - before
-    place, image = match_images(result.recovered, secret.private)
+    place, image, _ = match_images(result.recovered, secret.private, secret.augment)
     number = np.empty(len(place), np.int64)
     number[place] = np.arange(len(place))
     right = overlap(number[result.assignment], secret.pair) / secret.pair.shape[1]
     return {
-        "max_ssim": score(decrypt(result), secret.private, secret.pair).metrics()["max_ssim"],
+        "max_ssim": score(decrypt(result), *secret.mixed()).metrics()["max_ssim"],
         "image_ssim": float(image.mean()),
         "worst": float(image.min()),
         "right": float(right.mean()),

@@ -24,6 +24,7 @@ from instahide_nb.challenge.secret import check_halves, load_secret
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import sha256_file
 from instahide_nb.core.params import GenDataParams
+from instahide_nb.scheme.views import apply_views
 
 KEY = "0123456789abcdef" * 4
 ARRAYS = ("private", "private_label", "pair", "coefficient", "public", "public_index", "mask")
@@ -33,9 +34,13 @@ def all_files(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256_file(path) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_is_kept_explains_what_is_published(challenge: Challenge, sources: Sources) -> None:
-    """Every encryption from private images, public images, coefficients and mask alone."""
-    secret, release = challenge.secret, challenge.release
+@pytest.mark.parametrize("augment", ["none", "flip", "crop", "crop_flip"])
+def test_what_is_kept_explains_what_is_published(
+    augment: str, challenge: Challenge, gen_data_params: GenDataParams, sources: Sources
+) -> None:
+    """Every encryption from views of private images, public images, coefficients and mask alone."""
+    made = build_challenge(gen_data_params.changed(augment=augment))
+    secret, release = made.secret, made.release
     assert (secret.private == sources.private).all()
     assert (secret.public == sources.public).all()
     assert (secret.private_label == sources.label).all()
@@ -43,9 +48,19 @@ def test_what_is_kept_explains_what_is_published(challenge: Challenge, sources: 
     n, *image = release.encryption.shape
     sign = 2.0 * np.unpackbits(secret.mask, axis=1, count=int(np.prod(image))).reshape(n, *image) - 1
     images = np.concatenate([secret.private[secret.pair], secret.public[secret.public_index]], axis=1)
+    if augment != "none":
+        for j in range(2):
+            images[:, j] = apply_views(images[:, j], secret.view[:, j])
+        place = np.arange(n)[:, None] // 7 * 7 + secret.pair  # of an image in an epoch
+        named = np.concatenate([place[:, :, None], secret.view], axis=2).reshape(-1, 4)
+        assert len(np.unique(named, axis=0)) == n, "one view per image and epoch, in both its places"
+    private, inside = secret.mixed()
+    assert (private[inside] == images[:, :2]).all()
     weight = (secret.coefficient.astype(np.float64) * 2**24).astype(np.int64)
     total = (weight[:, :, None, None, None] * (2 * images.astype(np.int64) - 255)).sum(axis=1)
     assert (release.encryption == (sign * total / (255 * 2**24)).astype(np.float32)).all()
+    for name in ARRAYS:
+        assert (getattr(secret, name) == getattr(challenge.secret, name)).all(), "the stream is the same"
 
 
 @pytest.mark.parametrize(
@@ -66,6 +81,9 @@ def test_what_is_kept_explains_what_is_published(challenge: Challenge, sources: 
         {"k": 16, "min_private_sum": 0.05},
         {"n_private": 3},
         {"not square": True, "n_private": 4},
+        {"augment": "flip", "seed": "entropy"},
+        {"augment": "crop", "scheme": "inside"},
+        {"augment": "crop_flip", "rng": "chacha20"},
     ],
     ids=str,
 )
@@ -80,7 +98,7 @@ def test_a_challenge_comes_back_and_is_made_again_from_its_secret(
     save_challenge(tmp_path / "run", made)
     secret, release = load_secret(tmp_path / "run" / "secret"), load_release(tmp_path / "run" / "release")
     assert secret.info == made.secret.info
-    for name in ARRAYS:
+    for name in (*ARRAYS, "view") if params.augment != "none" else ARRAYS:
         saved, loaded = getattr(made.secret, name), getattr(secret, name)
         assert (loaded.dtype, loaded.shape, loaded.tobytes()) == (saved.dtype, saved.shape, saved.tobytes())
     check_halves(release, secret)
@@ -242,6 +260,27 @@ def test_runs_that_cannot_be_written_and_sources_that_cannot_serve_are_refused(
     ):
         with pytest.raises(InputError, match=words):
             build_challenge(gen_data_params.changed(**values))
+
+
+def test_views_that_were_changed_or_lost_are_noticed(gen_data_params: GenDataParams, tmp_path: Path) -> None:
+    made = build_challenge(gen_data_params.changed(augment="flip", seed="entropy"))
+    save_challenge(tmp_path, made)
+    path, start = tmp_path / "secret" / "view.npy", tmp_path / "secret" / "secret.json"
+    view = np.load(path)
+    for bad in (view + np.int8(1), view[:, :1], view.astype(np.int64)):
+        np.save(path, bad)
+        refused(path)
+    np.save(path, np.where([0, 0, 1], 1 - view, view))
+    with pytest.raises(InputError, match="name the two folders of one run"):
+        check_halves(made.release, load_secret(tmp_path / "secret"))
+    np.save(path, view)
+    content = json.loads(start.read_text())
+    content["start"].pop("views")
+    start.write_text(json.dumps(content))
+    refused(start)
+    (tmp_path / "release" / "release.json").unlink()
+    save_challenge(tmp_path, build_challenge(gen_data_params))
+    assert not path.exists()
 
 
 def refused(path: Path) -> None:

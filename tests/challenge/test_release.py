@@ -44,6 +44,7 @@ def test_release_json_tells_everything_public(challenge: Challenge, saved_run: P
         "n_public": 12,
         "min_keypoints": 40,
         "labels": "coefficients",
+        "augment": "none",
         "private_per_mix": 2,
         "private_source": "npz",
         "public_source": "npz",

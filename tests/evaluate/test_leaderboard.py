@@ -150,14 +150,14 @@ def test_the_table_distinguishes_reported_and_measured_rows():
 
 
 def test_rows_of_another_form_are_marked():
-    form = {"labels": "none", "scheme": "inside", "private_per_row": 4}
+    form = {"labels": "none", "augment": "flip", "scheme": "inside", "private_per_row": 4}
     rows = [row(), row(attack="other", **form)]
     text = to_markdown(rows)
     assert text.count("†") == 2
-    said = "labels: none, scheme: inside, private images per encryption: 4"
+    said = "labels: none, augmentation: flip, scheme: inside, private images per encryption: 4"
     assert f"† other: not comparable with 2020 ({said})" in text
     assert "other †" in to_text(rows)
-    info = ReleaseInfo(labels="none", scheme="inside", k=4)
+    info = ReleaseInfo(labels="none", augment="flip", scheme="inside", k=4)
     made = measured_row(METRICS, ATTACK, challenge=HASH, info=info)
     assert {name: getattr(made, name) for name in form} == form
 

@@ -11,6 +11,7 @@ from skimage.metrics import structural_similarity
 from instahide_nb.core.errors import InputError
 from instahide_nb.evaluate.metrics import METRICS, find_mistakes, match_images, score, ssim_pairs
 from instahide_nb.scheme.encryption import pixel_values
+from instahide_nb.scheme.views import all_views, apply_views
 
 
 def made(seed: int, n_private: int = 5, n: int = 12, size: int = 16, p: int = 2):
@@ -120,11 +121,24 @@ def test_ssim_is_symmetric_and_at_most_one():
 def test_matching_undoes_a_permutation():
     _, private, _ = made(9, n_private=8)
     order = np.random.default_rng(9).permutation(8)
-    place, ssim = match_images(pixel_values(private)[order] * np.float32(0.9), private)
+    place, ssim, seen = match_images(pixel_values(private)[order] * np.float32(0.9), private)
     np.testing.assert_array_equal(order[place], np.arange(8))
     assert ssim.min() > 0.8
+    assert (seen == private).all()
     with pytest.raises(InputError, match="recovered"):
         match_images(pixel_values(private[:3]), private)
+
+
+@pytest.mark.parametrize("augment", ["flip", "crop", "crop_flip"])
+def test_matching_undoes_views(augment):
+    _, private, _ = made(9, n_private=8)
+    rng = np.random.default_rng(9)
+    order, views = rng.permutation(8), rng.permutation(all_views(augment).repeat(8, axis=0))[:8]
+    shown = apply_views(private[order], views)
+    place, ssim, seen = match_images(pixel_values(shown), private, augment)
+    np.testing.assert_array_equal(order[place], np.arange(8))
+    np.testing.assert_array_equal(seen, shown[place])
+    assert ssim.min() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,19 @@ def test_what_is_in_an_encryption(scheme: str, gen_data_params: GenDataParams) -
     np.testing.assert_array_equal(notebook.composed(release, secret, row), expected)
 
 
+def test_an_image_and_its_views(challenge: Challenge, gen_data_params: GenDataParams) -> None:
+    assert notebook.views(challenge.secret) is None
+    secret = build_challenge(gen_data_params.changed(augment="crop_flip")).secret
+    shown, captions = [secret.private[3]], ["image"]
+    for e in range(5):
+        row = 7 * e + int(np.flatnonzero(secret.pair[7 * e : 7 * e + 7, 0] == 3)[0])
+        shown.append(secret.inside(row)[0])
+        dy, dx, flip = secret.view[row, 0]
+        captions.append(f"epoch {e}: {dy}, {dx}" + (", flip" if flip else ""))
+    expected = contact_sheet(np.stack(shown), captions, columns=5, tile=96)
+    np.testing.assert_array_equal(notebook.views(secret, image=3), expected)
+
+
 def result_of(challenge: Challenge) -> AttackResult:
     """The truth, as an attack would return it."""
     recovered = on_the_grid(pixel_values(challenge.secret.private))

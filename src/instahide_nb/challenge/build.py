@@ -5,6 +5,7 @@ The secret half is all that is needed to make the release again, bit for bit. At
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from instahide_nb.core.params import GenDataParams
 from instahide_nb.data.sources import private_images, public_patches, source_kind
 from instahide_nb.scheme.encryption import Mixtures, class_coefficients, encrypt
 from instahide_nb.scheme.streams import open_stream
+from instahide_nb.scheme.views import draw_views
 
 # Parameters of the encryption, and those that are published as they are.
 _ENCRYPTION = (
@@ -52,15 +54,18 @@ def build_challenge(params: GenDataParams) -> Challenge:
     if p.scheme == "cross":
         public = public_patches(p.public_source, p.n_public, min_keypoints=p.min_keypoints, size=size)
     mixtures, start = _encrypt(p, images, public, {})
+    pair = mixtures.index[:, : p.private_per_row].astype(np.int64)
+    views = _views(p, start)
     parameters = {name: value for name, value in p.as_dict().items() if name not in ("out_dir", "key")}
     secret = Secret(
         private=images,
         private_label=labels,
-        pair=mixtures.index[:, : p.private_per_row].astype(np.int64),
+        pair=pair,
         coefficient=mixtures.coefficient,
         public=public,
         public_index=mixtures.index[:, p.private_per_row :].astype(np.int64),
         mask=mixtures.mask,
+        view=None if views is None else views[np.arange(len(pair))[:, None] // p.n_private, pair],
         info={"parameters": parameters, "start": start, "class_names": list(class_names)},
     )
     return Challenge(_publish(p, mixtures, secret), secret)
@@ -78,9 +83,21 @@ def _encrypt(
 ) -> tuple[Mixtures, dict[str, Any]]:
     """The mixtures, and the start of their stream: `start`, or what was drawn where it is empty."""
     stream = open_stream(p.rng, seed=p.seed, key=start.get("key", p.key), states=start.get("states"))
-    return encrypt(
-        private, public, stream, **{name: getattr(p, name) for name in _ENCRYPTION}
-    ), stream.secret()
+    begun = stream.secret()
+    if p.augment != "none" and "states" in begun:
+        begun["views"] = start.get("views") or secrets.token_hex(16)
+    scheme = {name: getattr(p, name) for name in _ENCRYPTION}
+    return encrypt(private, public, stream, **scheme, views=_views(p, begun)), begun
+
+
+def _views(p: GenDataParams, start: dict[str, Any]) -> npt.NDArray[np.int8] | None:
+    """Views of all private images in all epochs, (epochs, N, 3), from the seed, the key or what was drawn for them."""
+    if p.augment == "none":
+        return None
+    drawn = start.get("views") or start.get("key")
+    return draw_views(
+        p.augment, int(drawn, 16) if drawn else start["seed"], p.encryptions_per_image, p.n_private
+    )
 
 
 def _publish(params: GenDataParams, mixtures: Mixtures, secret: Secret) -> Release:
@@ -112,7 +129,10 @@ def save_challenge(run_dir: Path | str, challenge: Challenge) -> None:
     _refuse_to_overwrite(run, challenge)
     secret = make_folder(run / "secret", secret=True)
     for name in SECRET_ARRAYS:
-        save_array(secret / f"{name}.npy", getattr(challenge.secret, name), secret=True)
+        if (array := getattr(challenge.secret, name)) is None:
+            (secret / f"{name}.npy").unlink(missing_ok=True)
+        else:
+            save_array(secret / f"{name}.npy", array, secret=True)
     write_json(secret / "secret.json", challenge.secret.info, secret=True)
     save_release(run / "release", challenge.release)
 

@@ -42,6 +42,7 @@ class ReleaseInfo:
     n_public: int = 0
     min_keypoints: int = 40
     labels: Literal["coefficients", "classes", "none"] = "coefficients"
+    augment: Literal["none", "flip", "crop", "crop_flip"] = "none"
     private_per_mix: int = 2
     private_source: str = "unknown"
     public_source: str = "unknown"

@@ -17,6 +17,7 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, read_json
 from instahide_nb.core.params import GenDataParams
 from instahide_nb.scheme.encryption import pixel_values
+from instahide_nb.scheme.views import all_views, apply_views
 
 _ROUNDING = 0.05  # mean difference of absolute values that a release may have been rounded by
 
@@ -33,10 +34,27 @@ class Secret:
     public_index: npt.NDArray[np.int64]  # (n, k-p): those of each encryption, indices into `public`
     mask: npt.NDArray[np.uint8]  # (n, ceil(h*w*3/8)): packed signs, see scheme.encryption.Mixtures
     info: dict[str, Any]  # parameters of gen_data, start of the stream (seed, states or key), class_names
+    view: npt.NDArray[np.int8] | None = None  # (n, p, 3): views of the private images, see scheme.views
+
+    @property
+    def augment(self) -> str:
+        """The parameter `augment`."""
+        return str(self.info["parameters"].get("augment", "none"))
 
     def inside(self, row: int) -> npt.NDArray[np.uint8]:
-        """The images inside one encryption, in the order of its coefficients; (k, h, w, 3)."""
-        return np.concatenate([self.private[self.pair[row]], self.public[self.public_index[row]]])
+        """The images inside one encryption as they were mixed, in the order of its coefficients; (k, h, w, 3)."""
+        private = self.private[self.pair[row]]
+        if self.view is not None:
+            private = apply_views(private, self.view[row])
+        return np.concatenate([private, self.public[self.public_index[row]]])
+
+    def mixed(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """The private images as they were mixed, each view once, (m, h, w, 3), and those of each row, (n, p)."""
+        if self.view is None:
+            return self.private, self.pair
+        named = np.concatenate([self.pair[:, :, None], self.view], axis=2).reshape(-1, 4)
+        one, place = np.unique(named, axis=0, return_inverse=True)
+        return apply_views(self.private[one[:, 0]], one[:, 1:]), place.reshape(self.pair.shape)
 
 
 SECRET_ARRAYS = tuple(field.name for field in fields(Secret) if field.name != "info")
@@ -63,7 +81,12 @@ def load_secret(folder: Path | str) -> Secret:
         public_index=load("public_index", np.int64, rows, params.k - params.private_per_row),
         mask=load("mask", np.uint8, rows, -(-private[0].size // 8)),
         info=info,
+        view=load("view", np.int8, rows, params.private_per_row, 3) if params.augment != "none" else None,
     )
+    if secret.view is not None:
+        allowed = all_views(params.augment)
+        if (secret.view < allowed.min(axis=0)).any() or (secret.view > allowed.max(axis=0)).any():
+            raise InputError(f"{folder}/view.npy: has views that are no {params.augment}; make the challenge again")
     counts = {"pair": private, "private_label": info["class_names"], "public_index": secret.public}
     for name, count in ((name, len(of)) for name, of in counts.items()):
         index = getattr(secret, name)
@@ -85,10 +108,13 @@ def _read_secret_json(path: Path) -> tuple[dict[str, Any], GenDataParams]:
         params = GenDataParams(**info["parameters"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    drawn = "key" if params.rng == "chacha20" else "states" if params.seed == "entropy" else "seed"
-    if drawn != "seed" and not info["start"].get(drawn):
-        # A new one would be drawn, and the release made again would differ for no visible reason.
-        raise InputError(f"{path}: start has no {drawn}; the release cannot be made again without it")
+    drawn = ["key"] if params.rng == "chacha20" else ["states"] if params.seed == "entropy" else []
+    if drawn == ["states"] and params.augment != "none":
+        drawn.append("views")
+    for name in drawn:
+        if not info["start"].get(name):
+            # A new one would be drawn, and the release made again would differ for no visible reason.
+            raise InputError(f"{path}: start has no {name}; the release cannot be made again without it")
     return info, params
 
 

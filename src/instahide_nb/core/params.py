@@ -164,6 +164,9 @@ class GenDataParams(_Parameters):
     labels: Literal["coefficients", "classes", "none"] = _p(
         "coefficients", "what label.npy shows: coefficients, classes (0 or 1) or none (no label.npy)"
     )
+    augment: Literal["none", "flip", "crop", "crop_flip"] = _p(
+        "none", "view of each private image in each epoch: none, flip, crop or crop_flip"
+    )
     private_per_mix: int = _p(2, "cross: how many of the k images are private, 1 .. k", 1)
 
     @model_validator(mode="after")

@@ -33,7 +33,7 @@ _Text = Annotated[str, Field(pattern=r"^[^\n]*\S[^\n]*$")]
 _Ssim = Annotated[float | None, Field(ge=-1, le=1)]
 _L2 = Annotated[float | None, Field(ge=0, le=4)]
 _NOT_STATED = "not stated"
-_FORM = {"labels": "labels", "scheme": "scheme", "private_per_row": "private images per encryption"}
+_FORM = {"labels": "labels", "augment": "augmentation", "scheme": "scheme", "private_per_row": "private images per encryption"}
 _USUAL = ReleaseInfo()
 
 
@@ -49,6 +49,7 @@ class Row(Record):
     kind: Literal["reported", "measured"]  # by the authors or by this package
     challenge: Annotated[str, Field(pattern=r"^(2020|[0-9a-f]{64})$")]  # sha256 of the array of encryptions
     labels: Literal["coefficients", "classes", "none"] = "coefficients"  # what the attack was given
+    augment: Literal["none", "flip", "crop", "crop_flip"] = "none"
     scheme: Literal["cross", "inside", "mixup"] = "cross"
     private_per_row: Annotated[int, Field(ge=1)] = 2  # private images in each encryption
     max_ssim: _Ssim

@@ -24,7 +24,8 @@ from scipy.optimize import linear_sum_assignment
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.threads import in_blocks
-from instahide_nb.scheme.encryption import pixel_values
+from instahide_nb.scheme.encryption import pixel_bytes, pixel_values
+from instahide_nb.scheme.views import all_views, apply_views
 
 TITLES = {
     "max_ssim": "Max_SSIM",
@@ -227,18 +228,25 @@ def find_mistakes(
 
 
 def match_images(
-    recovered: npt.NDArray[np.floating], private: UInt8
-) -> tuple[npt.NDArray[np.int64], Float64]:
+    recovered: npt.NDArray[np.floating], private: UInt8, augment: str = "none"
+) -> tuple[npt.NDArray[np.int64], Float64, UInt8]:
     """Match images in [-1, 1] (m, h, w, 3) to private ones (n, h, w, 3), n <= m, so that the sum of SSIM is largest.
 
-    ``recovered[place[i]]`` is matched to ``private[i]``. Returns `place` (n,), and the SSIM over [0, 1] of each pair.
+    ``recovered[place[i]]`` is matched to ``private[i]``. With an augmentation, images are compared in the view of the
+    private one that is nearest in L2: an attack cannot know which way round it was, or where on its canvas. Returns
+    `place` (n,), the SSIM over [0, 1] of each pair, and the private images in these views.
     """
     m, n = len(recovered), len(private)
     if recovered.shape[1:] != private.shape[1:] or m < n:
         raise InputError(
             f"recovered: shape {recovered.shape}; {private.shape}, one image per private image, is expected"
         )
-    index = np.stack(np.divmod(np.arange(m * n), n), axis=1)
-    table = ssim_pairs(recovered.astype(np.float32), pixel_values(private), index).reshape(m, n)
+    found, image, views = recovered.astype(np.float32), np.arange(n), all_views(augment)
+    shown = np.concatenate([apply_views(private, np.tile(view, (n, 1))) for view in views])
+    flat, pixels = (a.reshape(len(a), -1).astype(np.float64) for a in (pixel_bytes(found), shown))
+    distance = (pixels * pixels).sum(axis=1) - 2 * (flat @ pixels.T)  # exact: of integers
+    best = distance.reshape(m, len(views), n).argmin(axis=1) * n + image  # of `shown`, (m, n)
+    index = np.stack([np.repeat(np.arange(m), n), best.ravel()], axis=1)
+    table = ssim_pairs(found, pixel_values(shown), index).reshape(m, n)
     place = linear_sum_assignment(table.T, maximize=True)[1]
-    return place, table[place, np.arange(n)]
+    return place, table[place, image], shown[best[place, image]]

@@ -146,8 +146,9 @@ def score(
     published, hidden = load_release(release), load_secret(secret)
     check_halves(published, hidden)
     images = load_decryption(decryption, published.encryption.shape)
-    scores = metrics.score(images, hidden.private, hidden.pair)
-    for line in metrics.find_mistakes(images, hidden.private, hidden.pair, scores):
+    private, inside = hidden.mixed()
+    scores = metrics.score(images, private, inside)
+    for line in metrics.find_mistakes(images, private, inside, scores):
         typer.echo(f"warning: {line}", err=True)
     typer.echo(score_table(scores))
 

@@ -27,6 +27,7 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.params import check_constraints, private_per_row
 from instahide_nb.core.progress import progress
 from instahide_nb.scheme.streams import Stream
+from instahide_nb.scheme.views import apply_views
 
 WEIGHT_ONE = 1 << 24
 """The integer weight of a coefficient of one; float32 holds every multiple of 2**-24 up to 1 exactly."""
@@ -203,12 +204,14 @@ def encrypt(
     max_coefficient: float = 0.65,
     min_private_sum: float = 0.30,
     private_per_mix: int = 2,
+    views: npt.NDArray[np.int8] | None = None,
 ) -> Mixtures:
     """Make ``encryptions_per_image * N`` encryptions, epoch by epoch.
 
-    `private` (N, h, w, 3) are two images or more, `public` (M, h, w, 3), for cross only, N or more. The parameters are
-    those of :class:`instahide_nb.core.params.GenDataParams`. An InputError says that images do not fit each other, or
-    that the constraints cannot be met.
+    `private` (N, h, w, 3) are two images or more, `public` (M, h, w, 3), for cross only, N or more. `views`, int8
+    (encryptions_per_image, N, 3), are those of the private images (:mod:`instahide_nb.scheme.views`), if they are
+    augmented. The other parameters are those of :class:`instahide_nb.core.params.GenDataParams`. An InputError says
+    that images do not fit each other, or that the constraints cannot be met.
     """
     check_constraints(scheme, k, max_coefficient, min_private_sum, private_per_mix)
     n_private, shape = len(private), private.shape[1:]
@@ -246,6 +249,8 @@ def encrypt(
             min_private_sum=min_private_sum,
             private_per_mix=private_per_mix,
         )
+        if views is not None:
+            first = apply_views(private, views[e]).reshape(n_private, size)
         _mix(first, second, split, result.index[rows], result.weight[rows], sign, flat[rows])
         result.mask[rows] = np.packbits(sign, axis=1)
     return result

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from instahide_nb.challenge.release import load_release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, write_bytes
 from instahide_nb.evaluate.metrics import Scores, match_images
@@ -170,21 +171,22 @@ def compare_encryptions(
 
 
 def compare_attacks(
-    private: UInt8, recovered: Mapping[str, npt.NDArray[np.floating]], rows: int
+    private: UInt8, recovered: Mapping[str, npt.NDArray[np.floating]], rows: int, augment: str = "none"
 ) -> Comparison:
     """`rows` private images evenly spaced in rank by mean SSIM over attacks, and what each attack recovered of them.
 
-    `recovered` holds for each attack its images, at least as many as there are private ones, in any order.
+    `recovered` holds for each attack its images, at least as many as there are private ones, in any order; `augment`
+    is that of :func:`match_images`.
     """
     if not recovered:
         raise InputError("recovered: no attack is given; name one or more")
-    matched = {name: match_images(images, private) for name, images in recovered.items()}
-    total = np.asarray(sum(ssim for _, ssim in matched.values()))
+    matched = {name: match_images(images, private, augment) for name, images in recovered.items()}
+    total = np.asarray(sum(ssim for _, ssim, _ in matched.values()))
     chosen = quantile_rows(total / len(matched), rows)
     images = {"private": private[chosen]}
-    images |= {name: to_pixels(recovered[name][place[chosen]]) for name, (place, _) in matched.items()}
-    ssim = {name: ssim[chosen] for name, (_, ssim) in matched.items()}
-    mean = {name: math.fsum(ssim) / len(ssim) for name, (_, ssim) in matched.items()}
+    images |= {name: to_pixels(recovered[name][place[chosen]]) for name, (place, *_) in matched.items()}
+    ssim = {name: ssim[chosen] for name, (_, ssim, _) in matched.items()}
+    mean = {name: math.fsum(ssim) / len(ssim) for name, (_, ssim, _) in matched.items()}
     return Comparison(chosen, images, ssim, mean)
 
 
@@ -279,9 +281,11 @@ def comparison_grid(
     return canvas
 
 
-def overview(private: UInt8, recovered: npt.NDArray[np.floating], *, columns: int = 8) -> UInt8:
+def overview(
+    private: UInt8, recovered: npt.NDArray[np.floating], *, columns: int = 8, augment: str = "none"
+) -> UInt8:
     """All private images, each beside the recovered image that :func:`match_images` gives it, best to worst."""
-    place, ssim = match_images(recovered, private)
+    place, ssim, private = match_images(recovered, private, augment)
     order, n = np.argsort(-ssim, kind="stable"), len(private)
     left, right = (_enlarged(i[order], _TILE * 3 // 4) for i in (private, to_pixels(recovered)[place]))
     tiles = np.concatenate([left, np.full_like(left[:, :, :2], 255), right], axis=2)
@@ -294,9 +298,11 @@ def overview(private: UInt8, recovered: npt.NDArray[np.floating], *, columns: in
     return _sheet(tiles, min(columns, n), step, captions=captions, heading=heading)[0]
 
 
-def method_grid(private: UInt8, recovered: Mapping[str, npt.NDArray[np.floating]], *, rows: int = 8) -> UInt8:
+def method_grid(
+    private: UInt8, recovered: Mapping[str, npt.NDArray[np.floating]], *, rows: int = 8, augment: str = "none"
+) -> UInt8:
     """Private images, and what each attack recovered of them; the arguments are those of :func:`compare_attacks`."""
-    shown = compare_attacks(private, recovered, rows)
+    shown = compare_attacks(private, recovered, rows, augment)
     tiles, count, line = _rows_of(shown.images), len(shown.chosen), line_height("bold")
     below = {name: f"mean {mean:.3f}" for name, mean in shown.mean.items()}
     texts = [text_width(name, "bold") for name in below] + [text_width(t, "small") for t in below.values()]
@@ -329,7 +335,8 @@ def write_method_grid(run: Path, methods: Sequence[str]) -> Path | None:
     columns = {m: images for m, images in found.items() if images is not None and len(images) >= len(private)}
     if len(columns) < 2:
         return None
-    write_png(run / "methods.png", method_grid(private, columns))
+    augment = load_release(run / "release").info.augment
+    write_png(run / "methods.png", method_grid(private, columns, augment=augment))
     return run / "methods.png"
 
 

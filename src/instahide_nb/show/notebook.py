@@ -23,6 +23,7 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, sha256_array, write_bytes
 from instahide_nb.core.progress import in_jupyterlab
 from instahide_nb.evaluate.metrics import Scores
+from instahide_nb.scheme.views import apply_views
 from instahide_nb.show.grids import Images, absolute_pixels, contact_sheet, enlarge, png_bytes, to_pixels
 
 if TYPE_CHECKING:  # plots load slowly, and no notebook needs them before its first plot
@@ -134,6 +135,18 @@ def composed(release: Release, secret: Secret, row: int) -> UInt8:
     return _strip(parts | _masked(x))
 
 
+def views(secret: Secret, *, image: int = 0) -> UInt8 | None:
+    """A private image, and the views of it that were mixed in the first nine epochs; None without augmentation."""
+    if secret.view is None:
+        return None
+    epochs, drawn = np.nonzero(secret.pair == image), secret.view
+    _, first = np.unique(epochs[0] // len(secret.private), return_index=True)
+    shown = np.stack([drawn[row, slot] for row, slot in np.stack(epochs, axis=1)[first[:9]]])
+    mixed = apply_views(secret.private[[image] * len(shown)], shown)
+    names = ["image"] + [f"epoch {e}: {dy}, {dx}" + ", flip" * flip for e, (dy, dx, flip) in enumerate(shown.tolist())]
+    return contact_sheet(np.concatenate([secret.private[[image]], mixed]), names, columns=5, tile=_TILE)
+
+
 def answered(release: Release, result: AttackResult, row: int) -> UInt8:
     """Encryption `row`, its absolute value, its decryption, and the images that the attack assigned to it.
 
@@ -151,8 +164,8 @@ def scored(
 ) -> UInt8:
     """Encryption `row`, its absolute value, its decryption, and the private images inside with their SSIM."""
     parts = _masked(release.encryption[row]) | {"decryption": decryption[row]}
-    for slot, image in enumerate(secret.pair[row]):
-        parts[f"private {slot + 1}: {scores.ssim[row, slot]:.3f}"] = secret.private[image]
+    for slot, image in enumerate(secret.inside(row)[: secret.pair.shape[1]]):
+        parts[f"private {slot + 1}: {scores.ssim[row, slot]:.3f}"] = image
     return _strip(parts)
 
 

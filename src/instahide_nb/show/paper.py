@@ -173,7 +173,7 @@ def make_figures(run: Path | str, out: Path | str, *, sweep: Path | str | None =
 def _comparison(run: _Run) -> Plan:
     method, ssim = next(iter(run.ssim.items()))
     files = (f"attack/{method}/decryption.npy", f"evaluate/{method}/per_encryption.npy")
-    arrays = run.release.encryption, run.array(files[0]), run.secret.private, run.secret.pair, ssim
+    arrays = run.release.encryption, run.array(files[0]), *run.secret.mixed(), ssim
     caption = (
         "Encryptions from the best decrypted (left) to the worst (right), evenly spaced in rank among "
         f"{len(ssim):,}: the private image with the larger SSIM, the encryption, its absolute value, and the "
@@ -187,8 +187,9 @@ def _comparison(run: _Run) -> Plan:
 def _attacks(run: _Run) -> Plan:
     private, files = run.secret.private, {method: f"attack/{method}/recovered.npy" for method in run.ssim}
     recovered = {method: run.array(file) for method, file in files.items()}
-    means = ", ".join(f"{m} {mean:.3f}" for m, mean in compare_attacks(private, recovered, 1).mean.items())
-    draw = partial(image_table, partial(compare_attacks, private, recovered))
+    means = ", ".join(f"{m} {mean:.3f}" for m, mean in compare_attacks(private, recovered, 1, run.secret.augment).mean.items())
+    compare = partial(compare_attacks, private, recovered, augment=run.secret.augment)
+    draw = partial(image_table, compare)
     caption = (
         "Private images and what each attack recovered of them, evenly spaced in rank by mean SSIM over attacks. "
         f"Below each its SSIM over [0, 1]; mean over all {len(private)} images: {means}."
