@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from instahide_nb.attacks.registry import METHODS, check_method, find_attack, method_names, run_attack
+from instahide_nb.attacks.registry import METHODS, check_method, find_attack, method_names, run_attack, why_not
 from instahide_nb.attacks.result import AttackResult, on_the_grid, save_result
 from instahide_nb.challenge.build import Challenge
 from instahide_nb.core.errors import InputError
@@ -255,3 +255,13 @@ def test_the_nearest_value_of_the_grid_is_taken(values: np.ndarray[Any, Any]) ->
     nearest = np.abs(grid - clipped[:, None]).min(axis=1)
     # Between two values of the grid, as near as float64 can tell.
     assert (np.abs(found - clipped) <= nearest + 1e-7).all()
+
+
+def test_attacks_that_know_no_views_refuse_augmented_images(challenge: Challenge) -> None:
+    release = dataclasses.replace(
+        challenge.release, info=dataclasses.replace(challenge.release.info, augment="crop")
+    )
+    for method in ("unmask", "prng-state", "prng-seed"):
+        with pytest.raises(InputError, match=rf"^method: {method} needs .* augmented \(crop\)$"):
+            run_attack(method, release, PUBLIC)
+    assert why_not("carlini-v2", release.info) == ""

@@ -106,7 +106,9 @@ def why_not(method: str, about: GenDataParams | ReleaseInfo) -> str:
     if name == "prng-seed" and about.labels != "coefficients":
         return f"{name} needs labels with coefficients; the labels of this release are {about.labels!r}"
     if name in ("unmask", "prng-state", "prng-seed") and about.augment != "none":
-        return f"{name} needs private images as they are; those of this release are augmented ({about.augment})"
+        return (
+            f"{name} needs private images as they are; those of this release are augmented ({about.augment})"
+        )
     return ""
 
 

@@ -86,7 +86,9 @@ def load_secret(folder: Path | str) -> Secret:
     if secret.view is not None:
         allowed = all_views(params.augment)
         if (secret.view < allowed.min(axis=0)).any() or (secret.view > allowed.max(axis=0)).any():
-            raise InputError(f"{folder}/view.npy: has views that are no {params.augment}; make the challenge again")
+            raise InputError(
+                f"{folder}/view.npy: has views that are no {params.augment}; make the challenge again"
+            )
     counts = {"pair": private, "private_label": info["class_names"], "public_index": secret.public}
     for name, count in ((name, len(of)) for name, of in counts.items()):
         index = getattr(secret, name)

@@ -33,7 +33,12 @@ _Text = Annotated[str, Field(pattern=r"^[^\n]*\S[^\n]*$")]
 _Ssim = Annotated[float | None, Field(ge=-1, le=1)]
 _L2 = Annotated[float | None, Field(ge=0, le=4)]
 _NOT_STATED = "not stated"
-_FORM = {"labels": "labels", "augment": "augmentation", "scheme": "scheme", "private_per_row": "private images per encryption"}
+_FORM = {
+    "labels": "labels",
+    "augment": "augmentation",
+    "scheme": "scheme",
+    "private_per_row": "private images per encryption",
+}
 _USUAL = ReleaseInfo()
 
 

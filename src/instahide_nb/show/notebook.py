@@ -143,7 +143,9 @@ def views(secret: Secret, *, image: int = 0) -> UInt8 | None:
     _, first = np.unique(epochs[0] // len(secret.private), return_index=True)
     shown = np.stack([drawn[row, slot] for row, slot in np.stack(epochs, axis=1)[first[:9]]])
     mixed = apply_views(secret.private[[image] * len(shown)], shown)
-    names = ["image"] + [f"epoch {e}: {dy}, {dx}" + ", flip" * flip for e, (dy, dx, flip) in enumerate(shown.tolist())]
+    names = ["image"] + [
+        f"epoch {e}: {dy}, {dx}" + ", flip" * flip for e, (dy, dx, flip) in enumerate(shown.tolist())
+    ]
     return contact_sheet(np.concatenate([secret.private[[image]], mixed]), names, columns=5, tile=_TILE)
 
 

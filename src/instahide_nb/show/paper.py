@@ -187,7 +187,10 @@ def _comparison(run: _Run) -> Plan:
 def _attacks(run: _Run) -> Plan:
     private, files = run.secret.private, {method: f"attack/{method}/recovered.npy" for method in run.ssim}
     recovered = {method: run.array(file) for method, file in files.items()}
-    means = ", ".join(f"{m} {mean:.3f}" for m, mean in compare_attacks(private, recovered, 1, run.secret.augment).mean.items())
+    means = ", ".join(
+        f"{m} {mean:.3f}"
+        for m, mean in compare_attacks(private, recovered, 1, run.secret.augment).mean.items()
+    )
     compare = partial(compare_attacks, private, recovered, augment=run.secret.augment)
     draw = partial(image_table, compare)
     caption = (
