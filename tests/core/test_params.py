@@ -26,7 +26,7 @@ from instahide_nb.core.params import (
 CONTRACT = {
     "gen_data": (
         "out_dir seed rng key scheme n_private encryptions_per_image k max_coefficient min_private_sum "
-        "private_source public_source n_public min_keypoints labels private_per_mix"
+        "private_source public_source n_public min_keypoints labels augment private_per_mix"
     ),
     "attack": "release_dir out_dir method public_source n_public seed_start seed_stop",
     "evaluate": "release_dir secret_dir decryption out_dir name",

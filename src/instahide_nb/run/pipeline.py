@@ -272,4 +272,5 @@ def write_leaderboard(run: Path) -> None:
     write_bytes(run / "leaderboard.md", to_markdown(rows).encode())
     write_json(run / "leaderboard.json", {"rows": [row.as_dict() for row in rows]})
     scored = [row.attack for row in rows if row.kind == "measured" and row.max_ssim is not None]
-    write_method_grid(run, scored)
+    made = read_manifest(run).stages["gen_data"].parameters
+    write_method_grid(run, scored, made.get("augment", "none"))

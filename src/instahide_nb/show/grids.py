@@ -20,7 +20,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.challenge.release import load_release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, write_bytes
 from instahide_nb.evaluate.metrics import Scores, match_images
@@ -325,7 +324,7 @@ def method_grid(
     return canvas
 
 
-def write_method_grid(run: Path, methods: Sequence[str]) -> Path | None:
+def write_method_grid(run: Path, methods: Sequence[str], augment: str = "none") -> Path | None:
     """Write ``methods.png``, the :func:`method_grid` of a run's attacks, a column for each of `methods`.
 
     Returns None, and writes nothing, when fewer than two attacks recovered as many images as there are.
@@ -335,7 +334,6 @@ def write_method_grid(run: Path, methods: Sequence[str]) -> Path | None:
     columns = {m: images for m, images in found.items() if images is not None and len(images) >= len(private)}
     if len(columns) < 2:
         return None
-    augment = load_release(run / "release").info.augment
     write_png(run / "methods.png", method_grid(private, columns, augment=augment))
     return run / "methods.png"
 
