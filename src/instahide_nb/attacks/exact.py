@@ -12,13 +12,9 @@ import math
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
+from instahide_nb.core.arrays import Float, Float64
 from instahide_nb.core.threads import in_blocks
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Float = Float32 | Float64
 
 _LENGTH = 2.0**12  # of a rounded row: the product of two rows is at most 2^24
 _FINE = 2.0**26

@@ -22,18 +22,13 @@ from typing import TypeVar
 
 import numba
 import numpy as np
-import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from instahide_nb.attacks.exact import factor, integer_product, inverse, solve_columns
+from instahide_nb.core.arrays import Float, Float32, Float64, Int32, Int64
 from instahide_nb.core.threads import in_blocks
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Float = Float32 | Float64
 FloatT = TypeVar("FloatT", Float32, Float64)
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 _COLUMNS = 256  # pixels at a time: their part of all rows stays in the cache
 _IMAGES = 32  # columns of A at a time

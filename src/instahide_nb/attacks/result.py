@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.challenge.release import Release
+from instahide_nb.core.arrays import Float32, Int64
 from instahide_nb.core.files import make_folder, save_array, write_json
 from instahide_nb.core.runs import machine_line
 from instahide_nb.scheme.encryption import pixel_bytes, pixel_values
@@ -20,9 +21,9 @@ class AttackResult:
     """Images that an attack recovered, and what it says of itself."""
 
     method: str  # the attack's name
-    recovered: npt.NDArray[np.float32]  # (N, h, w, 3): the private images, in [-1, 1]
-    assignment: npt.NDArray[np.int64]  # (n, p): which of them each encryption holds; -1 where unknown
-    decryption: npt.NDArray[np.float32]  # (n, h, w, 3): an image per encryption, see `on_the_grid`
+    recovered: Float32  # (N, h, w, 3): the private images, in [-1, 1]
+    assignment: Int64  # (n, p): which of them each encryption holds; -1 where unknown
+    decryption: Float32  # (n, h, w, 3): an image per encryption, see `on_the_grid`
     complexity: str  # in the challenge's notation, E being the number of encryptions: "O(E)"
     seconds: dict[str, float] = field(default_factory=dict)  # wall time of each stage
     # whatever else it can tell, as JSON can hold it; never times
@@ -50,7 +51,7 @@ class AttackResult:
         return cls(method, none, unknown, none, complexity, seconds, details, False, reason)
 
 
-def on_the_grid(images: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+def on_the_grid(images: npt.NDArray[np.floating[Any]]) -> Float32:
     """The nearest values that a uint8 pixel can have: 2u/255 - 1.
 
     Examples

@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from instahide_nb.core.arrays import Bool, Float32, Int64, UInt8
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, make_folder, save_array, sha256_array, sha256_file
 from instahide_nb.core.progress import progress
@@ -41,8 +42,6 @@ _DECODED_BYTES = 512 * 2**20
 _BLOCK = 256  # crops that are counted at once
 _LOOK, _RATE = 1024, 0.02  # see _crops_needed
 
-_Ints = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True)
 class CropTable:
@@ -53,20 +52,20 @@ class CropTable:
     """
 
     photographs: tuple[Photograph, ...]
-    photo: _Ints
-    box: _Ints
-    keypoints: _Ints
+    photo: Int64
+    box: Int64
+    keypoints: Int64
     min_keypoints: int
 
     @property
-    def kept(self) -> npt.NDArray[np.bool_]:
+    def kept(self) -> Bool:
         """True for each crop that became a patch, shape (m,)."""
         return self.keypoints > self.min_keypoints
 
 
 def draw_crops(
     photographs: Sequence[Photograph], start: int, stop: int, *, draw: int = 0, smallest: int = SMALLEST
-) -> tuple[_Ints, _Ints]:
+) -> tuple[Int64, Int64]:
     """The crops numbered `start` to `stop` - 1: photographs (m,), and boxes (m, 3) of x, y and side.
 
     First the photograph is drawn, then the side between `smallest` and the photograph's shorter side (at most
@@ -93,28 +92,28 @@ def _sift() -> cv2.SIFT:
     return cv2.SIFT.create(0, 3, 0.04, 10, 1.6, enable_precise_upscale=False)
 
 
-def key_points(crop: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def key_points(crop: UInt8) -> Float32:
     """SIFT key points of an RGB crop: x, y and diameter in pixels, shape (k, 3)."""
     found = _sift().detect(cv2.cvtColor(np.ascontiguousarray(crop), cv2.COLOR_RGB2GRAY), None)
     return np.array([(*point.pt, point.size) for point in found], np.float32).reshape(-1, 3)
 
 
-def grey_reader(photographs: Sequence[Photograph]) -> Callable[[int], npt.NDArray[np.uint8]]:
+def grey_reader(photographs: Sequence[Photograph]) -> Callable[[int], UInt8]:
     """A function that decodes photograph i to grey and keeps about 512 MiB of them in memory."""
     largest = max(photo.width * photo.height for photo in photographs)
 
     @lru_cache(maxsize=_DECODED_BYTES // largest)
-    def grey(index: int) -> npt.NDArray[np.uint8]:
+    def grey(index: int) -> UInt8:
         return np.asarray(cv2.cvtColor(photographs[index].read(), cv2.COLOR_RGB2GRAY), np.uint8)
 
     return grey
 
 
-def count_key_points(grey: Callable[[int], npt.NDArray[np.uint8]], photo: _Ints, box: _Ints) -> _Ints:
+def count_key_points(grey: Callable[[int], UInt8], photo: Int64, box: Int64) -> Int64:
     """SIFT key points (m,) of crops from `draw_crops`, each at its own size; `grey` is from `grey_reader`."""
     counts = np.zeros(len(photo), np.int64)
 
-    def count(index: int, rows: _Ints) -> None:
+    def count(index: int, rows: Int64) -> None:
         sift, image = _sift(), grey(index)
         for row in rows.tolist():
             x, y, side = box[row].tolist()
@@ -130,7 +129,7 @@ def count_key_points(grey: Callable[[int], npt.NDArray[np.uint8]], photo: _Ints,
     return counts
 
 
-def for_each_photograph(work: Callable[[int, _Ints], None], photo: _Ints) -> None:
+def for_each_photograph(work: Callable[[int, Int64], None], photo: Int64) -> None:
     """Run ``work(index, rows)`` on all processors for the rows of each photograph."""
     order = np.argsort(photo, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(photo[order])) + 1)
@@ -165,7 +164,7 @@ def kept_crops(
     return CropTable(tuple(usable), photo, box, counts[:needed], min_keypoints)
 
 
-def _crops_needed(counts: _Ints, n: int, min_keypoints: int, source: str) -> int | None:
+def _crops_needed(counts: Int64, n: int, min_keypoints: int, source: str) -> int | None:
     """The number of crops up to the n-th kept one; None if more must be counted.
 
     After each 1,024 crops at least 2 % must have passed. These places are fixed, so that the outcome does not
@@ -195,7 +194,7 @@ def _counts_file(folder: Path, key: str, counts: npt.NDArray[np.uint16]) -> Path
     return folder / f"{key}-{sha256_array(counts)[:32]}.npy"
 
 
-def _read_counts(folder: Path, key: str) -> _Ints:
+def _read_counts(folder: Path, key: str) -> Int64:
     """The counts kept under a key, shape (m,); none if no file has the content that its name says."""
     for file in sorted(folder.glob(f"{key}-*.npy")):
         with suppress(InputError):
@@ -205,7 +204,7 @@ def _read_counts(folder: Path, key: str) -> _Ints:
     return np.zeros(0, np.int64)
 
 
-def _write_counts(folder: Path, key: str, counts: _Ints) -> None:
+def _write_counts(folder: Path, key: str, counts: Int64) -> None:
     """Replace the counts kept under a key; only warn if they cannot be written."""
     short = counts.astype(np.uint16)
     file = _counts_file(folder, key, short)

@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from instahide_nb.core.arrays import Int64, UInt8
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, sha256_file
 from instahide_nb.core.progress import progress
@@ -56,7 +56,7 @@ _LARGEST_BATCH = 256 * 2**20  # bytes; CIFAR-10's have 31 MB
 _MAX_CLASSES = 10_000
 _MAX_SIDE = 256
 
-_Labelled = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], tuple[str, ...]]
+_Labelled = tuple[UInt8, Int64, tuple[str, ...]]
 
 
 def cache_folder() -> Path:
@@ -158,7 +158,7 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError
 
 
-def _bytes_array(value: object) -> npt.NDArray[np.uint8]:
+def _bytes_array(value: object) -> UInt8:
     """The array that a stand-in holds: its state is (version, shape, dtype, Fortran order, bytes)."""
     _, shape, dtype, fortran, data = value.state  # type: ignore[attr-defined]
     if dtype.arguments[0] not in ("u1", b"u1"):

@@ -15,8 +15,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from instahide_nb.core.arrays import Int64, UInt8
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import sha256_file
 from instahide_nb.data.photographs import Photograph, open_photograph, reduce_area
@@ -109,7 +109,7 @@ def photograph_path(name: str) -> Path:
     return path
 
 
-def private_crops() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], tuple[str, ...]]:
+def private_crops() -> tuple[UInt8, Int64, tuple[str, ...]]:
     """Every square of `PRIVATE`, reduced to 32 x 32 by area, its class (n,), and the names of the classes."""
     images, labels = [], []
     for label, (name, squares) in enumerate(PRIVATE.values()):

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from instahide_nb.core.arrays import UInt8
 from instahide_nb.core.errors import InputError
 
 MAX_MEGAPIXELS = 64
@@ -50,7 +50,7 @@ class Photograph:
         """The shorter side, in pixels."""
         return min(self.width, self.height)
 
-    def read(self) -> npt.NDArray[np.uint8]:
+    def read(self) -> UInt8:
         """Decode it: uint8 (height, width, 3)."""
         # From memory: a file that shrinks while it is decoded gives an exception, not a bus error.
         with (
@@ -106,7 +106,7 @@ def image_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(shown, key=Path.as_posix)]
 
 
-def reduce_area(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def reduce_area(image: UInt8, size: tuple[int, int]) -> UInt8:
     """Reduce an image (h, w, 3) to a height and width: each new pixel is the mean over its area.
 
     The means are exact ratios of integers, so the result is the same on every machine. Halves are rounded up where
@@ -126,7 +126,7 @@ def reduce_area(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDAr
 
 
 @nb.njit(cache=True, nogil=True)  # pragma: no cover - compiled
-def _area_means(image: npt.NDArray[np.uint8], reduced: npt.NDArray[np.uint8]) -> None:
+def _area_means(image: UInt8, reduced: UInt8) -> None:
     """reduced[i, j] = round(sum of a_iy b_jx image[y, x] / (H W)), with weights a, b in 1/h, 1/w of a pixel.
 
     Row y covers [y h, (y+1) h) and row i of the result [i H, (i+1) H), so y overlaps i = y h // H and perhaps i + 1.

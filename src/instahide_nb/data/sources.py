@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from instahide_nb.core.arrays import Int64, UInt8
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import progress
 from instahide_nb.data import embedded
@@ -38,8 +38,8 @@ _GRAMMAR = "embedded, cifar10[:ROOT], imagenette[:ROOT], a folder of images or a
 class PrivateSet(NamedTuple):
     """Images (n, h, w, 3), their labels (n,), and the names of all classes of the source."""
 
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
+    images: UInt8
+    labels: Int64
     class_names: tuple[str, ...]
 
 
@@ -101,9 +101,7 @@ def private_images(source: str, n_private: int, *, generator: np.random.Generato
     return PrivateSet(np.ascontiguousarray(read(chosen)), labels[chosen], class_names)
 
 
-def select_balanced(
-    labels: npt.NDArray[np.int64], classes: int, n: int, generator: np.random.Generator
-) -> npt.NDArray[np.int64]:
+def select_balanced(labels: Int64, classes: int, n: int, generator: np.random.Generator) -> Int64:
     """Choose `n` indices: equally many of each class, and one more of the first classes where `n` leaves a remainder.
 
     What a small class cannot give, the others give in the same way. Within a class the images are the first of a
@@ -120,10 +118,10 @@ def select_balanced(
     return np.concatenate(chosen).astype(np.int64)
 
 
-_Read = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.uint8]]
+_Read = Callable[[Int64], UInt8]
 
 
-def _private_pool(source: str) -> tuple[_Read, npt.NDArray[np.int64], tuple[str, ...]]:
+def _private_pool(source: str) -> tuple[_Read, Int64, tuple[str, ...]]:
     """All that a source holds: a function that reads images by index, labels, class names."""
     kind, path = parse_source(source, "private_source")
     if source == _ATTACKER:
@@ -149,13 +147,13 @@ def _private_pool(source: str) -> tuple[_Read, npt.NDArray[np.int64], tuple[str,
     names = [folder.resolve().name if len(part) == 1 else part[0] for part in parts]
     class_names = tuple(sorted(set(names)))
 
-    def read(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    def read(rows: Int64) -> UInt8:
         return np.stack([_central_square(files[row]) for row in rows])
 
     return read, np.array([class_names.index(name) for name in names], np.int64), class_names
 
 
-def _central_square(file: Path) -> npt.NDArray[np.uint8]:
+def _central_square(file: Path) -> UInt8:
     """The largest central square of a photograph, reduced to `SIDE`."""
     photo = open_photograph(file)
     side, width, height = photo.side, photo.width, photo.height
@@ -200,7 +198,7 @@ def public_crops(
 
 def public_patches(
     source: str, n: int, *, min_keypoints: int = 40, size: tuple[int, int] = (32, 32), draw: int = 0
-) -> npt.NDArray[np.uint8]:
+) -> UInt8:
     """Make `n` public patches, uint8 (n, h, w, 3); the same arguments and photographs give the same bits.
 
     Of an ``.npz`` with ready patches the first `n` are taken. A crop of photographs is kept if SIFT finds more than
@@ -224,7 +222,7 @@ def public_patches(
     kept = np.flatnonzero(crops.kept)
     patches = np.empty((n, *size, 3), np.uint8)
 
-    def cut(index: int, rows: npt.NDArray[np.int64]) -> None:
+    def cut(index: int, rows: Int64) -> None:
         pixels = crops.photographs[index].read()
         for row in rows.tolist():
             x, y, side = crops.box[kept[row]].tolist()

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb import __version__
+from instahide_nb.core.arrays import Float32
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, read_json, write_bytes
 from instahide_nb.data.photographs import reading
@@ -39,7 +40,7 @@ _FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
 Attack = Callable[..., object]
 
 
-def load_decryption(path: Path | str, expected_shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def load_decryption(path: Path | str, expected_shape: tuple[int, ...]) -> Float32:
     """Load and check a decryption: a ``.npy`` file, or a zip with one member named ``decryption.npy``.
 
     `expected_shape` is that of the encryptions, (n, h, w, 3). Values are clipped to [-1, 1]. An InputError says that
@@ -66,7 +67,7 @@ def load_decryption(path: Path | str, expected_shape: tuple[int, ...]) -> npt.ND
     return _check(array, name, expected)
 
 
-def _check(array: npt.NDArray[np.generic], name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def _check(array: npt.NDArray[np.generic], name: str, shape: tuple[int, ...]) -> Float32:
     meaning = "(a pixel u is 2u/255 - 1)"
     if array.dtype not in (np.float32, np.float64):
         raise InputError(f"{name}: holds {array.dtype}; float32 in [-1, 1] is expected {meaning}")
@@ -105,7 +106,7 @@ class AboutAttack(NamedTuple):
     """What an attack wrote beside its decryption."""
 
     details: dict[str, object]  # the content of attack.json
-    recovered: npt.NDArray[np.float32] | None  # (m, h, w, 3), the recovered images
+    recovered: Float32 | None  # (m, h, w, 3), the recovered images
 
 
 def about_attack(decryption: Path | str) -> AboutAttack:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 
+from instahide_nb.core.arrays import Int64, UInt8, UInt32, UInt64
 from instahide_nb.core.progress import progress
 
 WINDOW = 624
@@ -34,10 +34,8 @@ _SEEDING = 1812433253
 _SEEDING_INVERSE = pow(_SEEDING, -1, 2**32)
 _PIECE = 1 << 22  # words between two steps of a progress bar
 
-Words = npt.NDArray[np.uint32]
 
-
-def seeded_window(seed: int) -> Words:
+def seeded_window(seed: int) -> UInt32:
     """The window that ``RandomState(seed)`` and ``torch.manual_seed(seed)`` start from (init_genrand).
 
     Examples
@@ -48,7 +46,7 @@ def seeded_window(seed: int) -> Words:
     return np.array(np.random.RandomState(seed).get_state()[1], np.uint32)  # type: ignore[index]
 
 
-def low_bits(window: Words, start: int, stop: int) -> npt.NDArray[np.uint8]:
+def low_bits(window: UInt32, start: int, stop: int) -> UInt8:
     """The lowest bits of outputs start .. stop-1: what ``torch.randint(2)`` draws.
 
     Examples
@@ -62,7 +60,7 @@ def low_bits(window: Words, start: int, stop: int) -> npt.NDArray[np.uint8]:
     return (generator.random_raw(stop - start) & np.uint64(1)).astype(np.uint8)
 
 
-def seed_of(window: Words) -> int | None:
+def seed_of(window: UInt32) -> int | None:
     """The seed from which init_genrand makes a window, or None; the low 31 bits of its first word are ignored.
 
     Seeding is x(i) = 1812433253 (x(i-1) ^ x(i-1) >> 30) + i, so x(1) gives x(0), the seed.
@@ -110,7 +108,7 @@ def _steps_back(window: Any, count: Any) -> Any:
     return head
 
 
-def step_back(window: Words, count: int) -> Words:
+def step_back(window: UInt32, count: int) -> UInt32:
     """The window `count` words earlier."""
     ring = np.array(window, np.uint32)
     return np.roll(ring, -_steps_back(ring, count))
@@ -129,7 +127,7 @@ def _seek_seeding(window: Any, head: Any, limit: Any) -> tuple[Any, Any]:
     return -1, head
 
 
-def rewind(window: Words, limit: int = 0) -> tuple[int, int] | None:
+def rewind(window: UInt32, limit: int = 0) -> tuple[int, int] | None:
     """The seed that started a generator, and how many words were drawn since; None if these are more than `limit`.
 
     Examples
@@ -197,9 +195,7 @@ def _equations(functional: Any, head: Any, at: Any, positions: Any, stop: Any, o
     return head, row
 
 
-def low_bit_equations(
-    positions: npt.NDArray[np.int64], *, differences: bool = False
-) -> npt.NDArray[np.uint64]:
+def low_bit_equations(positions: Int64, *, differences: bool = False) -> UInt64:
     """For each position, which bits of the window add up to the lowest bit of that output; (m, 312) uint64.
 
     Positions (m,) ascend. Bit b of x(j) is bit 32*(j % 2) + b of column j // 2. With `differences` the sum is that of

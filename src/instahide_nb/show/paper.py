@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from instahide_nb import __version__
 from instahide_nb.challenge.release import Release, load_release
 from instahide_nb.challenge.secret import Secret, load_secret
+from instahide_nb.core.arrays import Float32, Float64
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, make_folder, sha256_file, write_bytes
 from instahide_nb.core.progress import progress
@@ -128,9 +128,9 @@ class _Run:
     path: Path
     release: Release
     secret: Secret
-    ssim: dict[str, npt.NDArray[np.float64]]
+    ssim: dict[str, Float64]
 
-    def array(self, name: str) -> npt.NDArray[np.float32]:
+    def array(self, name: str) -> Float32:
         return load_array(self.path / name, dtype=np.float32, shape=(None, None, None, 3))
 
     def source(self, *names: str) -> str:

@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from instahide_nb.attacks.carlini.correction import (
     Correction,
@@ -40,12 +39,10 @@ from instahide_nb.attacks.unmask import edges
 from instahide_nb.attacks.unmask.codes import product_table
 from instahide_nb.attacks.unmask.constraints import by_law, coefficient_law, known_of, scales_by_law
 from instahide_nb.challenge.release import Release
+from instahide_nb.core.arrays import Float32, Int64, UInt8
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import Stopwatch, progress
 
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
-UInt8 = npt.NDArray[np.uint8]
 Similarity = Callable[[Release, UInt8], Float32]
 Steps = Literal["improved", "published"]
 

@@ -18,19 +18,17 @@ from dataclasses import replace
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
 from instahide_nb.attacks.carlini.descent import adam_step
 from instahide_nb.attacks.carlini.matching import Slots
 from instahide_nb.attacks.unmask.constraints import known_of
 from instahide_nb.challenge.release import Release
+from instahide_nb.core.arrays import Float32, Int64, UInt8
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.threads import in_blocks
 from instahide_nb.scheme.encryption import class_coefficients, encrypt, pixel_values
 from instahide_nb.scheme.streams import Mt19937Stream
 
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 Correction = Callable[[Float32], Float32]
 """Turns images, float32 (images, h, w, channels), into better ones in [-1, 1]."""
 
@@ -38,7 +36,7 @@ _BATCH = 256
 _RADIUS = 3  # windows of 7x7 pixels
 
 
-def simulate(release: Release, public: npt.NDArray[np.uint8]) -> tuple[Release, Float32, Int64]:
+def simulate(release: Release, public: UInt8) -> tuple[Release, Float32, Int64]:
     """Encrypt public images as the release was encrypted: as many, in classes of the same sizes, with the same k.
 
     Returns the release, its private images (N, h, w, 3) float32 in [-1, 1], and the private image in each slot of each

@@ -12,13 +12,9 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
+from instahide_nb.core.arrays import Float32, Float64, Int64
 from instahide_nb.core.threads import in_blocks
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 _BLOCK = 64  # pixels at a time: their 5,000 encryptions fit a core's own cache
 _RATE = 0.01  # step of Adam, as published

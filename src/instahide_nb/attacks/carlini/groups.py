@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
 from instahide_nb.attacks.unmask.constraints import Known
 from instahide_nb.attacks.unmask.edges import clusters
+from instahide_nb.core.arrays import Bool, Float32, Int64
 from instahide_nb.core.threads import in_blocks
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 _SEEDS = 2000  # encryptions that a group is grown from, as published
 _SECOND_MEMBERS = 11  # the second member is one of the eleven nearest, as published
@@ -113,9 +110,7 @@ def dense_groups(similarity: Float32, known: Known, *, published: bool = False) 
     return [np.flatnonzero(image == j) for j in found], known.image_class[found]
 
 
-def second_similarity(
-    similarity: Float32, groups: list[Int64], candidate: npt.NDArray[np.bool_] | None = None
-) -> Float32:
+def second_similarity(similarity: Float32, groups: list[Int64], candidate: Bool | None = None) -> Float32:
     """Similarity of each encryption to each group, float32 (n, groups).
 
     The 21 encryptions nearest to the members stand for the group; `candidate` (n, groups) says which may, by default

@@ -14,10 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attacks.unmask.constraints import Known, read_known
+from instahide_nb.core.arrays import Bool, Float32, Int64
 from instahide_nb.core.errors import InputError
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 _FORBIDDEN = -1e6
 
@@ -29,7 +27,7 @@ class Slots:
     known: Known  # what the labels say
     image_class: Int64  # (n, 2)
     coefficient: Float32  # (n, 2): half of the known sum each, where both slots share a class
-    shared: npt.NDArray[np.bool_]  # (n,): whether both slots have the same class
+    shared: Bool  # (n,): whether both slots have the same class
 
 
 def read_slots(label: npt.NDArray[np.floating], n_images: int) -> Slots:

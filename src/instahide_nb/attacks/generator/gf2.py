@@ -13,15 +13,11 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
+from instahide_nb.core.arrays import Int64, UInt8, UInt64
 from instahide_nb.core.progress import progress
 
 _TILE = 16  # words: eight tables of 256 rows of 16 words fit in the second-level cache
-
-Bits = npt.NDArray[np.uint8]
-Packed = npt.NDArray[np.uint64]
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class Factorisation:
     columns `pivot`, ascending.
     """
 
-    tiles: Packed
+    tiles: UInt64
     order: Int64
     pivot: Int64
 
@@ -42,7 +38,7 @@ class Factorisation:
         """Number of independent equations."""
         return len(self.pivot)
 
-    def solve(self, right: Bits) -> Packed | None:
+    def solve(self, right: UInt8) -> UInt64 | None:
         """The solution for right-hand sides (m,), packed like a row and padded; None if a check fails.
 
         Unknowns without a pivot are 0.
@@ -54,7 +50,7 @@ class Factorisation:
 
 @numba.njit(cache=True, nogil=True)
 def _panel(
-    tiles: Packed, order: Int64, pivot: Int64, word: int, rank: int, panel: Packed, multiplier: Packed
+    tiles: UInt64, order: Int64, pivot: Int64, word: int, rank: int, panel: UInt64, multiplier: UInt64
 ) -> int:
     """Eliminate within one word of columns; fills `multiplier` and returns the new rank."""
     m = len(order)
@@ -93,7 +89,7 @@ def _panel(
 
 
 @numba.njit(cache=True, nogil=True)
-def _trailing(tile: Packed, low: int, first: int, rank: int, multiplier: Packed, table: Packed) -> None:
+def _trailing(tile: UInt64, low: int, first: int, rank: int, multiplier: UInt64, table: UInt64) -> None:
     """Apply the multipliers of pivot rows first .. rank-1 to a tile, from its word `low` on."""
     m = len(tile)
     tables = (rank - first + 7) // 8
@@ -121,7 +117,7 @@ def _trailing(tile: Packed, low: int, first: int, rank: int, multiplier: Packed,
                 target[c] ^= added[c]
 
 
-def factorise(rows: Packed) -> Factorisation:
+def factorise(rows: UInt64) -> Factorisation:
     """Factorise a system over GF(2): a row (m, words) per equation, column c at bit ``c % 64`` of word ``c // 64``.
 
     In the example, of the equations a = 1, b = 0 and a + b = 1 the third is a check.
@@ -158,7 +154,7 @@ def factorise(rows: Packed) -> Factorisation:
 
 
 @numba.njit(cache=True, nogil=True)
-def _parity(tiles: Packed, i: int, other: Packed) -> np.uint8:
+def _parity(tiles: UInt64, i: int, other: UInt64) -> np.uint8:
     """Parity of (row i AND `other`)."""
     total = np.uint64(0)
     for t in range(len(tiles)):
@@ -170,13 +166,13 @@ def _parity(tiles: Packed, i: int, other: Packed) -> np.uint8:
 
 
 @numba.njit(cache=True, nogil=True)
-def _set(solution: Packed, column: int) -> None:
+def _set(solution: UInt64, column: int) -> None:
     word = column >> 6
     solution[word // _TILE, word % _TILE] |= np.uint64(1) << np.uint64(column & 63)
 
 
 @numba.njit(cache=True, nogil=True)
-def _solve(tiles: Packed, pivot: Int64, right: Bits, solution: Packed) -> bool:
+def _solve(tiles: UInt64, pivot: Int64, right: UInt8, solution: UInt64) -> bool:
     """Forward substitution; if all checks are zero, back substitution into `solution`.
 
     A row's entries left of its pivot are multipliers, which bits of `known` select; bits of `solution` right of the

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from instahide_nb.attacks.generator.replay import makes_labels, rows_agree
 from instahide_nb.challenge.release import Release, ReleaseInfo
+from instahide_nb.core.arrays import Bool, Float32, Float64, Int32, Int64, UInt32
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import progress
 from instahide_nb.core.threads import thread_count
@@ -52,11 +53,6 @@ _NEVER = 2.0  # lower end of an interval that no ratio is in
 _SHOWN_ALONE = 0.4  # inside: least probability that no coefficient of a pair shares its class with another
 
 Float = npt.NDArray[np.floating]
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-UInt32 = npt.NDArray[np.uint32]
 Tables = tuple[Int32, Float32, Float32, Int64]
 
 
@@ -320,7 +316,7 @@ class SeedTest:
         # The last group may go past the end of the range, and past 2^32.
         return seeds[(seeds >= start) & (seeds < stop)]
 
-    def fits(self, seeds: Int64) -> npt.NDArray[np.bool_]:
+    def fits(self, seeds: Int64) -> Bool:
         """Which seeds reproduce the first rows, except those that they redraw."""
         generator = np.random.RandomState()
         normals = np.empty((len(seeds), len(self.label), self.info.k))
@@ -332,7 +328,7 @@ class SeedTest:
         return np.logical_and.reduce(rows_agree(self.label, private, self.tolerance) | ~kept, axis=1)
 
 
-def _drawn(normals: Float64, info: ReleaseInfo) -> tuple[Float64, npt.NDArray[np.bool_]]:
+def _drawn(normals: Float64, info: ReleaseInfo) -> tuple[Float64, Bool]:
     """Coefficients from normal numbers, and which rows meet the constraints."""
     coefficient, least = normalised(normals), info.min_private_sum if info.scheme == "cross" else 0.0
     return coefficient, meets_constraints(coefficient, info.max_coefficient, least, info.private_per_row)

@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from instahide_nb.attacks.generator.gf2 import factorise
 from instahide_nb.attacks.generator.replay import Layout
 from instahide_nb.challenge.release import Release
+from instahide_nb.core.arrays import Bool, Float32, Int64, UInt8, UInt32
 from instahide_nb.scheme.mersenne import (
     STATE_BITS,
     WINDOW,
@@ -33,7 +33,7 @@ from instahide_nb.scheme.mersenne import (
 )
 
 EQUATIONS = 20_400
-"""Bits that a system is made of: 19,937 and some hundred that show whether any of them is wrong."""
+"""UInt8 that a system is made of: 19,937 and some hundred that show whether any of them is wrong."""
 
 _RANKED = 1_000_000  # bits that may serve as equations or checks
 _MOST_CHECKS = 400_000
@@ -43,10 +43,6 @@ _SYSTEMS = 4  # of all epochs, each of other bits
 _SINGLE_EPOCHS = 3  # epochs tried alone, in case their distance is not the expected one
 _EXTRA_WORDS = 1 << 21  # words that may have been drawn beside the expected ones
 _BLOCK = 250  # encryptions at a time
-
-Bits = npt.NDArray[np.uint8]
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 
 def sign_confidence(signed: Float32, predicted: Float32, variance: Float32) -> Float32:
@@ -108,7 +104,7 @@ def by_confidence(confidence: Float32, count: int) -> Int64:
     return chosen[order]
 
 
-def error_curve(wrong: npt.NDArray[np.bool_], confidence: Float32) -> list[list[int]]:
+def error_curve(wrong: Bool, confidence: Float32) -> list[list[int]]:
     """How many of the bits ranked first are wrong, as a list of [bits, wrong]."""
     ordered = wrong.ravel()[by_confidence(confidence, confidence.size)]
     steps = [10**d * m for d in range(3, 9) for m in (1, 2, 5)]
@@ -124,7 +120,7 @@ class FoundState:
     `checked` further bits it predicts `agreeing`; system number `attempt` gave it, see :func:`find_state`.
     """
 
-    window: npt.NDArray[np.uint32]
+    window: UInt32
     checked: int
     agreeing: int
     attempt: int
@@ -133,7 +129,7 @@ class FoundState:
 
     @property
     def evidence(self) -> float:
-        """Bits of evidence: a state unrelated to the bits does so well with probability 2^-evidence.
+        """UInt8 of evidence: a state unrelated to the bits does so well with probability 2^-evidence.
 
         Hoeffding's bound: 2 n (share - 1/2)^2 / ln 2.
         """
@@ -142,7 +138,7 @@ class FoundState:
 
 
 def find_state(
-    words: Int64, bits: Bits, *, attempts: range = range(_SYSTEMS), differences: bool = False
+    words: Int64, bits: UInt8, *, attempts: range = range(_SYSTEMS), differences: bool = False
 ) -> FoundState | None:
     """Solve for the state, and prove the solution on bits that were not used.
 
@@ -171,7 +167,7 @@ def find_state(
     return None
 
 
-def _solve(words: Int64, bits: Bits, differences: bool) -> npt.NDArray[np.uint32] | None:
+def _solve(words: Int64, bits: UInt8, differences: bool) -> UInt32 | None:
     system = factorise(low_bit_equations(words, differences=differences))
     solution = system.solve(bits) if system.rank == STATE_BITS else None
     return None if solution is None else solution.astype("<u8").view("<u4")[:WINDOW].astype(np.uint32)
@@ -199,7 +195,7 @@ def neighbours(confidence: Float32, count: int) -> tuple[Int64, Int64]:
     return left, left + channels
 
 
-def _search(release: Release, ranked: Int64, bits: Bits, *, differences: bool = False) -> FoundState | None:
+def _search(release: Release, ranked: Int64, bits: UInt8, *, differences: bool = False) -> FoundState | None:
     for epoch, words, ranks, attempts, found_in in _hypotheses(release, ranked):
         if differences and attempts.start > 0:
             break  # the signs of `unmask` are more promising than further pairs
@@ -236,7 +232,7 @@ def _hypotheses(release: Release, ranked: Int64) -> Iterator[tuple[int, Int64, I
         yield 0, words, everything, range(1, _SYSTEMS), "all epochs"
 
 
-def start_of(release: Release, state: FoundState) -> tuple[npt.NDArray[np.uint32], int | None, int]:
+def start_of(release: Release, state: FoundState) -> tuple[UInt32, int | None, int]:
     """The window to replay from, the seed if there was one, and the words drawn before the first epoch."""
     expected = state.epoch * Layout.of(release).epoch
     found = rewind(state.window, limit=expected + _EXTRA_WORDS)

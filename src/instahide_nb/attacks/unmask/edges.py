@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
 from instahide_nb.attacks.mixtures import Fit, Mixtures, fit, influence
 from instahide_nb.attacks.unmask.codes import (
@@ -34,11 +33,8 @@ from instahide_nb.attacks.unmask.codes import (
 )
 from instahide_nb.attacks.unmask.constraints import Known, in_epochs
 from instahide_nb.attacks.unmask.smoothness import Moments, Smoothness, autocovariance, smoothness
+from instahide_nb.core.arrays import Float32, Float64, Int64
 from instahide_nb.core.threads import in_blocks
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 _COUNTED = 3000  # rows whose similarities count the images
 _STEEP = 1.2  # exponent of the fall of their eigenvalues at that number; less does not stand out

@@ -18,18 +18,15 @@ from collections.abc import Callable
 
 import numba
 import numpy as np
-import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from instahide_nb.attacks.exact import factor, integer_product, inverse, solve
 from instahide_nb.attacks.mixtures import Regression, add_product
 from instahide_nb.attacks.unmask.codes import product_table
 from instahide_nb.attacks.unmask.smoothness import Smoothness, whiten
+from instahide_nb.core.arrays import Float32, Float64, Int64
 from instahide_nb.core.threads import in_blocks
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 Residuals = Callable[[slice], Float32]
 """Residuals (m, channels, h, w) of some rows: a function, so that all of them need not be in memory at once."""
 

@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
 from instahide_nb.attacks.mixtures import Mixtures
 from instahide_nb.attacks.unmask.smoothness import RADIUS, TAPS, Smoothness, predict
+from instahide_nb.core.arrays import Float32, Int64
 from instahide_nb.core.threads import in_blocks
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 TEMPERATURE = np.array([4, 4, 2, 2, 1, 1, 1, 1], np.float32)
 _BLOCK = 256  # pixels at a time

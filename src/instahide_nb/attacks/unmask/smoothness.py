@@ -15,11 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attacks.exact import factor, solve
+from instahide_nb.core.arrays import Float32, Float64, Int64, UInt8
 from instahide_nb.core.threads import in_blocks
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 RADIUS = 2
 TAPS = 2 * RADIUS + 1
@@ -78,7 +75,7 @@ def autocovariance(image: npt.NDArray[np.floating], tapered: bool = False) -> Fl
     return out
 
 
-def public_moments(public: npt.NDArray[np.uint8]) -> Moments:
+def public_moments(public: UInt8) -> Moments:
     """Mean colour and autocovariance of public images, uint8 (m, h, w, channels)."""
     level = public.reshape(-1, public.shape[3]).sum(axis=0, dtype=np.int64) / public[..., 0].size
     mean = ((2.0 * level - 255.0) / 255.0).astype(np.float32)

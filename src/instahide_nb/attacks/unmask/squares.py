@@ -24,11 +24,8 @@ from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
 from instahide_nb.attacks.exact import factor, solve
 from instahide_nb.attacks.mixtures import Mixtures, add_product, mean_square
+from instahide_nb.core.arrays import Float32, Float64, Int64, UInt8
 from instahide_nb.core.threads import in_blocks
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 _ROUNDS = 30  # of the weighted power iteration; the change falls below one percent after about ten
 _BLOCK = 256  # pixels at a time
@@ -198,7 +195,7 @@ def first_images(encryption: Float32, mixtures: Mixtures) -> Float32:
     return join_signs(value, (height, width, channels)).reshape(-1, height, width, channels)
 
 
-def colour_axis(public: npt.NDArray[np.uint8]) -> Float64:
+def colour_axis(public: UInt8) -> Float64:
     """Fisher's discriminant (channels,) between mean colours of photographs (m, h, w, channels) and their negatives.
 
     Its product with a mean colour in [-1, 1] is positive for most photographs.
