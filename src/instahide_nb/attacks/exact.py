@@ -50,12 +50,6 @@ def integers(table: Float, fine: bool = False) -> tuple[Float, Float64]:
 
     Each row is multiplied by its scale and rounded, so that it is no longer than 2^12 (float32) or, if `fine`, 2^26
     (float64).
-
-    Examples
-    --------
-    >>> whole, scale = integers(np.array([[3.0, 4.0]]))
-    >>> whole.tolist(), round(float(scale[0]), 2)
-    ([[2457.0, 3276.0]], 819.06)
     """
     out: Float = np.empty(table.shape, np.float64 if fine else np.float32)
     # rounding moves each of the d values by at most a half
@@ -79,11 +73,6 @@ def integer_product(a: Float, b: Float, fine: bool = False) -> Float64:
     """``a @ b.T`` with the rows of both factors rounded by `integers`.
 
     With 12 bits the error is near 10^-4 of the product of the lengths of both rows.
-
-    Examples
-    --------
-    >>> integer_product(np.array([[1, 2]], np.float32), np.array([[3, 4], [0, 1]], np.float32)).round(2).tolist()
-    [[11.0, 2.0]]
     """
     (whole_a, scale_a), (whole_b, scale_b) = integers(a, fine), integers(b, fine)
     product: Float64 = whole_product(whole_a, whole_b) / (scale_a[:, None] * scale_b)
@@ -114,11 +103,6 @@ def factor(matrix: Float64) -> Float64:
     """Lower Cholesky factor of a symmetric positive definite matrix (n, n), whose upper half is read.
 
     A pivot that rounding made negative is replaced by a tiny positive one.
-
-    Examples
-    --------
-    >>> factor(np.array([[4.0, 2.0], [2.0, 5.0]])).tolist()
-    [[2.0, 0.0], [1.0, 2.0]]
     """
     n = matrix.shape[0]
     upper = np.zeros((n, n))  # row by row of L.T: the inner loops are contiguous and have no reduction
@@ -140,13 +124,7 @@ def factor(matrix: Float64) -> Float64:
 
 @numba.njit(cache=True, nogil=True)
 def solve(lower: Float64, right: Float64) -> Float64:
-    """Solve ``L L^T x = right`` for the columns of `right` (n, m), `lower` being from `factor`.
-
-    Examples
-    --------
-    >>> solve(factor(np.array([[4.0, 2.0], [2.0, 5.0]])), np.array([[8.0], [8.0]])).round(12).tolist()
-    [[1.5], [1.0]]
-    """
+    """Solve ``L L^T x = right`` for the columns of `right` (n, m), `lower` being from `factor`."""
     n = right.shape[0]
     x = right.copy()
     upper = lower.T.copy()
@@ -176,13 +154,7 @@ def solve_columns(lower: Float64, right: Float64) -> Float64:
 
 @numba.njit(cache=True, nogil=True)
 def inverse(lower: Float64) -> Float64:
-    """Inverse of ``L L^T``, symmetric to the last bit, for `lower` from `factor`.
-
-    Examples
-    --------
-    >>> inverse(factor(np.array([[4.0, 2.0], [2.0, 5.0]]))).tolist()
-    [[0.3125, -0.125], [-0.125, 0.25]]
-    """
+    """Inverse of ``L L^T``, symmetric to the last bit, for `lower` from `factor`."""
     n = lower.shape[0]
     half = np.zeros((n, n))  # L^-1
     for i in range(n):

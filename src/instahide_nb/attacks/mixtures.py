@@ -192,12 +192,6 @@ def fit(rows: Float, mixtures: Mixtures, weight: Weights, mean: Float, ridge: fl
     """Images by generalised least squares, float64 (n_images, d), from rows (n, d).
 
     `ridge` is the weight of the pull to `mean` (d,), as a share of the mean diagonal of the normal matrix.
-
-    Examples
-    --------
-    >>> two = Mixtures(np.array([[0, 1], [0, -1], [1, -1]]), np.array([[0.5, 0.5], [1.0, 0], [1.0, 0]]), 2)
-    >>> fit(np.array([[2.0], [1.0], [3.0]]), two, np.ones(3), np.zeros(1), 0.0).round(6).tolist()
-    [[1.0], [3.0]]
     """
     lower = _factor(mixtures, weight, ridge)
     image = solve_columns(lower, right_side(rows, mixtures, weight, mean))

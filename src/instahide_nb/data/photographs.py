@@ -111,12 +111,6 @@ def reduce_area(image: UInt8, size: tuple[int, int]) -> UInt8:
 
     The means are exact ratios of integers, so the result is the same on every machine. Halves are rounded up where
     both sides are halved, and to even elsewhere: for squares this is what OpenCV's ``INTER_AREA`` gives on x86-64.
-
-    Examples
-    --------
-    >>> checks = np.tile(np.uint8([[0, 200], [200, 0]]), (4, 4))[..., None].repeat(3, axis=2)
-    >>> reduce_area(checks, (4, 4))[0, 0].tolist()
-    [100, 100, 100]
     """
     if image.shape[0] < size[0] or image.shape[1] < size[1]:
         raise ValueError(f"an image of {image.shape[:2]} cannot be reduced to {size}")

@@ -64,11 +64,6 @@ def seed_of(window: UInt32) -> int | None:
     """The seed from which init_genrand makes a window, or None; the low 31 bits of its first word are ignored.
 
     Seeding is x(i) = 1812433253 (x(i-1) ^ x(i-1) >> 30) + i, so x(1) gives x(0), the seed.
-
-    Examples
-    --------
-    >>> seed_of(seeded_window(42))
-    42
     """
     mixed = ((int(window[1]) - 1) * _SEEDING_INVERSE) % 2**32
     seed = mixed ^ (mixed >> 30)
@@ -101,53 +96,36 @@ def _step_back(window: Any, head: Any) -> Any:
 
 
 @nb.njit(cache=True)
-def _steps_back(window: Any, count: Any) -> Any:
-    head = 0
-    for _ in range(count):
+def _steps_back(window: Any, head: Any, limit: Any, seek: Any) -> tuple[Any, Any]:
+    """Step `limit` words back or, if `seek`, until x(1) -> x(2) is a step of seeding; how many, and the new head."""
+    for back in range(limit):
+        second = window[(head + 1) % WINDOW]
+        mixed = np.uint32(second ^ np.uint32(second >> np.uint32(30)))
+        after = np.uint32(np.uint32(mixed * np.uint32(_SEEDING)) + np.uint32(2))
+        if seek and window[(head + 2) % WINDOW] == after:
+            return back, head
         head = _step_back(window, head)
-    return head
+    return limit, head
 
 
 def step_back(window: UInt32, count: int) -> UInt32:
     """The window `count` words earlier."""
     ring = np.array(window, np.uint32)
-    return np.roll(ring, -_steps_back(ring, count))
-
-
-@nb.njit(cache=True)
-def _seek_seeding(window: Any, head: Any, limit: Any) -> tuple[Any, Any]:
-    """Step back up to `limit` words until x(1) -> x(2) is a step of the seeding; -1 when none is."""
-    for back in range(limit + 1):
-        second = window[(head + 1) % WINDOW]
-        mixed = np.uint32(second ^ np.uint32(second >> np.uint32(30)))
-        if window[(head + 2) % WINDOW] == np.uint32(np.uint32(mixed * np.uint32(_SEEDING)) + np.uint32(2)):
-            return back, head
-        if back < limit:
-            head = _step_back(window, head)
-    return -1, head
+    return np.roll(ring, -_steps_back(ring, 0, count, False)[1])
 
 
 def rewind(window: UInt32, limit: int = 0) -> tuple[int, int] | None:
-    """The seed that started a generator, and how many words were drawn since; None if these are more than `limit`.
-
-    Examples
-    --------
-    >>> state = np.random.RandomState(7)
-    >>> _ = state.randint(0, 2**32, size=624, dtype=np.uint32)
-    >>> rewind(state.get_state()[1], limit=10_000)
-    (7, 624)
-    """
+    """The seed that started a generator, and how many words were drawn since; None if these are more than `limit`."""
     ring = np.array(window, np.uint32)
     passed, head = 0, 0
     while passed <= limit:
-        back, head = _seek_seeding(ring, head, limit - passed)
-        if back < 0:
-            return None
+        back, head = _steps_back(ring, head, limit - passed, True)
+        passed += back
         seed = seed_of(np.roll(ring, -head))
         if seed is not None:
-            return seed, passed + back
+            return seed, passed
         head = _step_back(ring, head)  # one step matched by chance
-        passed += back + 1
+        passed += 1
     return None
 
 
@@ -201,15 +179,6 @@ def low_bit_equations(positions: Int64, *, differences: bool = False) -> UInt64:
     Positions (m,) ascend. Bit b of x(j) is bit 32*(j % 2) + b of column j // 2. With `differences` the sum is that of
     the lowest bits of the output and the next. The functional of output j + 1 is that of output j pulled back by one
     step of the recurrence, which changes three of 624 words in a ring.
-
-    Examples
-    --------
-    >>> window = seeded_window(3)
-    >>> rows = low_bit_equations(np.array([0, 2, 70_000]))
-    >>> (np.bitwise_count(rows & window.view(np.uint64)).sum(axis=1) % 2).tolist()
-    [0, 1, 0]
-    >>> low_bits(window, 0, 70_001)[[0, 2, 70_000]].tolist()
-    [0, 1, 0]
     """
     places = np.ascontiguousarray(positions, np.int64)
     if len(places) and (places[0] < 0 or (np.diff(places) < 0).any()):

@@ -94,15 +94,6 @@ def free_sign_descent(
     `size` (n, d) holds ``|x|``, `pair` (n, 2) the images of each encryption, -1 for an unknown one, which counts as
     zero, and `coefficient` (n, 2) theirs. A `start` of zero, as published, takes all signs as negative. Results are
     not confined to [-1, 1].
-
-    Examples
-    --------
-    >>> truth = np.array([[-0.8], [0.5], [-0.3]], np.float32)
-    >>> pair = np.array([[0, 1], [1, 2], [0, 2]])
-    >>> coefficient = np.array([[0.6, 0.4], [0.7, 0.3], [0.5, 0.5]], np.float32)
-    >>> size = abs((truth[pair, 0] * coefficient).sum(axis=1, keepdims=True))
-    >>> free_sign_descent(size, pair, coefficient, truth + np.float32(0.1), push=0.0).round(2).ravel().tolist()
-    [-0.800000011920929, 0.5, -0.30000001192092896]
     """
     image = np.array(start, np.float32, order="C")
     in_blocks(_descend, size.shape[1], size, pair, coefficient, iterations, push, image, block=_BLOCK)

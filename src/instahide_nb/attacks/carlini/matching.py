@@ -34,12 +34,6 @@ def read_slots(label: npt.NDArray[np.floating], n_images: int) -> Slots:
     """Classes and coefficients of two private images per row from labels (n, classes).
 
     An InputError says that no label has coefficients of single images.
-
-    Examples
-    --------
-    >>> slots = read_slots(np.array([[0.5, 0.2], [0.0, 0.6], [0.1, 0.3], [0.7, 0.0]]), 3)
-    >>> slots.image_class.tolist(), slots.shared.tolist(), slots.known.image_class.tolist()
-    ([[0, 1], [1, 1], [1, 0], [0, 0]], [False, True, False, True], [0, 0, 1])
     """
     label = np.asarray(label, np.float32)
     known = read_known(label, len(label), n_images, 2)

@@ -118,18 +118,7 @@ def _trailing(tile: UInt64, low: int, first: int, rank: int, multiplier: UInt64,
 
 
 def factorise(rows: UInt64) -> Factorisation:
-    """Factorise a system over GF(2): a row (m, words) per equation, column c at bit ``c % 64`` of word ``c // 64``.
-
-    In the example, of the equations a = 1, b = 0 and a + b = 1 the third is a check.
-
-    Examples
-    --------
-    >>> system = factorise(np.array([[1], [2], [3]], np.uint64))
-    >>> system.rank, system.solve(np.array([1, 0, 1], np.uint8))[:1]
-    (2, array([1], dtype=uint64))
-    >>> system.solve(np.array([1, 0, 0], np.uint8)) is None
-    True
-    """
+    """Factorise a system over GF(2): a row (m, words) per equation, column c at bit ``c % 64`` of word ``c // 64``."""
     m, words = rows.shape
     tiles = np.zeros((-(-words // _TILE), m, _TILE), np.uint64)
     for t in range(len(tiles)):

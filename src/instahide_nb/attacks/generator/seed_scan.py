@@ -61,13 +61,6 @@ def label_tolerance(label: Float, k: int) -> tuple[float, int | None]:
 
     Rounding k coefficients to multiples of 2^-24 leaves a remainder, which is in the largest. Labels of fewer than
     three decimals are refused with an InputError: too many seeds would fit.
-
-    Examples
-    --------
-    >>> label_tolerance(np.array([[0.1234, 0.0], [0.3005, 0.25]]), 6)[1]
-    4
-    >>> label_tolerance(np.array([[0.1234567, 0.0]]), 6)[1] is None
-    True
     """
     exact = (k + 1) / WEIGHT_ONE
     values = np.asarray(label, np.float64)
@@ -90,12 +83,6 @@ def ratio_targets(label: Float, k: int, places: int, tolerance: float) -> tuple[
     From the rows of `label` (N, classes), which sums the first `places` of k coefficients, that start with a pair of
     normal numbers (if k is odd, every other row) and show the coefficients of both. Several entries of a row are
     alternatives.
-
-    Examples
-    --------
-    >>> row, least, greatest = ratio_targets(np.array([[0.2, 0.4], [0.6, 0.0]]), 6, 2, 1e-6)
-    >>> row, bool(least[0] < 0.5 < greatest[0])
-    (array([0]), True)
     """
     found = []
     for r in range(0, len(label), 1 if k % 2 == 0 else 2):

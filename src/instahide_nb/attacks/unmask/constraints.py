@@ -62,12 +62,6 @@ def read_known(label: npt.NDArray[np.floating] | None, n: int, n_images: int, pe
 
     An InputError says that labels are negative, name no class or more classes than private images, or that there are
     fewer images than classes.
-
-    Examples
-    --------
-    >>> known = read_known(np.array([[0.5, 0.2], [0.0, 0.6], [0.1, 0.3], [0.7, 0.0]]), 4, 3, 2)
-    >>> known.image_class.tolist(), known.share is None
-    ([0, 0, 1], False)
     """
     if label is None:
         return Known(per_row, np.zeros(n_images, np.int64), np.ones((n, 1), bool), None)
@@ -113,13 +107,6 @@ def in_epochs(assignment: Int64, n_images: int, per_row: int) -> bool:
 
     In an epoch each image stands p times; in shuffled rows the number varies with variance p. Errors of the codes add
     some variance to the one and leave the other as it is.
-
-    Examples
-    --------
-    >>> order = np.stack([np.roll(np.arange(50), e) for e in range(20)])
-    >>> rows = np.stack([order.ravel(), np.roll(order, 7, axis=1).ravel()], axis=1)
-    >>> in_epochs(rows, 50, 2), in_epochs(np.random.default_rng(0).permutation(rows), 50, 2)
-    (True, False)
     """
     n = len(assignment)
     if n % n_images or n // n_images < 2:

@@ -55,12 +55,6 @@ def edge_energies(encryption: Float32, squares: bool = False) -> Float32:
 
     To the right, down, and along both diagonals (these divided by sqrt 2). With `squares` the energies stay squared,
     and the square of each value follows: (n, 4 + channels, h-1, w-1).
-
-    Examples
-    --------
-    >>> step = np.zeros((1, 2, 2, 1), np.float32); step[0, :, 1] = -1.0
-    >>> edge_energies(step).ravel().round(3).tolist()
-    [1.0, 0.0, 0.7070000171661377, 0.7070000171661377]
     """
     n, h, w, channels = encryption.shape
     out = np.zeros((n, 4 + channels * squares, h - 1, w - 1), np.float32)

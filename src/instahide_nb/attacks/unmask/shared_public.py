@@ -94,15 +94,7 @@ def by_epoch(residual: Residuals, size: int, local: Smoothness, expected: Float3
 
 
 def parts(n: int, together: int, whole: int = 1) -> list[slice]:
-    """Blocks of at most `together` rows, all about as long, that cut no epoch of `whole` rows.
-
-    Examples
-    --------
-    >>> parts(10, 4)
-    [slice(0, 4, None), slice(4, 8, None), slice(8, 10, None)]
-    >>> parts(10, 7, whole=5)
-    [slice(0, 5, None), slice(5, 10, None)]
-    """
+    """Blocks of at most `together` rows, all about as long, that cut no epoch of `whole` rows."""
     groups, most = -(-n // whole), max(together // whole, 1)
     step = -(-groups // -(-groups // most)) * whole
     return [slice(low, min(low + step, n)) for low in range(0, n, step)]
