@@ -22,6 +22,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse import csr_array
 
 from instahide_nb.attacks.exact import factor, integer_product, inverse, solve
 from instahide_nb.attacks.generator.replay import Replay, image_classes
@@ -282,7 +283,7 @@ def _from_labels(
 ) -> tuple[RecoveredImages, Truth]:
     """Images from masks, pairs (n, p) and labels, and the rows whose label shows each coefficient alone.
 
-    Where images share a class, each is given an equal part of their sum.
+    Where images share a class, each gets an equal part of their sum at first.
     """
     label = release.shown
     own = image_classes(label, pair)[0][pair]
@@ -298,16 +299,24 @@ def _from_labels(
 def _from_coefficients(
     release: Release, rows: Float64, mixtures: Mixtures, alone: Truth, mean: Float64
 ) -> RecoveredImages:
-    """Images from the private coefficients of rows; those that are not `alone` are left out.
+    """Images from private coefficients; of the rows that are not `alone` only sums are known, which are split if p = 2.
 
     In each epoch the residuals predict each other.
     """
-    size = release.info.n_private
+    size, pair = release.info.n_private, mixtures.assignment
     images = _weighted_fit(rows, mixtures, alone, mean)
+    if pair.shape[1] == 2:
+        split = np.flatnonzero(~alone & (pair[:, 0] != pair[:, 1]))
+        left = rows - predictions(mixtures, images, mean)
+        mixtures = _split_sums(mixtures, split, left[split], images)
+        images = _weighted_fit(rows, mixtures, np.ones(len(pair), np.bool_), mean)
     for _ in progress(range(_ROUNDS * (release.info.scheme == "cross")), desc="covariance", unit="round"):
         left = rows - predictions(mixtures, images, mean)
-        precision = _residual_precision(left.reshape(-1, size, *release.encryption.shape[1:]), alone)
+        precision = _residual_precision(left.reshape(-1, size, *release.encryption.shape[1:]))
         images = np.clip(fit(rows, mixtures, precision, mean, _RIDGE), -1, 1)
+        if pair.shape[1] == 2:
+            left = rows - predictions(mixtures, images, mean)
+            mixtures = _split_sums(mixtures, split, _unpredicted(left, precision, split), images)
     how = "pairs, masks and the private coefficients"
     return RecoveredImages(images, mixtures.coefficient, np.zeros(size, np.bool_), 0.0, how)
 
@@ -322,19 +331,37 @@ def _weighted_fit(rows: Float64, mixtures: Mixtures, known: Truth, mean: Float64
     return images
 
 
-def _residual_precision(left: Float64, known: Truth) -> Float64:
+def _split_sums(mixtures: Mixtures, split: Int64, left: Float64, images: Float64) -> Mixtures:
+    """In the rows `split`, of which only the sum is known, move the coefficients along their residuals `left`."""
+    pair, coefficient = mixtures.assignment[split], mixtures.coefficient.copy()
+    total = coefficient[split].sum(axis=1)
+    difference = images[pair[:, 0]] - images[pair[:, 1]]
+    along = np.maximum(mean_square(difference), 1e-15)
+    first = np.clip(coefficient[split, 0] + _mean_product(left, difference) / along, 0.0, total)
+    coefficient[split] = np.stack([first, total - first], axis=1)
+    return Mixtures(mixtures.assignment, coefficient, mixtures.n_images)
+
+
+def _unpredicted(left: Float64, precision: Float64, some: Int64) -> Float64:
+    """``(K e)_i / K_ii`` of some rows: the residual minus what those of the other rows of its epoch predict."""
+    epoch, row = np.divmod(some, precision.shape[1])
+    share = precision[epoch, row] / precision[epoch, row, row][:, None]
+    out = np.empty((len(some), left.shape[1]))
+    for e, own in enumerate(left.reshape(len(precision), -1, left.shape[1])):
+        out[epoch == e] = csr_array(share[epoch == e]) @ own
+    return out
+
+
+def _residual_precision(left: Float64) -> Float64:
     """Precision matrix of each epoch's residuals (epochs, N, h, w, channels) over pixels, float64 (epochs, N, N).
 
-    The samples are differences of neighbouring pixels, which are nearly independent. Rows that are not `known` have no
-    part in it.
+    The samples are differences of neighbouring pixels, which are nearly independent.
     """
     size, blocks = left.shape[1], []
-    for own, used in zip(left, known.reshape(-1, size), strict=True):
+    for own in left:
         down, right = own[:, 1:] - own[:, :-1], own[:, :, 1:] - own[:, :, :-1]
-        sample = np.hstack([down.reshape(size, -1), right.reshape(size, -1)])[used]
+        sample = np.hstack([down.reshape(size, -1), right.reshape(size, -1)])
         covariance = integer_product(sample, sample, fine=True) / sample.shape[1]
-        covariance[np.diag_indices(len(sample))] *= 1 + _COVARIANCE_RIDGE
-        precision = np.zeros((size, size))
-        precision[np.ix_(used, used)] = inverse(factor(covariance))
-        blocks.append(precision)
+        covariance[np.diag_indices(size)] *= 1 + _COVARIANCE_RIDGE
+        blocks.append(inverse(factor(covariance)))
     return np.array(blocks)
