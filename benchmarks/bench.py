@@ -1,7 +1,7 @@
 """Time and memory of the package, as ratios measured in one run: ``make bench``.
 
 ``python benchmarks/bench.py --quick`` tries everything at small sizes, ``--only CASE`` measures some cases anew, and
-``--docs`` writes the tables into ``docs/benchmarks.md`` and ``docs/scaling.md``. Results go to ``runs/bench/``.
+``--docs`` writes the tables into ``docs/benchmarks.md``. Results go to ``runs/bench/``.
 
 Every case and every size runs in a process of its own, so that its peak memory is its own. The candidates of a case
 take turns: each runs once in every round, after a first call that is not counted. Ratios are taken within a round,
@@ -64,21 +64,17 @@ def main() -> int:
     (options.out / "bench.md").write_text(text)
     print(text)
     if options.docs:
-        fill_pages()
+        fill_page()
     wrong = tables.failures(result)
     print("".join(f"{line}\n" for line in wrong), end="", file=sys.stderr)
     return 1 if wrong else 0
 
 
-def fill_pages() -> None:
-    """Write the tables of ``docs/*.json`` into the pages beside them."""
-    bench, largest = (json.loads((DOCS / f"{name}.json").read_text()) for name in ("benchmarks", "scaling"))
-    for name, text in (
-        ("benchmarks", tables.markdown(bench)),
-        ("scaling", tables.scaling(bench, largest)),
-    ):
-        page = DOCS / f"{name}.md"
-        page.write_text(tables.between_markers(page.read_text(encoding="utf-8"), text), encoding="utf-8")
+def fill_page() -> None:
+    """Write the tables of docs/benchmarks.json into docs/benchmarks.md."""
+    page, bench = DOCS / "benchmarks.md", json.loads((DOCS / "benchmarks.json").read_text())
+    text = tables.between_markers(page.read_text(encoding="utf-8"), tables.markdown(bench))
+    page.write_text(text, encoding="utf-8")
 
 
 def in_a_process(name: str, measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
-from growth import EPOCHS, PUBLISHED
+from growth import PUBLISHED
 
 START, END = "<!-- bench: start -->", "<!-- bench: end -->"
 BOUNDS = {"gen_data": 1.0, "unmask": 3.0, "prng-state": 1.0, "evaluate": 1.0}
@@ -14,9 +14,6 @@ BOUNDS = {"gen_data": 1.0, "unmask": 3.0, "prng-state": 1.0, "evaluate": 1.0}
 
 BUSY = 1.3
 """Processor seconds of an attack beside a busy loop, times those of a quiet run, at most."""
-
-WANTED = 2_500_000
-"""Encryptions of 50,000 private images."""
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -120,33 +117,3 @@ def _peaks(found: dict[str, Any]) -> dict[str, float]:
     """Peak memory of each stage at the published scale, in GB."""
     known = {s: about for s, about in found.get(str(PUBLISHED), {}).items() if "peak_mib" in about}
     return {stage: known[stage]["peak_mib"] * 2**20 / 1e9 for stage in BOUNDS if stage in known}
-
-
-def scaling(bench: dict[str, Any], largest: dict[str, Any]) -> str:
-    """Seconds of every stage of unmask at the largest sizes, how they grow, and the hours that 2.5 million would take.
-
-    The hours continue the growth fitted over all sizes; the last row adds them up.
-    """
-    growth = {int(n): stages for n, stages in (bench["growth"] | largest["growth"]).items()}
-    larger = sorted(int(n) for n in largest["growth"])
-    smaller = sorted(n for n in growth if n < larger[0])
-    shown, ranges = [smaller[-1], *larger], (smaller, larger, sorted(growth))
-    rows, whole = [], 0.0
-    first, *stages = growth[larger[0]]["unmask"]["seconds"]
-    for stage in (*stages, first):
-        seconds = {n: median(about["unmask"]["seconds"][stage]) for n, about in growth.items()}
-        powers = [fitted_exponent(sizes, [seconds[n] for n in sizes]) for sizes in ranges]
-        hours = seconds[larger[-1]] * (WANTED / larger[-1]) ** powers[2] / 3600
-        whole += hours if stage != first else 0.0
-        rows.append(
-            [stage, *(f"{seconds[n]:.3g} s" for n in shown), *(f"{power:.2f}" for power in powers[:2])]
-        )
-        rows[-1].append(f"{hours if stage != first else whole:.2g}")
-    head = ["stage of unmask", *(f"{n:,}" for n in shown)]
-    head += [f"n^, {sizes[0]:,} to {sizes[-1]:,}" for sizes in ranges[:2]]
-    text = _table([*head, f"hours at {WANTED / 1e6:g} million"], rows)
-    for n in larger:
-        peaks = ", ".join(f"{s} {about['peak_mib'] * 2**20 / 1e9:.2f} GB" for s, about in growth[n].items())
-        quality = f"Max_SSIM {growth[n]['evaluate']['max_ssim']:.3f}; peak memory of {peaks}"
-        text += f"\nAt {n:,} encryptions of {n // EPOCHS} images: {quality}.\n"
-    return text

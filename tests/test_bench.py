@@ -74,21 +74,6 @@ def test_a_failure_more_memory_and_more_processor_time_than_allowed_are_named() 
     assert "| start-up | not measured: InputError: no |" in markdown(result)
 
 
-def test_growth_is_continued_by_its_exponent() -> None:
-    from tables import scaling
-
-    def measured(*sizes: int) -> dict[str, object]:
-        stages = {n: {"signs": float(n), "companions": n**2 / 1e4} for n in sizes}
-        one = {str(n): {"unmask": process(1.0, **stages[n]), "evaluate": process(1.0)} for n in sizes}
-        return {"growth": one}
-
-    lines = scaling(measured(5000, 10_000), measured(20_000, 40_000)).splitlines()
-    # 2.5 million seconds are 694 hours, 2.5 million squared / 10,000 are 174,000
-    assert lines[2] == "| signs | 1e+04 s | 2e+04 s | 4e+04 s | 1.00 | 1.00 | 6.9e+02 |"
-    assert lines[3].endswith("| 2.00 | 2.00 | 1.7e+05 |")
-    assert lines[4].endswith("| 1.7e+05 |")
-
-
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "bench.py"), "--quick", "--out", str(tmp_path)]
     for only in ("encryption", "start-up"):
@@ -105,13 +90,10 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     assert result["machine"]["machine"] in table
 
 
-def test_pages_are_as_their_measurements_make_them() -> None:
-    from tables import between_markers, markdown, scaling
+def test_the_page_is_as_its_measurements_make_it() -> None:
+    from tables import between_markers, markdown
 
-    bench, largest = (
-        json.loads((ROOT / "docs" / f"{name}.json").read_text()) for name in ("benchmarks", "scaling")
-    )
-    for name, text in (("benchmarks", markdown(bench)), ("scaling", scaling(bench, largest))):
-        page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
-        assert between_markers(page, text) == page, "run `python benchmarks/bench.py --docs`"
+    bench = json.loads((ROOT / "docs" / "benchmarks.json").read_text())
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert between_markers(page, markdown(bench)) == page, "run `python benchmarks/bench.py --docs`"
     assert not bench["quick"]

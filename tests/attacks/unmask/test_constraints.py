@@ -75,4 +75,8 @@ def test_scales_of_images_are_undone() -> None:
     assert np.abs(scales_by_law(off, law) * factor - 1).max() < 0.15
     share = share / share.sum(axis=1, keepdims=True)
     off = Mixtures(held, (share * factor[held]).astype(np.float32), 10)
-    assert np.abs(scales_by_sum(off) * factor - 1).max() < 0.05
+    assert np.abs(scales_by_sum(off, read_known(None, 2000, 10, 2)) * factor - 1).max() < 0.05
+    # sums of two classes
+    label = np.zeros((2000, 2))
+    np.add.at(label, (np.arange(2000)[:, None], held // 5), share)
+    assert np.abs(scales_by_sum(off, read_known(label, 2000, 10, 2)) * factor - 1).max() < 0.05

@@ -329,10 +329,9 @@ def prior_scale(mixtures: Mixtures, n_public: int) -> Float32:
 
 
 def scaled(mixtures: Mixtures, known: Known, law: Float64, n_public: int) -> Mixtures:
-    """Coefficients on the scale of the scheme, where no sum of them is known."""
-    if known.share is not None:
-        return mixtures
-    by = scales_by_law(mixtures, law) if n_public else scales_by_sum(mixtures)
+    """Coefficients on the scale of the scheme: that of known sums, or else of their law."""
+    by_sum = known.share is not None or not n_public
+    by = scales_by_sum(mixtures, known) if by_sum else scales_by_law(mixtures, law)
     return Mixtures(mixtures.assignment, mixtures.coefficient * by[mixtures.assignment], mixtures.n_images)
 
 

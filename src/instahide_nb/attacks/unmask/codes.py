@@ -37,7 +37,8 @@ Rows = Callable[[slice | Int64], Float32]
 """Some rows (m, channels, h, w), centred: a function, so that all rows need not be in memory at once."""
 
 _SWEEPS = 3  # over the places of a row
-_STIFF = 1e3  # weight of known sums, in mean squared lengths of an image
+# Weight of known sums, in mean squared lengths of an image. Stiffer sums force errors of images into wrong codes.
+_STIFF = 0.1
 _BLOCK = 1000  # rows at a time
 
 

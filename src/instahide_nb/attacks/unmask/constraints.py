@@ -161,11 +161,19 @@ def scales_by_law(mixtures: Mixtures, law: Float64) -> Float32:
     return np.sqrt(wanted * np.maximum(count, 1) / np.maximum(square, 1e-9)).astype(np.float32)
 
 
-def scales_by_sum(mixtures: Mixtures) -> Float32:
-    """Factor of each image's coefficients after which rows sum to 1, by least squares, float32 (N,)."""
-    one = np.ones(len(mixtures.assignment))
-    normal = normal_matrix(mixtures, one)
-    right = np.bincount(mixtures.assignment.ravel(), mixtures.coefficient.ravel(), mixtures.n_images)
+def scales_by_sum(mixtures: Mixtures, known: Known) -> Float32:
+    """Factor of each image's coefficients after which known sums are met best, by least squares, float32 (N,).
+
+    The sums are those of each class, or 1 for whole rows.
+    """
+    share, image_class = known.share, known.image_class
+    if share is None:
+        share, image_class = np.ones((len(mixtures.assignment), 1)), np.zeros(known.n_images, np.int64)
+    held = mixtures.assignment
+    normal = normal_matrix(mixtures, np.ones(len(held)))
+    normal *= image_class[:, None] == image_class
+    wanted = np.take_along_axis(share, image_class[held], axis=1) * mixtures.coefficient
+    right = np.bincount(held.ravel(), wanted.ravel(), mixtures.n_images)
     common = right.sum() / normal.sum()
     ridge = _RIDGE * float(np.mean(np.diagonal(normal)))
     found = solve(factor(normal + ridge * np.eye(len(normal))), (right + ridge * common)[:, None])
