@@ -37,8 +37,6 @@ Rows = Callable[[slice | Int64], Float32]
 """Some rows (m, channels, h, w), centred: a function, so that all rows need not be in memory at once."""
 
 _SWEEPS = 3  # over the places of a row
-# Weight of known sums, in mean squared lengths of an image. Stiffer sums force errors of images into wrong codes.
-_STIFF = 0.1
 _BLOCK = 1000  # rows at a time
 
 
@@ -358,7 +356,7 @@ def code(found: Products, known: Known, assignment: Int64 | None = None) -> Code
     held = np.full((n, known.per_row), -1, np.int64) if assignment is None else assignment.copy()
     coefficient, gain = np.zeros((n, known.per_row)), np.empty(n)
     score = np.empty((n, known.per_row, n_images), np.float32)
-    stiff = 0.0 if known.share is None else _STIFF * float(np.mean(np.diagonal(found.gram)))
+    stiff = 0.0 if known.share is None else known.stiffness * float(np.mean(np.diagonal(found.gram)))
     target = np.zeros(known.present.shape) if known.share is None else known.share
     fit = found.fit
     own = (np.full((n, 1), -1), np.zeros((n, 1)), np.zeros((0, n_images)))

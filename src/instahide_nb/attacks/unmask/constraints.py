@@ -33,6 +33,7 @@ Int64 = npt.NDArray[np.int64]
 _DRAWS = 20_000  # rows of coefficients from which their law is taken
 _GRID = 2.0**20  # to which it is rounded: a logarithm's last bit differs between machines
 _REGULAR = 0.6  # of the variance of images per block that chance gives; less shows epochs
+_MANY = 4  # private images of a row above which known sums may give way
 _RIDGE = 0.02  # of the scales of images to their common scale
 
 
@@ -45,6 +46,7 @@ class Known:
     present: Bool  # (n, classes): which a row holds; without labels there is one class, present everywhere
     share: Float64 | None  # (n, classes): sum of the coefficients of each class, if known
     epochs: bool = False  # whether rows come in blocks of N in which each image stands p times
+    stiffness: float = 1e3  # weight of known sums, in mean squared lengths of an image
 
     @property
     def n_images(self) -> int:
@@ -183,4 +185,6 @@ def scales_by_sum(mixtures: Mixtures, known: Known) -> Float32:
 def known_of(release: Release) -> Known:
     """The constraints of a release: its labels, and the sum of 1 where there are no public images and no labels."""
     info, n = release.info, len(release.encryption)
-    return read_known(release.label, n, info.n_private, info.private_per_row)
+    known = read_known(release.label, n, info.n_private, info.private_per_row)
+    # In a row of many images a small one is often wrong, and a stiff sum forces its whole coefficient on a wrong image.
+    return replace(known, stiffness=0.1) if info.private_per_row > _MANY else known
