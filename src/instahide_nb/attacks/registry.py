@@ -1,7 +1,7 @@
 """The attacks by name: this package's five, those of installed packages, and any ``module:function``.
 
-After any of these ``:option=value,option=value`` may follow, where the attack has keywords of those names:
-``carlini-v2:steps=published``. Values are text.
+After any of these ``:option=value,option=value`` may follow, where the attack has keywords of those names. Values are
+text.
 
 A package adds attacks through the entry point group ``instahide_nb.attacks``. An attack is a function
 ``attack(release, public)`` that returns an :class:`~instahide_nb.attacks.result.AttackResult`. Its arguments:
@@ -23,7 +23,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -136,21 +136,7 @@ def find_attack(method: str) -> Callable[..., AttackResult]:
             if option not in free:
                 has = f"its options are {', '.join(free)}" if free else "it has none"
                 raise InputError(f"method: {name} has no option {option!r}; {has}")
-        _check_words(found, options)
     return found
-
-
-def _check_words(attack: Callable[..., AttackResult], options: dict[str, str]) -> None:
-    """Where an attack's signature lists the words of an option, refuse another before anything is computed."""
-    try:
-        kinds = get_type_hints(attack)
-    except Exception:  # an attack of others need not have hints that can be resolved
-        return
-    for option, value in options.items():
-        if get_origin(kinds.get(option)) is Literal and value not in (
-            known := [str(word) for word in get_args(kinds[option])]
-        ):
-            raise InputError(f"{option}: {value!r} is not known; choose {' or '.join(known)}")
 
 
 def _find_function(method: str) -> Callable[..., AttackResult]:

@@ -4,8 +4,8 @@ Carlini et al., "Is Private Learning Possible with Instance Encoding?" (arXiv 20
 code is a series of scripts, one for each stage:
 
 1. `edge_similarity`: how alike all pairs of encryptions are;
-2. `groups`: dense groups of encryptions, one for each private image;
-3. `groups`: how alike each encryption is to samples of each group;
+2. `matching`: dense groups of encryptions, one for each private image;
+3. `matching`: how alike each encryption is to samples of each group;
 4. `matching`: two private images for each encryption;
 5. `descent`: the images, by gradient descent with free signs;
 6. `correction`: a colour curve, which makes ver.2;
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
@@ -32,8 +31,13 @@ from instahide_nb.attacks.carlini.correction import (
     simulate,
 )
 from instahide_nb.attacks.carlini.descent import free_sign_descent, stretch
-from instahide_nb.attacks.carlini.groups import dense_groups, second_similarity
-from instahide_nb.attacks.carlini.matching import Slots, greedy_matching, optimal_matching, read_slots
+from instahide_nb.attacks.carlini.matching import (
+    Slots,
+    dense_groups,
+    optimal_matching,
+    read_slots,
+    second_similarity,
+)
 from instahide_nb.attacks.result import AttackResult, on_the_grid
 from instahide_nb.attacks.unmask import edges
 from instahide_nb.attacks.unmask.codes import product_table
@@ -44,7 +48,6 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import Stopwatch, progress
 
 Similarity = Callable[[Release, UInt8], Float32]
-Steps = Literal["improved", "published"]
 
 _AGAIN = 300  # iterations of a descent from good images, whose loss settles sooner
 
@@ -55,7 +58,7 @@ def edge_similarity(release: Release, public: UInt8) -> Float32:
     The published similarity is a Wide ResNet 28-6, trained for ten GPU hours. This one needs no training and no public
     images. Returns float32 (n, n) in [-1, 1], symmetric, with 1 on the diagonal.
     """
-    energies = edges.edges_of(release.encryption, known_of(release), squares=True)
+    energies = edges.edges_of(release.encryption, known_of(release), squares=False)
     return edges.similarity(product_table(energies.feature, energies.local))
 
 
@@ -75,14 +78,14 @@ def with_coefficients(release: Release) -> Release:
     return replace(release, label=label, info=replace(info, labels="coefficients"))
 
 
-def run_v2(release: Release, public: UInt8, *, steps: Steps = "improved") -> AttackResult:
-    """``carlini-v2``, or ``carlini-v2:steps=published``. See `attack`."""
-    return attack(release, public, published=steps == "published")
+def run_v2(release: Release, public: UInt8) -> AttackResult:
+    """``carlini-v2``, see `attack`."""
+    return attack(release, public)
 
 
-def run_v1(release: Release, public: UInt8, *, steps: Steps = "improved") -> AttackResult:
-    """``carlini-v1``, or ``carlini-v1:steps=published``. See `attack`."""
-    return attack(release, public, cleaning=True, published=steps == "published")
+def run_v1(release: Release, public: UInt8) -> AttackResult:
+    """``carlini-v1``, see `attack`."""
+    return attack(release, public, cleaning=True)
 
 
 def attack(
@@ -90,15 +93,13 @@ def attack(
     public: UInt8,
     *,
     cleaning: bool = False,
-    published: bool = False,
     similarity: Similarity = edge_similarity,
 ) -> AttackResult:
     """Run all stages; ``recovered`` has `n_private` images, grey where there is no group.
 
     The attacker's own `public` images (m, h, w, 3) are at least twice as many as there are private ones. `cleaning`
-    goes on to stage 7. `published` groups encryptions without their labels and matches greedily, as the published code
-    does. ``similarity(release, public)`` returns float32 (n, n). An InputError says that labels or public images do
-    not fit.
+    goes on to stage 7. ``similarity(release, public)`` returns float32 (n, n). An InputError says that labels or public
+    images do not fit.
     """
     _check(release, public)
     method = "carlini-v1" if cleaning else "carlini-v2"
@@ -106,9 +107,7 @@ def attack(
         watch = Stopwatch(bar=bar)
         with watch.stage("simulation"):
             practice, private, pair = simulate(release, public)
-        known, real = (
-            _reconstruct(each, public, published, similarity, watch) for each in (practice, release)
-        )
+        known, real = (_reconstruct(each, public, similarity, watch) for each in (practice, release))
         group, place = match_groups(known.pair, pair, known.slots, len(known.image))
         truth = private[place]
         made, image = known.image, real.image
@@ -140,7 +139,6 @@ def attack(
         complexity="O(E^3)",
         seconds=watch.seconds,
         details={
-            "steps": "published" if published else "improved",
             "similarity": getattr(similarity, "__name__", "function"),
             "groups": len(image),
             "groups_known_in_simulation": len(group),
@@ -178,7 +176,7 @@ class _Reconstruction:
 
 
 def _reconstruct(
-    release: Release, public: UInt8, published: bool, similarity: Similarity, watch: Stopwatch
+    release: Release, public: UInt8, similarity: Similarity, watch: Stopwatch
 ) -> _Reconstruction:
     """Stages 1 to 5."""
     shape = release.encryption.shape[1:]
@@ -187,13 +185,11 @@ def _reconstruct(
         # Three digits are enough, and hide the last bits of a similarity that is not exact.
         similar = similarity(release, public).astype(np.float16).astype(np.float32)
     with watch.stage("groups"):
-        groups, image_class = dense_groups(similar, slots.known, published=published)
+        groups, image_class = dense_groups(similar, slots.known)
     with watch.stage("second similarity"):
-        candidate = None if published else slots.known.present[:, image_class]
-        second = second_similarity(similar, groups, candidate)
+        second = second_similarity(similar, groups, slots.known.present[:, image_class])
     with watch.stage("matching"):
-        matching = greedy_matching if published else optimal_matching
-        pair = matching(second, image_class, slots)
+        pair = optimal_matching(second, image_class, slots)
     size = np.abs(release.encryption).reshape(len(release.encryption), -1)
     with watch.stage("descent"):
         start = np.zeros((len(groups), size.shape[1]), np.float32)

@@ -1,9 +1,10 @@
-"""Two private images for each encryption: stage 4 of the published attack.
+"""Dense groups of encryptions, one for each private image, and two of them for each encryption: stages 2 to 4.
 
-The labels name the classes of an encryption's two private images. So each encryption has two slots, a class and a
-coefficient each (:class:`Slots`), and each slot is filled with a group of its class. A private image fills
-``2 n / N`` slots. Carlini et al. (arXiv 2011.05315) describe a minimum-cost matching under these constraints; their
-code (``step_4_final_graph``) takes a greedy shortcut and calls it within a percent or two. Both are here.
+A group is one of the clusters with which `unmask` begins (:func:`instahide_nb.attacks.unmask.edges.clusters`). The
+labels name the classes of an encryption's two private images. So each encryption has two slots, a class and a
+coefficient each (:class:`Slots`), and each slot is filled with a group of its class. A private image fills ``2 n / N``
+slots. Carlini et al. (arXiv 2011.05315) describe a minimum-cost matching under these constraints; their code
+(``step_2_color_graph``, ``step_4_final_graph``) grows groups without the labels, and takes a greedy shortcut here.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attacks.unmask.constraints import Known, read_known
+from instahide_nb.attacks.unmask.edges import clusters
 from instahide_nb.core.arrays import Bool, Float32, Int64
 from instahide_nb.core.errors import InputError
 
+_SAMPLES, _DRAWS, _NEAREST = 3, 10, 21  # of the second similarity, as published
 _FORBIDDEN = -1e6
 
 
@@ -49,6 +52,38 @@ def read_slots(label: npt.NDArray[np.floating], n_images: int) -> Slots:
     return Slots(known, image_class, coefficient, shared)
 
 
+def dense_groups(similarity: Float32, known: Known) -> tuple[list[Int64], Int64]:
+    """The encryptions of each group, one for each private image, and the class of its image, int64 (groups,)."""
+    image = clusters(similarity, known).assignment[:, 0]
+    found = np.unique(image[image >= 0])
+    return [np.flatnonzero(image == j) for j in found], known.image_class[found]
+
+
+def second_similarity(similarity: Float32, groups: list[Int64], candidate: Bool) -> Float32:
+    """Similarity of each encryption to each group, float32 (n, groups).
+
+    The 21 encryptions nearest to the members stand for the group; `candidate` (n, groups) says which may. Three of them
+    are drawn ten times, and the similarities to all that were drawn are averaged, without that of an encryption to
+    itself. (The published code shows the three together to a second trained network.)
+    """
+    generator = np.random.default_rng(1)
+    n = len(similarity)
+    out = np.empty((n, len(groups)), np.float32)
+    for g, member in enumerate(groups):
+        near = similarity[member].astype(np.float64).sum(axis=0)
+        near[~candidate[:, g]] = -np.inf
+        nearest = np.argsort(-near, kind="stable")[:_NEAREST]
+        nearest = nearest[np.isfinite(near[nearest])]
+        drawn = nearest[generator.integers(0, len(nearest), (_DRAWS, _SAMPLES))].ravel()
+        total, count = np.zeros(n), np.full(n, len(drawn))
+        for s in drawn:
+            total += similarity[s]
+            total[s] -= similarity[s, s]
+            count[s] -= 1
+        out[:, g] = total / np.maximum(count, 1)
+    return out
+
+
 def optimal_matching(score: Float32, image_class: Int64, slots: Slots) -> Int64:
     """Fill all slots with groups of their class so that the sum of similarities is largest.
 
@@ -72,19 +107,4 @@ def optimal_matching(score: Float32, image_class: Int64, slots: Slots) -> Int64:
         capacity = max(-(-2 * n // slots.known.n_images), -(-len(row) // len(group)))
         _, column = linear_sum_assignment(np.repeat(value, capacity, axis=1), maximize=True)
         out[row, slot] = group[column // capacity]
-    return out
-
-
-def greedy_matching(score: Float32, image_class: Int64, slots: Slots) -> Int64:
-    """Give each group in turn its nearest encryptions, where the label fits and a slot is free, as published.
-
-    Parameters and result as for `optimal_matching`; -1 also where no group claimed the slot.
-    """
-    n = len(score)
-    out = np.full((n, 2), -1, np.int64)
-    claims = max(1, 8 * n // (5 * slots.known.n_images))  # 80 of 5,000 encryptions of 100 images
-    for g, c in enumerate(image_class):
-        for i in np.argsort(-score[:, g], kind="stable")[:claims]:
-            free = np.flatnonzero((slots.image_class[i] == c) & (out[i] < 0))
-            out[i, free[:1]] = g
     return out
