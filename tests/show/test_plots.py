@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
 import pytest
+from dead_leaves import dead_leaves
 from matplotlib.colors import to_rgb
 from pandas import DataFrame
 
@@ -14,8 +16,10 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.data.crops import CropTable, key_points
 from instahide_nb.data.photographs import Photograph
 from instahide_nb.evaluate.leaderboard import load_published
+from instahide_nb.evaluate.submission import AboutAttack
 from instahide_nb.show import plots
 from instahide_nb.show.grids import write_png
+from instahide_nb.show.notebook import coefficients
 
 
 def shares(axis, label):
@@ -153,3 +157,22 @@ def test_crop_picture_shows_the_first_kept_crop_of_the_first_photograph_that_has
     assert len(crop.patches) == len(key_points(photographs[1].read()[10:74, 80:144])) > 0
     with pytest.raises(InputError, match="none was kept"):
         plots.crop_picture(CropTable(photographs, photo, box, keypoints, 100))
+
+
+def test_estimated_coefficients_are_those_of_images_that_were_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = dead_leaves(3, (16, 16), 0)
+    secret = SimpleNamespace(
+        private=images,
+        augment="none",
+        pair=np.array([[0, 1], [2, 0]]),
+        coefficient=np.array([[0.5, 0.3, 0.2], [0.4, 0.1, 0.5]]),
+    )
+    recovered = images[[2, 0, 1]].astype(np.float32) / 127.5 - 1
+    guess = np.array([[2, 1], [0, 2]])  # images 1, 0 and 2, 1: the last is wrong
+    attack = AboutAttack({}, recovered, guess, np.array([[0.31, 0.52], [0.44, 0.2]], np.float32))
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(plots, "coefficient_plot", lambda *both: seen.extend(both))
+    coefficients(secret, attack)
+    assert seen[0].tolist() == [0.3, 0.5, 0.4]
+    np.testing.assert_allclose(seen[1], [0.31, 0.52, 0.44], rtol=1e-6)
+    assert coefficients(secret, attack._replace(coefficient=None)) is None

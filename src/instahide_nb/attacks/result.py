@@ -33,6 +33,9 @@ class AttackResult:
     reason: str = ""  # why the generator was not found, in one line
     # arrays for the notebook, such as the `history` of images after each stage; not saved
     extras: dict[str, Any] = field(default_factory=dict)
+    coefficient: Float32 | None = (
+        None  # (n, p): of the images in `assignment`, where the attack estimates them
+    )
 
     @classmethod
     def not_found(
@@ -63,16 +66,17 @@ def on_the_grid(images: npt.NDArray[np.floating[Any]]) -> Float32:
 
 
 def save_result(folder: Path | str, result: AttackResult) -> None:
-    """Write ``decryption.npy``, ``recovered.npy``, ``assignment.npy`` and, last, ``attack.json``.
+    """Write ``decryption.npy``, ``recovered.npy``, ``assignment.npy``, ``coefficient.npy`` and, last, ``attack.json``.
 
     Where the generator was not found, only ``attack.json``, with ``"recovered": false`` and ``"reason"``; arrays of an
     earlier run are removed.
     """
     folder = make_folder(folder)
     found = result.recovered_generator is not False
-    for name in ("decryption", "recovered", "assignment"):
-        if found:
-            save_array(folder / f"{name}.npy", getattr(result, name))
+    for name in ("decryption", "recovered", "assignment", "coefficient"):
+        array = getattr(result, name)
+        if found and array is not None:
+            save_array(folder / f"{name}.npy", array)
         else:
             (folder / f"{name}.npy").unlink(missing_ok=True)
     content: dict[str, Any] = {

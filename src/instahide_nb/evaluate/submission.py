@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -107,18 +107,26 @@ class AboutAttack(NamedTuple):
 
     details: dict[str, object]  # the content of attack.json
     recovered: Float32 | None  # (m, h, w, 3), the recovered images
+    assignment: npt.NDArray[np.int64] | None  # (n, p), which of them each encryption holds
+    coefficient: Float32 | None  # (n, p), and with which coefficients
 
 
 def about_attack(decryption: Path | str) -> AboutAttack:
-    """Read ``attack.json`` (also from a zip) and ``recovered.npy``; what is missing or damaged is left out."""
+    """Read ``attack.json`` (also from a zip) and the arrays beside it; what is missing or damaged is left out."""
     details: dict[str, object] = {}
-    recovered = None
     with suppress(InputError):
         details = load_attack_info(decryption)
+    images = _beside(decryption, "recovered", np.float32, (None, None, None, 3))
+    assignment = _beside(decryption, "assignment", np.int64, (None, None))
+    return AboutAttack(
+        details, images, assignment, _beside(decryption, "coefficient", np.float32, (None, None))
+    )
+
+
+def _beside(decryption: Path | str, name: str, dtype: type, shape: tuple[int | None, ...]) -> Any:
     with suppress(InputError):
-        beside = Path(decryption).parent / "recovered.npy"
-        recovered = load_array(beside, dtype=np.float32, shape=(None, None, None, 3))
-    return AboutAttack(details, recovered)
+        return load_array(Path(decryption).parent / f"{name}.npy", dtype=dtype, shape=shape)
+    return None
 
 
 def _is_zip(file: Path) -> bool:

@@ -19,7 +19,7 @@ MANIFEST = "manifest.json"
 EXPECTED = Path(__file__).parent / "expected"
 _STAGES = {
     "gen_data": ("release/*.npy", "release/release.json", "secret/*.npy"),
-    "attack": ("decryption.npy", "recovered.npy", "assignment.npy"),
+    "attack": ("decryption.npy", "recovered.npy", "assignment.npy", "coefficient.npy"),
     "evaluate": ("metrics.json", "per_encryption.npy", "comparison_grid.png", "overview.png"),
 }
 

@@ -22,7 +22,8 @@ from instahide_nb.challenge.secret import Secret
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, sha256_array, write_bytes
 from instahide_nb.core.progress import in_jupyterlab
-from instahide_nb.evaluate.metrics import Scores
+from instahide_nb.evaluate.metrics import Scores, match_images
+from instahide_nb.evaluate.submission import AboutAttack
 from instahide_nb.scheme.views import apply_views
 from instahide_nb.show.grids import Images, absolute_pixels, contact_sheet, enlarge, png_bytes, to_pixels
 
@@ -349,6 +350,20 @@ def answers(release: Release, result: AttackResult, *, images: int = 10) -> UInt
     return contact_sheet(
         np.concatenate([release.encryption[some], result.decryption[some]]), columns=len(some)
     )
+
+
+def coefficients(secret: Secret, attack: AboutAttack) -> Figure | None:
+    """Estimated against true coefficients, wherever the attack named a private image of an encryption correctly."""
+    if attack.recovered is None or attack.assignment is None or attack.coefficient is None:
+        return None
+    from instahide_nb.show.plots import coefficient_plot
+
+    place = match_images(attack.recovered, secret.private, secret.augment)[0]
+    number = np.full(len(attack.recovered), -1)
+    number[place] = np.arange(len(place))
+    same = number[attack.assignment][:, :, None] == secret.pair[:, None]
+    row, guess, truth = np.nonzero(same)
+    return coefficient_plot(secret.coefficient[row, truth], attack.coefficient[row, guess])
 
 
 def error_rates(result: AttackResult) -> Figure | None:

@@ -164,6 +164,16 @@ def product_plot(
 
 
 @styled
+def coefficient_plot(true: npt.NDArray[np.floating], estimated: npt.NDArray[np.floating]) -> Figure:
+    """True coefficients (m,) and an attack's estimates of them."""
+    figure, axis = _new(4.5, 4.5)
+    axis.plot(true, estimated, ".", markersize=2, alpha=0.3)
+    axis.plot([0, 1], [0, 1], "-", color=_GREY, linewidth=0.8)
+    axis.set(xlabel="true coefficient", ylabel="estimated coefficient", xlim=(0, 0.8), ylim=(0, 0.8))
+    return figure
+
+
+@styled
 def error_plot(curve: Sequence[Sequence[float]], *, width: float = 6.0) -> Figure:
     """Share of errors among the most confident values, from (taken, wrong).
 

@@ -601,6 +601,7 @@ def answer(result: UnmaskResult) -> AttackResult:
         seconds=result.seconds,
         details=result.details,
         extras={"signed": result.signed},
+        coefficient=result.coefficient,
     )
 
 
