@@ -51,17 +51,18 @@ def scheme_finding(table: DataFrame) -> Finding:
     scores = table.pivot_table("max_ssim", "scheme", "k")
     hidden = [scheme for scheme in ("cross", "inside") if not scores.loc[scheme].min() > 0.99]
     lead = {
-        0: "Nothing remains hidden",
-        1: f"Something remains hidden with {' '.join(hidden)} only",
-        2: "Something remains hidden",
+        0: "no image remains hidden, neither in cross-dataset InstaHide (with public images) nor in inside-dataset "
+        "InstaHide (without)",
+        1: f"images remain hidden in {' '.join(hidden)}-dataset InstaHide only",
+        2: "images remain hidden in cross-dataset and inside-dataset InstaHide",
     }
     cross, inside = (
         ", ".join(f"{score:.3f}" for score in scores.loc[scheme]) for scheme in ("cross", "inside")
     )
     return Finding(
-        f"{lead[len(hidden)]} once the seed is known, neither cross-dataset (public images are mixed in) nor "
-        "inside-dataset InstaHide",
-        f"for k = {', '.join(map(str, scores))} `prng-seed` reaches Max_SSIM {cross} and {inside}",
+        f"Once the seed is known, {lead[len(hidden)]}",
+        f"for k = {', '.join(map(str, scores))} `prng-seed` reaches Max_SSIM {cross} in the first "
+        f"and {inside} in the second",
     )
 
 
@@ -76,8 +77,8 @@ def rng_finding(table: DataFrame) -> Finding:
         scores.append(f"`{method}` {old:.2f} and " + ("not found" if lost else f"{new:.2f}"))
         (stopped if found["mt19937"] and not found["chacha20"] else others).append(f"`{method}`")
     return Finding(
-        f"`chacha20` stops {' and '.join(stopped) or 'no attack'}, which break `mt19937`. It does not affect "
-        f"{', '.join(others) or 'any other'}",
+        f"The generator `chacha20` stops {' and '.join(stopped) or 'no attack'}, which break `mt19937`. It does not "
+        f"affect {' or '.join([', '.join(others[:-1]), *others[-1:]]).removeprefix(' or ') or 'any other'}",
         f"Max_SSIM with `mt19937` and with `chacha20` is {', '.join(scores)}",
     )
 
