@@ -1,21 +1,17 @@
-"""Runs to be killed: ``reproduce`` in processes that fork from one with everything loaded, without Jupyter.
+"""Runs without Jupyter: the notebooks' cells in this process, or in one that forks from it and can be killed.
 
-The pipeline, its lock and manifest, the notebooks' code and every hashed file are those of a real run; papermill, the
-kernel and plots are left out, since they take most of the time. As a program it reads one JSON line per run from
-standard input, ``{"run": FOLDER, "limit": BYTES or null, "kill_after": SECONDS or null}``, and answers with the exit
-code (negative: the signal).
+The pipeline, its lock and manifest, the notebooks' code and every hashed file are those of a real run; papermill and
+the kernel are left out, since they take most of the time.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +25,7 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import write_bytes
 from instahide_nb.core.runs import Usage
 from instahide_nb.run import pipeline
+from instahide_nb.show import plots
 
 
 def small(folder: Path) -> dict[str, Any]:
@@ -104,50 +101,35 @@ def start(
     )
 
 
-def _run(order: dict[str, Any]) -> int:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    plan = small_plan(Path(order["run"]))
-    if order["limit"]:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (order["limit"], order["limit"]))
-    try:
-        pipeline.reproduce(plan)
-    except InputError as error:
-        print(error, file=sys.stderr, flush=True)
-        return 2
-    except Exception:
-        traceback.print_exc()
-        return 1
-    return 0
+def forked(run: Path, *, kill_after: float | None = None, limit: int | None = None) -> tuple[int, str]:
+    """:func:`small_plan` in a process that forks from this one; exit code (negative: the signal) and refusal.
 
-
-def _serve() -> None:
-    """Import what the notebooks import, leave plots undrawn (none is hashed), and fork a child per line."""
-    from instahide_nb.show import notebook, plots
-
-    assert notebook
-    for name in vars(plots):
-        if name.endswith(("_histogram", "_plot")):
-            setattr(plots, name, lambda *values, **options: Figure(figsize=(0.1, 0.1)))
-    pipeline.execute = run_cells
-    for line in sys.stdin:
-        order = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                code = _run(order)
-            finally:
-                os._exit(code)
-        if order["kill_after"] is not None:
-            end = time.monotonic() + order["kill_after"]
-            while time.monotonic() < end and not os.waitid(
-                os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT
-            ):
-                time.sleep(0.005)
-            os.kill(child, signal.SIGKILL)  # nobody has waited for it yet, so the number is still its own
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-
-
-if __name__ == "__main__":
-    sys.modules["forked_runs"] = sys.modules["__main__"]
-    _serve()
+    It is killed after so many seconds; no file may grow beyond `limit` bytes. Plots (never hashed) are left out.
+    """
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            for name in vars(plots):
+                if name.endswith(("_histogram", "_plot")):
+                    setattr(plots, name, lambda *values, **options: Figure(figsize=(0.1, 0.1)))
+            pipeline.execute = run_cells
+            if limit:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            pipeline.reproduce(small_plan(run))
+            code = 0
+        except InputError as error:
+            os.write(write, str(error).encode())
+            code = 2
+        finally:
+            os._exit(code)
+    os.close(write)
+    end = time.monotonic() + (3600 if kill_after is None else kill_after)
+    while time.monotonic() < end and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)  # nobody has waited for it yet, so the number is still its own
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with os.fdopen(read) as said:
+        return code, said.read()

@@ -163,21 +163,16 @@ def not_seen(case: Case, surroundings: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def differing(found: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """The files whose hashes are not the same in all cases that have them, or that some case lacks."""
-    names = sorted({name for digests in found.values() for name in digests})
-    return [name for name in names if len({digests.get(name) for digests in found.values()}) > 1]
-
-
-def table(found: Mapping[str, Mapping[str, str]]) -> str:
-    """Files by cases: the first eight digits of each hash."""
-    names = sorted({name for digests in found.values() for name in digests})
-    width = max(map(len, names))
-    lines = [f"{'':<{width}}  " + "  ".join(f"{case:<15}" for case in found)]
-    for name in names:
-        cells = "  ".join(f"{digests.get(name, 'missing')[:8]:<15}" for digests in found.values())
-        lines.append(f"{name:<{width}}  {cells}".rstrip())
-    return "\n".join(lines)
+def faults(found: Mapping[str, Mapping[str, str]], known: Mapping[str, str]) -> list[str]:
+    """The files whose hashes differ between the cases, which some case lacks, or which are not the known ones."""
+    lines = []
+    for name in sorted({name for digests in found.values() for name in digests}):
+        hashes = {digests.get(name) for digests in found.values()}
+        if len(hashes) > 1:
+            lines.append(f"{name}: differs between cases")
+        elif name in known and hashes != {known[name]}:
+            lines.append(f"{name}: is not the expected {known[name][:8]}")
+    return lines
 
 
 def main() -> int:
@@ -190,7 +185,6 @@ def main() -> int:
     )
     parser.add_argument("--other-python", help="an interpreter with other versions: one case more")
     options = parser.parse_args()
-    methods = options.method or ["unmask"]
     chosen = [(case, sys.executable) for case in CASES if not options.case or case.name in options.case]
     if options.other_python:
         chosen.append((Case("other versions"), str(Path(options.other_python).absolute())))
@@ -201,32 +195,21 @@ def main() -> int:
             continue
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as place:
-            answer = Running(case, Path(place), options.preset, methods, python).answer()
+            running = Running(case, Path(place), options.preset, options.method or ["unmask"], python)
+            answer = running.answer()
         found[case.name] = answer["digests"]
         wrong += [f"{case.name}: {line}" for line in not_seen(case, answer["surroundings"])]
-        about = {name: value for name, value in answer["surroundings"].items() if name != "hash"}
-        print(f"{case.name}: {time.monotonic() - start:.0f} s, {json.dumps(about)}", flush=True)
-    print(f"\n{table(found)}\n")
-    lines, failed = verdict(found, expected(options.preset) or {})
-    print("\n".join(wrong + lines))
-    return 1 if wrong or failed else 0
-
-
-def verdict(found: Mapping[str, Mapping[str, str]], known: Mapping[str, str]) -> tuple[list[str], bool]:
-    """What a person wants to know at the end, and whether anything is wrong.
-
-    `found` are hashes by case, then by file; `known` the expected ones. Other files are compared between cases only.
-    """
-    apart = differing(found)
-    lines = [f"{name}: differs between cases" for name in apart]
-    lines += [] if apart else [f"The same bits in all {len(found)} cases."]
-    names = sorted({name for digests in found.values() for name in digests} & known.keys())
-    other = [name for name in names if any(digests.get(name) != known[name] for digests in found.values())]
-    lines += [f"{name}: is not the expected {known[name][:8]}" for name in other]
-    lines.append(
-        f"Of {len(names)} files with an expected hash in the package, {len(names) - len(other)} have it."
+        print(
+            f"{case.name}: {time.monotonic() - start:.0f} s, {json.dumps(answer['surroundings'])}", flush=True
+        )
+    known = expected(options.preset) or {}
+    wrong += faults(found, known)
+    compared = {name for digests in found.values() for name in digests}
+    print(
+        f"{len(found)} cases, {len(compared)} files, {len(compared & known.keys())} of them with an expected hash"
     )
-    return lines, bool(apart or other)
+    print("\n".join(wrong or ["The same bits in all."]))
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -19,18 +19,6 @@ def beside_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
-def test_every_candidate_runs_once_a_round_after_a_first_call_and_ratios_are_of_rounds() -> None:
-    from cases import rounds
-    from tables import ratio
-
-    called: list[str] = []
-    seconds = rounds({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, 3)
-    assert called == ["a", "b"] * 4
-    assert [len(seconds[name]) for name in ("a", "b")] == [3, 3]
-    # The second round met a busy machine: both candidates took ten times longer, and the ratio does not care.
-    assert ratio({"a": [2.0, 20.0, 2.0], "b": [1.0, 10.0, 1.0]}, "a", "b") == 2
-
-
 def test_the_plain_scheme_mixes_as_the_exact_one_does() -> None:
     """White images stay white: the coefficients of each encryption sum to one, and the mask keeps absolute values."""
     from cases import floats_encrypt

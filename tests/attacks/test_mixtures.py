@@ -12,7 +12,6 @@ from instahide_nb.attacks.mixtures import (
     Weights,
     fit,
     influence,
-    mean_square,
     normal_matrix,
     predictions,
     right_side,
@@ -113,19 +112,6 @@ def test_leaving_a_row_out_follows_from_its_influence() -> None:
     leverage = dense(mixtures)[6] @ of_row
     without = image - (of_row / (1 - leverage))[:, None] * residual
     assert np.allclose(without, fit(rows, mixtures, left_out, mean, ridge), atol=1e-6)
-
-
-def test_exact_images_come_back() -> None:
-    mixtures, _, mean = made(3)
-    image = np.random.default_rng(5).normal(size=(N, D))
-    rows = predictions(mixtures, image, mean)
-    for kind in KINDS:
-        assert np.allclose(fit(rows, mixtures, weights(kind)[0], mean, 0.0), image, atol=1e-6)
-
-
-def test_mean_square() -> None:
-    rows = np.arange(6, dtype=np.float32).reshape(2, 3)
-    assert mean_square(rows).tolist() == [5 / 3, 50 / 3]
 
 
 @pytest.mark.parametrize("kind", KINDS)

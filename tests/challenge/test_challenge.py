@@ -71,9 +71,7 @@ def test_what_is_kept_explains_what_is_published(
         {"rng": "chacha20", "key": KEY.upper()},
         {"seed": "entropy"},
         {"seed": 0, "private_per_mix": 1, "labels": "classes"},
-        {"private_per_mix": 3},
         {"private_per_mix": 4, "labels": "none"},
-        {"scheme": "inside"},
         {"scheme": "inside", "labels": "classes"},
         {"scheme": "inside", "k": 2, "seed": "entropy"},
         {"scheme": "mixup", "k": 2, "labels": "none"},
@@ -102,6 +100,8 @@ def test_a_challenge_comes_back_and_is_made_again_from_its_secret(
         saved, loaded = getattr(made.secret, name), getattr(secret, name)
         assert (loaded.dtype, loaded.shape, loaded.tobytes()) == (saved.dtype, saved.shape, saved.tobytes())
     check_halves(release, secret)
+    if release.label is not None:
+        check_halves(replace(release, label=release.label.round(2)), secret)
     again = regenerate(secret)
     assert first_difference(release, again) is None
     assert release.info == again.info == made.release.info
@@ -124,13 +124,10 @@ def test_a_challenge_comes_back_and_is_made_again_from_its_secret(
     assert (release.label == (expected if params.labels == "coefficients" else expected > 0)).all()
 
 
-@pytest.mark.parametrize("values", [{}, {"rng": "chacha20", "key": KEY}, {"n_private": 3}], ids=str)
-def test_the_same_parameters_give_the_same_files(
-    values: dict[str, Any], gen_data_params: GenDataParams, tmp_path: Path
-) -> None:
-    params = gen_data_params.changed(**values)
+def test_the_same_parameters_give_the_same_files(gen_data_params: GenDataParams, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        save_challenge(tmp_path / name, build_challenge(params.changed(out_dir=f"elsewhere/{name}")))
+        params = gen_data_params.changed(rng="chacha20", key=KEY, n_private=3, out_dir=f"elsewhere/{name}")
+        save_challenge(tmp_path / name, build_challenge(params))
     assert all_files(tmp_path / "a") == all_files(tmp_path / "b")
     secret = {f"secret/{name}.npy" for name in ARRAYS} | {"secret/secret.json"}
     released = {f"release/{name}" for name in ("encryption.npy", "label.npy", "release.json")}
@@ -144,6 +141,11 @@ def test_other_parameters_give_another_release(challenge: Challenge, gen_data_pa
     for values in ({"seed": SEED - 1}, {"rng": "chacha20", "key": KEY}, {"seed": "entropy"}):
         other = build_challenge(gen_data_params.changed(**values))
         assert str(first_difference(challenge.release, other.release)).startswith("encryption.npy, row 0 ")
+        with pytest.raises(InputError, match="name the two folders of one run"):
+            check_halves(challenge.release, other.secret)
+    fewer = build_challenge(gen_data_params.changed(encryptions_per_image=4))
+    with pytest.raises(InputError, match=r"^secret: has 28 encryptions .*, the release 35"):
+        check_halves(challenge.release, fewer.secret)
     private = [build_challenge(gen_data_params.changed(n_private=3, seed=s)).secret.private for s in range(8)]
     assert len({images.tobytes() for images in private}) > 1, "which images are taken depends on the seed"
 
@@ -188,7 +190,7 @@ def test_nothing_secret_is_in_the_release(
     assert sum(needle in secret for needle in needles) >= 3
 
 
-def test_the_first_differing_row_is_named(challenge: Challenge, run: Path) -> None:
+def test_the_first_differing_row_is_named(challenge: Challenge) -> None:
     release = challenge.release
 
     def difference(name: str, array: Any) -> str | None:
@@ -204,13 +206,6 @@ def test_the_first_differing_row_is_named(challenge: Challenge, run: Path) -> No
     assert difference("label", None) == "label.npy belongs to only one of them"
     zero, minus = (replace(release, encryption=np.full_like(encryption, x)) for x in (0.0, -0.0))
     assert first_difference(zero, minus) == "encryption.npy, row 0 (and 34 others)"
-    # So a tampered secret is found out.
-    private = np.load(run / "secret" / "private.npy")
-    private[3, 0, 0, 0] ^= 1
-    np.save(run / "secret" / "private.npy", private)
-    row = int(np.flatnonzero((challenge.secret.pair == 3).any(axis=1))[0])
-    found = first_difference(release, regenerate(load_secret(run / "secret")))
-    assert str(found).startswith(f"encryption.npy, row {row} (and ")
 
 
 @pytest.mark.parametrize("values", [{"seed": "entropy"}, {"rng": "chacha20"}], ids=str)
@@ -306,14 +301,9 @@ def test_missing_and_damaged_secrets_are_refused(run: Path) -> None:
 def test_secrets_that_do_not_fit_each_other_are_refused(run: Path) -> None:
     for name, change in (
         ("private", lambda a: a[:3]),
-        ("private", lambda a: a[..., :2]),
         ("private", lambda a: a.astype(np.float32)),
         ("pair", lambda a: a + 1),
-        ("pair", lambda a: a - 1),
         ("pair", lambda a: a[:, :1]),
-        ("pair", lambda a: a[:0]),
-        ("private_label", lambda a: a[1:]),
-        ("private_label", lambda a: a + 3),
         ("private_label", lambda a: a - 1),
         ("coefficient", lambda a: a[1:]),
         ("mask", lambda a: a[1:]),
@@ -329,24 +319,9 @@ def test_secrets_that_do_not_fit_each_other_are_refused(run: Path) -> None:
     content = json.loads(path.read_text())
     for values in (
         {"parameters": 5},
-        {"parameters": {"rng": "chacha20"}},
         {"parameters": {"seed": "entropy"}},
-        {"parameters": {"sede": 1}},
         {"start": []},
-        {"class_names": "abc"},
         {"class_names": [1, 2, 3]},
     ):
         path.write_text(json.dumps(content | values))
         refused(path)
-
-
-def test_halves_of_two_challenges_are_told_apart(
-    challenge: Challenge, gen_data_params: GenDataParams
-) -> None:
-    check_halves(replace(challenge.release, label=challenge.release.label.round(2)), challenge.secret)
-    for values, words in (
-        ({"seed": 1}, "name the two folders of one run"),
-        ({"encryptions_per_image": 4}, r"^secret: has 28 encryptions .*, the release 35"),
-    ):
-        with pytest.raises(InputError, match=words):
-            check_halves(challenge.release, build_challenge(gen_data_params.changed(**values)).secret)

@@ -7,10 +7,7 @@ import io
 import os
 import pickle
 import stat
-import subprocess
-import sys
 import tempfile
-import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -125,12 +122,9 @@ DAMAGED = {
     "web page": b"\n<!DOCTYPE html><html>",
     "header cut": GOOD[:40],
     "one byte short": GOOD[:-1],
-    "one byte long": GOOD + b"\0",
-    "version 3": with_header(FLOATS % "1,", bytes(4), b"\x03\x00"),
     "header of 4 GiB": b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(100),
     "header of 60 kB": with_header(" " * 60_000),
     "huge shape": with_header(FLOATS % "100000, 100000", bytes(4)),
-    "huge shape of none": with_header(FLOATS % f"0, {10**30}"),
     "overflowing shape": with_header(FLOATS % f"{2**62}, 0, 4"),
     "negative shape": with_header(FLOATS % "-1, -1", bytes(4)),
     "items of no size": with_header("{'descr': '<U0', 'fortran_order': False, 'shape': (3,)}"),
@@ -209,30 +203,6 @@ def test_a_failing_write_leaves_the_old_file_whole(
     monkeypatch.undo()
     assert (load_array(path) == 0).all()
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_write_that_is_killed_leaves_the_old_file_or_the_new(tmp_path: Path) -> None:
-    path = tmp_path / "a.npy"
-    code = (
-        "import sys, numpy as np\n"
-        "from instahide_nb.core.files import save_array\n"
-        "while True:\n"
-        "    for value in (1, 2): save_array(sys.argv[1], np.full((value, 2**19), value, np.float64))\n"
-    )
-    for delay in (0.0, 0.007, 0.021):
-        path.unlink(missing_ok=True)
-        process = subprocess.Popen([sys.executable, "-c", code, str(path)])
-        try:
-            deadline = time.monotonic() + 60
-            while not path.exists() and time.monotonic() < deadline:
-                time.sleep(0.001)
-            time.sleep(delay)
-        finally:
-            process.kill()
-            process.wait()
-        array = load_array(path)
-        assert array.shape in ((1, 2**19), (2, 2**19))
-        assert (array == len(array)).all()
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])

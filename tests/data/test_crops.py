@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import cv2
@@ -15,7 +14,7 @@ from PIL import Image
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, sha256_array
 from instahide_nb.data import crops
-from instahide_nb.data.crops import LARGEST, SMALLEST, count_key_points, draw_crops, grey_reader, key_points
+from instahide_nb.data.crops import LARGEST, count_key_points, draw_crops, grey_reader, key_points
 from instahide_nb.data.embedded import public_regions
 from instahide_nb.data.photographs import Photograph, reduce_area
 from instahide_nb.data.sources import public_crops, public_patches
@@ -81,18 +80,6 @@ def test_crops_lie_inside_their_photographs_and_depend_on_their_number_alone(
     assert np.array_equal(some[1], box[start : start + 50])
 
 
-def test_the_draw_is_even() -> None:
-    photo, box = draw_crops(sized((200, 200), (200, 200)), 0, 40_000)
-    x, y, side = box.T
-    assert abs(photo.mean() - 0.5) < 0.01
-    counts = np.bincount(side)[SMALLEST:]
-    expected = 40_000 / (LARGEST - SMALLEST + 1)
-    # Chi-square of 96 degrees of freedom: beyond 160 with probability below 1e-4; the draw is fixed.
-    assert ((counts - expected) ** 2 / expected).sum() < 160
-    assert abs((x / (200 - side)).mean() - 0.5) < 0.01
-    assert abs(np.corrcoef(x / (200 - side), y / (200 - side))[0, 1]) < 0.02
-
-
 def test_the_stream_is_fixed_and_other_draws_and_names_give_others() -> None:
     photos = sized((200, 150), (90, 300))
     photo, box = draw_crops(photos, 0, 3, draw=5)
@@ -124,15 +111,6 @@ def test_counts_are_of_the_crop_alone_for_any_number_of_threads(monkeypatch: pyt
     for threads in (1, 5):
         monkeypatch.setattr(crops, "thread_count", lambda threads=threads: threads)
         assert np.array_equal(count_key_points(grey_reader(photos), photo, box), counts)
-
-
-def test_opencvs_threads_are_given_back_and_errors_pass(tmp_path: Path) -> None:
-    photos = sized((80, 80))
-    before, running = cv2.getNumThreads(), threading.active_count()
-    with pytest.raises(InputError, match=r"0\.png: cannot be read"):
-        count_key_points(grey_reader(photos), *draw_crops(photos, 0, 100))
-    assert cv2.getNumThreads() == before
-    assert threading.active_count() == running
 
 
 def test_patches_are_the_kept_crops_reduced(photos: str) -> None:

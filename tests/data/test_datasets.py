@@ -26,7 +26,7 @@ from test_hostile_files import attempt, damaged, mostly
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.data import datasets
-from instahide_nb.data.datasets import cache_folder, data_set_folder, fetch, read_cifar10, unpickle
+from instahide_nb.data.datasets import data_set_folder, fetch, read_cifar10, unpickle
 from instahide_nb.data.sources import private_images, public_patches, source_photographs
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 6, 32, 32, 3), dtype=np.uint8)
@@ -239,14 +239,6 @@ def test_an_archive_is_fetched_once_and_again_when_damaged(served: Path, own_cac
         fetch("cifar10")
     assert list(path.parent.iterdir()) == []
     assert capfd.readouterr() == ("", "")
-
-
-def test_the_cache_is_the_users_unless_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("INSTAHIDE_NB_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "instahide_nb"
-    monkeypatch.setenv("INSTAHIDE_NB_CACHE", "~/own")
-    assert cache_folder() == Path.home() / "own"
 
 
 def test_cifar10_is_a_private_source_and_its_pickles_are_read_as_pickle_reads_them(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from skimage.metrics import structural_similarity
 
 from instahide_nb.core.errors import InputError
-from instahide_nb.evaluate.metrics import METRICS, find_mistakes, match_images, score, ssim_pairs
+from instahide_nb.evaluate.metrics import METRICS, find_mistakes, match_images, score
 from instahide_nb.scheme.encryption import pixel_values
 from instahide_nb.scheme.views import all_views, apply_views
 
@@ -31,21 +31,6 @@ def test_the_private_image_itself_scores_exactly_one_and_zero():
     assert found["max_ssim"] == found["max_ssim_signed"] == found["success_rate"] == 1.0
     assert found["min_l2"] == 0.0
     np.testing.assert_array_equal(scores.best_slot, [0, 1, 0])
-
-
-def test_constant_images_have_the_luminance_term_alone():
-    """Without variance the structure term is C2/C2 = 1, and SSIM = (2ab + C1) / (a^2 + b^2 + C1)."""
-    u, v = 51, 204
-    private = np.full((1, 9, 9, 3), u, np.uint8)
-    decryption = pixel_values(np.full((1, 9, 9, 3), v, np.uint8))
-    scores = score(decryption, private, np.array([[0, 0]]))
-    a, b, c1 = u / 255, v / 255, 0.01**2
-    assert scores.ssim[0, 0] == pytest.approx((2 * a * b + c1) / (a * a + b * b + c1), abs=1e-6)
-    a, b, c1 = 2 * a - 1, 2 * b - 1, 0.02**2
-    signed = (2 * a * b + c1) / (a * a + b * b + c1)
-    assert scores.ssim_signed[0, 0] == pytest.approx(signed, abs=1e-6)
-    assert signed < 0, "opposite signs: the second reading differs in kind"
-    assert scores.l2[0, 0] == pytest.approx((2 * (v - u) / 255) ** 2, abs=1e-6)
 
 
 def test_the_metrics_by_hand():
@@ -101,23 +86,6 @@ def test_a_row_scores_the_same_in_any_company_and_order():
     assert together.metrics() == score(decryption, private, pair[:, ::-1]).metrics()
 
 
-def test_large_images_and_the_smallest():
-    for size in (7, 200):
-        decryption, private, pair = made(7, n_private=2, n=2, size=size)
-        d, t = decryption[0].astype(np.float64), pixel_values(private)[pair[0, 0]].astype(np.float64)
-        assert score(decryption, private, pair).l2[0, 0] == pytest.approx(np.mean((d - t) ** 2), rel=1e-12)
-    with pytest.raises(InputError, match="7x7"):
-        score(*made(11, size=6))
-
-
-def test_ssim_is_symmetric_and_at_most_one():
-    x, y = np.random.default_rng(8).normal(size=(2, 6, 10, 10, 3))
-    index = np.array([[i, j] for i in range(6) for j in range(6)])
-    there, back = ssim_pairs(x, y, index, unit=False), ssim_pairs(y, x, index[:, ::-1], unit=False)
-    np.testing.assert_allclose(there, back, atol=1e-15)
-    assert there.max() < 1
-
-
 def test_matching_undoes_a_permutation():
     _, private, _ = made(9, n_private=8)
     order = np.random.default_rng(9).permutation(8)
@@ -145,13 +113,10 @@ def test_matching_undoes_views(augment):
     ("change", "said"),
     [
         ({"decryption": np.zeros((11, 16, 16, 3), np.float32)}, "decryption"),
-        ({"decryption": np.zeros((12, 16, 16, 3), np.int32)}, "decryption"),
         ({"decryption": np.full((12, 16, 16, 3), np.nan, np.float32)}, "NaN"),
         ({"private": np.zeros((5, 16, 16, 3), np.float32)}, "private"),
         ({"pair": np.full((12, 2), 5)}, r"0\.\.4"),
-        ({"pair": np.full((12, 2), -1)}, r"0\.\.4"),
         ({"pair": np.zeros((12, 2))}, "pair"),
-        ({"pair": np.zeros(12, int)}, "pair"),
         ({"pair": np.zeros((0, 2), int)}, "pair"),
     ],
 )
@@ -159,6 +124,8 @@ def test_what_does_not_fit_is_refused(change: dict[str, np.ndarray], said: str):
     decryption, private, pair = made(10)
     with pytest.raises(InputError, match=said):
         score(**{"decryption": decryption, "private": private, "pair": pair} | change)
+    with pytest.raises(InputError, match="7x7"):
+        score(*made(11, size=6))
 
 
 def test_another_range_or_order_of_rows_is_noticed():

@@ -56,16 +56,13 @@ def refused(path, *said):
         assert part in message
 
 
-def test_float32_and_float64_in_either_order_are_read(tmp_path, images):
+def test_float32_and_float64_in_either_order_are_read_and_clipped_where_rounding_needs_it(tmp_path, images):
     for array in (images, images.astype(np.float64), images.astype(">f4"), np.asfortranarray(images)):
         np.save(tmp_path / "d.npy", array)
         loaded = load_decryption(tmp_path / "d.npy", SHAPE)
         assert loaded.dtype == np.float32
         assert loaded.flags.c_contiguous
         np.testing.assert_array_equal(loaded, images)
-
-
-def test_rounding_beyond_one_is_clipped_and_more_is_refused(tmp_path, images):
     images[0, 0, 0] = 1 + TOLERANCE / 2
     np.save(tmp_path / "d.npy", images)
     assert load_decryption(tmp_path / "d.npy", SHAPE).max() == 1
@@ -86,20 +83,14 @@ WHOLE = npy(np.zeros(SHAPE, np.float32))
     ("data", "said"),
     [
         (npy(np.zeros(SHAPE, np.uint8)), "uint8"),
-        (npy(np.zeros(SHAPE, np.float16)), "float16"),
-        (npy(np.zeros(SHAPE, np.complex64)), "complex64"),
         (npy(np.zeros((3, *SHAPE[1:]), np.float32)), "(3, 8, 8, 3)"),
         (npy(np.zeros((4, 3, 8, 8), np.float32)), "channels last"),
-        (npy(np.zeros((), np.float32)), "(4, 8, 8, 3) is expected"),
         (npy(np.full(SHAPE, 255.0, np.float32)), "255"),
-        (npy(np.full(SHAPE, -1.5, np.float32)), "-1.5"),
         (npy(np.full(SHAPE, np.inf)), "infinity"),
         (npy(np.where(np.arange(4)[:, None, None, None] == 2, np.nan, np.zeros(SHAPE))), "image 2 holds NaN"),
         (npy(np.array([_Bomb()], object), allow_pickle=True), "pickled"),
         (b"", "empty"),
         (WHOLE[:-1], "bytes of data instead of"),
-        (WHOLE + b"\0", "bytes of data instead of"),
-        (WHOLE[:50], "not a .npy file"),
         (b"hello", "not a .npy file"),
         (b"\x93NUMPY\x01\x00" + struct.pack("<H", len(HUGE)) + HUGE, "promises"),
     ],
@@ -151,7 +142,6 @@ def test_damaged_and_encrypted_zips(tmp_path, images):
         ("cut.zip", good[:-30], "damaged"),
         ("secret.zip", encrypted, "password"),
         ("text.zip", b"hello", "not a zip"),
-        ("empty.zip", b"", "not a zip"),
     ):
         (tmp_path / name).write_bytes(content)
         refused(tmp_path / name, said)
@@ -263,28 +253,21 @@ def test_the_source_is_found_or_can_be_named(attack_dir, tmp_path):
     assert not (tmp_path / "none.zip").exists()
     code = tmp_path / "code"
     (code / "deep").mkdir(parents=True)
-    (code / "a.py").write_text("a = 1\n")
     (code / "deep" / "b.py").write_text("b = 2\n")
     (code / "data.bin").write_text("no")
     held = members(make_submission(attack_dir, source=code))
     assert held["source/deep/b.py"] == b"b = 2\n"
-    assert {"source/a.py"} == {name for name in held if name.startswith("source/a")}
     assert "source/data.bin" not in held
-    assert "greyest" in held["description.md"].decode()
-    (tmp_path / "empty").mkdir()
-    for bad in (tmp_path / "none.py", tmp_path / "empty"):
-        with pytest.raises(InputError, match=str(bad)):
-            make_submission(attack_dir, source=bad)
+    with pytest.raises(InputError, match=r"none\.py"):
+        make_submission(attack_dir, source=tmp_path / "none.py")
 
 
 def test_what_is_missing_or_unfit_is_named(attack_dir, tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         make_submission(tmp_path / "nowhere")
-    images = np.load(attack_dir / "decryption.npy")
-    for array, said in ((images * 2, "values run"), (images[..., 0], "has shape")):
-        np.save(attack_dir / "decryption.npy", array)
-        with pytest.raises(InputError, match=rf"decryption\.npy: {said}"):
-            make_submission(attack_dir)
+    np.save(attack_dir / "decryption.npy", 2 * np.load(attack_dir / "decryption.npy"))
+    with pytest.raises(InputError, match=r"decryption\.npy: values run"):
+        make_submission(attack_dir)
     for name in ("decryption.npy", "attack.json"):
         (attack_dir / name).unlink()
         with pytest.raises(InputError, match=f"{name}: no such file"):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
-from forked_runs import run_cells, small_plan, start
+from forked_runs import forked, run_cells, small_plan, start
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import read_json, sha256_file
@@ -26,31 +24,6 @@ from instahide_nb.run.manifest import digests, read_manifest
 METHOD = "forked_runs-attack"
 STAGES = ("gen_data", f"attack/{METHOD}", f"evaluate/{METHOD}")
 KILLS = 12
-
-
-class Server:
-    """The program of forked_runs.py: one run at a time."""
-
-    def __init__(self) -> None:
-        program = Path(__file__).parents[1] / "forked_runs.py"
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        self.process = subprocess.Popen([sys.executable, str(program)], **pipes, text=True, bufsize=1)
-
-    def run(self, folder: Path, *, kill_after: float | None = None, limit: int | None = None) -> int:
-        """Exit code of a run; negative when it was killed before its end."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        order = {"run": str(folder), "limit": limit, "kill_after": kill_after}
-        self.process.stdin.write(json.dumps(order) + "\n")
-        return int(self.process.stdout.readline())
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.process.kill()
-    server.process.communicate()
 
 
 def assert_whole_or_absent(run: Path, finished: Path) -> None:
@@ -75,8 +48,8 @@ def assert_finished(run: Path, finished: Path) -> None:
     assert names == {path.relative_to(finished) for path in finished.rglob("*") if path.suffix != ".log"}
 
 
-def test_kills_at_random_times(server: Server, finished: Path, tmp_path: Path) -> None:
-    assert server.run(tmp_path / "timed") == 0
+def test_kills_at_random_times(finished: Path, tmp_path: Path) -> None:
+    assert forked(tmp_path / "timed") == (0, "")
     assert_finished(tmp_path / "timed", finished)
     text = max((tmp_path / "timed").glob("log/*.log")).read_text()
     seconds = [float(re.search(rf"INFO {stage} +([0-9.]+) s", text)[1]) for stage in STAGES]  # type: ignore[index]
@@ -86,47 +59,29 @@ def test_kills_at_random_times(server: Server, finished: Path, tmp_path: Path) -
         # A folder is killed four times in a row, then brought to its end.
         run = tmp_path / f"run{number // 4}"
         whole = len(read_manifest(run).stages)
-        code = server.run(run, kill_after=chance.uniform(0, sum(seconds[whole:])))
+        code, _ = forked(run, kill_after=chance.uniform(0, sum(seconds[whole:])))
         assert code in (0, -signal.SIGKILL)
         assert_whole_or_absent(run, finished)
         found.append((code, len(read_manifest(run).stages)))
         if number % 4 == 3:
-            assert server.run(run) == 0
+            assert forked(run) == (0, "")
             assert_finished(run, finished)
     print(f"exit code and whole stages after each kill: {found}")
     killed = [stages for code, stages in found if code]
     assert len(killed) >= KILLS // 2, "most kills came after the end and tested nothing"
 
 
-def test_files_that_cannot_grow_as_on_a_full_disk(server: Server, finished: Path, tmp_path: Path) -> None:
+def test_files_that_cannot_grow_as_on_a_full_disk(finished: Path, tmp_path: Path) -> None:
     limits = (300, 20_000, 200_000)  # bytes: the first file, a picture, the encryptions
     for limit in limits:
         run = tmp_path / f"run{limit}"
-        assert server.run(run, limit=limit) == 2
+        code, line = forked(run, limit=limit)
         assert_whole_or_absent(run, finished)
         assert not list(run.rglob("*.part")), "a file that cannot be written is removed at once"
-        assert server.process.stderr is not None
-        line = server.process.stderr.readline()
+        assert code == 2
         assert re.search(r"^\S+: cannot be written \(.+\); free space or choose another folder$", line), line
-    assert server.run(run) == 0
+    assert forked(run) == (0, "")
     assert_finished(run, finished)
-
-
-def test_what_a_killed_run_left_is_removed(finished: Path, tmp_path: Path, in_process: object) -> None:
-    run = Path(shutil.copytree(finished, tmp_path / "run"))
-    left = [
-        run / "release/.label.npy.ab_12.part",
-        run / "secret/figures/.a.png.x.part",
-        run / ".manifest.json.q.part",
-    ]
-    kept = [run / "elsewhere/.mine.part", run / "release/mine.part"]
-    for path in left + kept:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("half")
-    pipeline.reproduce(small_plan(run), lambda line: None)
-    assert [path.exists() for path in left + kept] == [False] * 3 + [True] * 2
-    log = max(run.glob("log/*.log"))
-    assert log.read_text().count("left by a run that was killed") == 3
 
 
 def test_a_drawn_seed_that_was_never_announced_is_drawn_again(

@@ -10,7 +10,6 @@ import zipfile
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import pytest
 from forked_runs import small, small_plan, start
 
@@ -49,7 +48,7 @@ def again(run: Path, *methods: str, **changes: object) -> list[str]:
     return ["there" if "already there" in line else "made" for line in said]
 
 
-def test_files_of_a_run_are_those_of_the_contract(real_run: Path) -> None:
+def test_files_and_costs_of_a_run_are_those_of_the_contract(real_run: Path) -> None:
     files = {path.relative_to(real_run).as_posix() for path in real_run.rglob("*") if path.is_file()}
     expected = {
         "release": "encryption.npy label.npy release.json",
@@ -62,8 +61,6 @@ def test_files_of_a_run_are_those_of_the_contract(real_run: Path) -> None:
     assert files >= {(Path(f) / name).as_posix() for f, names in expected.items() for name in names.split()}
     assert not [name for name in files if name.endswith(".part")]
 
-
-def test_each_notebook_leaves_its_cost(real_run: Path) -> None:
     stages = read_json(real_run / "resources.json")["stages"]
     assert set(stages) == {"gen_data", ATTACK, EVALUATE}
     for stage in stages.values():
@@ -102,17 +99,6 @@ def test_only_what_is_damaged_is_run_again(copied: Path, in_process: object) -> 
     encryption = sha256_file(copied / "release/encryption.npy")
     assert again(copied, seed=SEED - 1) == ["made"] * 3
     assert sha256_file(copied / "release/encryption.npy") != encryption
-
-
-def test_regenerate_names_the_first_row_that_differs(copied: Path) -> None:
-    done = verify(copied, "--regenerate")
-    assert (done.returncode, "every bit the same" in done.stdout) == (0, True), done.stderr
-    private, pair = (load_array(copied / "secret" / f"{name}.npy") for name in ("private", "pair"))
-    private[pair[0, 0], 0, 0, 0] ^= 1
-    np.save(copied / "secret" / "private.npy", private)
-    done = verify(copied, "--regenerate")
-    assert done.returncode == 1
-    assert "encryption.npy, row 0" in done.stderr
 
 
 def test_a_failing_cell_is_one_line_and_a_partial_notebook(copied: Path) -> None:

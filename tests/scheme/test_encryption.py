@@ -21,8 +21,6 @@ from instahide_nb.core.files import sha256_array
 from instahide_nb.scheme import encryption
 from instahide_nb.scheme.encryption import (
     WEIGHT_ONE,
-    class_coefficients,
-    draw_coefficients,
     encrypt,
     integer_weights,
     pixel_bytes,
@@ -221,24 +219,6 @@ class Scripted:
         return {}
 
 
-def test_rejected_rows_are_redrawn_alone_and_in_row_order() -> None:
-    stream = Scripted(
-        [
-            [-3, 1, 1, 3],  # 0.375: passes
-            [1, 1, 1, -9],  # 0.75: too large
-            [1, 1, 4, 4],  # 0.2: too little for the private images
-            [5, 1, 1, 1],  # 0.625: the limit itself passes
-            [8, 1, 1, 0],  # first try for row 1: 0.8 again
-            [1, -1, 3, 3],  # second: 0.25, the other limit
-            [5, 1, 2, 2],  # row 2
-        ]
-    )
-    rows = draw_coefficients(stream, 4, 4, max_coefficient=0.625, min_private_sum=0.25)
-    weights = [[3, 1, 1, 3], [1, 1, 3, 3], [5, 1, 2, 2], [5, 1, 1, 1]]
-    assert rows.tolist() == [[w / sum(row) for w in row] for row in weights]
-    assert stream.rows == []
-
-
 def test_zero_takes_the_sign_of_its_mask() -> None:
     # An image and its negative in equal parts cancel; minus zero is how a mask of -1 shows there.
     image = made_images(1, 3, 3, 0)
@@ -275,24 +255,6 @@ def test_pixel_values_are_the_nearest_float32_and_turn_back() -> None:
     assert values.tolist() == [float(nearest_float32(Fraction(2 * u - 255, 255))) for u in range(256)]
     assert pixel_bytes(values).tolist() == list(range(256))
     assert pixel_bytes(np.array([-9, 9])).tolist() == [0, 255]
-
-
-@given(
-    label=st.lists(st.integers(0, 3), min_size=2, max_size=6),
-    places=st.integers(1, 5),
-    seed=st.integers(0, 1000),
-)
-def test_labels_are_exact_sums_of_coefficients_per_class(label: list[int], places: int, seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    index = generator.integers(0, len(label), (9, places)).astype(np.int32)
-    weight = generator.integers(0, WEIGHT_ONE // places, (9, places)).astype(np.uint32)
-    found = class_coefficients(weight, index, np.array(label), 4)
-    assert found.dtype == np.float32
-    for r in range(9):
-        exact = [Fraction(0)] * 4
-        for w, i in zip(weight[r].tolist(), index[r].tolist(), strict=True):
-            exact[label[i]] += Fraction(w, WEIGHT_ONE)
-        assert [Fraction(float(x)) for x in found[r]] == exact
 
 
 def test_images_that_do_not_fit_and_constraints_that_are_never_met_are_refused(monkeypatch: Any) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -43,16 +40,6 @@ def test_low_bits_are_those_of_a_seeded_generator(seed: int) -> None:
     words = np.random.RandomState(seed).randint(0, 2**32, size=1500, dtype=np.uint32)
     assert (low_bits(seeded_window(seed), 0, 1500) == words & 1).all()
     assert (low_bits(seeded_window(seed), 700, 1500) == words[700:] & 1).all()
-
-
-def test_low_bits_are_the_draws_of_torch_randint() -> None:
-    for entry in json.loads(Path(__file__).with_name("torch_vectors.json").read_text())["seeds"]:
-        at = 0
-        for draw in entry["draws"]:
-            if draw["draw"] == "randint2":
-                bits = low_bits(seeded_window(entry["seed"]), at, at + draw["size"])
-                assert bits.tolist() == draw["numbers"]
-            at += draw["size"] - (draw["draw"] == "randperm")
 
 
 @given(SEEDS)

@@ -21,7 +21,6 @@ from instahide_nb.challenge.build import Challenge, build_challenge
 from instahide_nb.challenge.release import Release, ReleaseInfo
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.params import GenDataParams
-from instahide_nb.evaluate.metrics import score
 from instahide_nb.scheme.encryption import encrypt, pixel_values
 from instahide_nb.scheme.streams import open_stream
 from instahide_nb.show import notebook, plots
@@ -187,24 +186,6 @@ def test_what_an_attack_made_of_it(challenge: Challenge) -> None:
     some = np.arange(0, 35, 3)[:10]
     both = contact_sheet(np.concatenate([release.encryption[some], result.decryption[some]]))
     np.testing.assert_array_equal(notebook.answers(release, result), both)
-
-
-@pytest.mark.parametrize("scheme", ["cross", "inside"])
-def test_how_it_is_scored(scheme: str, gen_data_params: GenDataParams) -> None:
-    """Inside, all k images are private ones."""
-    made = build_challenge(gen_data_params.changed(scheme=scheme))
-    release, secret = made.release, made.secret
-    inside = secret.pair
-    decryption = on_the_grid(pixel_values(secret.private))[inside[:, -1]]
-    scores = score(decryption, secret.private, inside)
-    assert scores.best_ssim.min() == pytest.approx(1)
-    x = release.encryption[4]
-    captions = [f"private {slot + 1}: {ssim:.3f}" for slot, ssim in enumerate(scores.ssim[4])]
-    expected = strip(
-        [x, absolute_pixels(x), decryption[4], *secret.private[inside[4]]],
-        ["encryption", "absolute value", "decryption", *captions],
-    )
-    np.testing.assert_array_equal(notebook.scored(release, secret, decryption, scores, 4), expected)
 
 
 def test_pairs_are_told_apart_by_a_shared_private_image(challenge: Challenge) -> None:

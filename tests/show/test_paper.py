@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -22,7 +19,7 @@ from instahide_nb.evaluate.metrics import score
 from instahide_nb.run import cli
 from instahide_nb.scheme.encryption import pixel_values
 from instahide_nb.show import plots
-from instahide_nb.show.paper import WIDTHS, Plan, hold_others, make_figures, save_figure, sweep_table
+from instahide_nb.show.paper import WIDTHS, Plan, make_figures, save_figure, sweep_table
 
 SWEEP = """run,method,k,encryptions_per_image,rng,max_ssim,error
 1,unmask,2,50,mt19937,0.9,
@@ -116,18 +113,6 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
     assert (tmp_path / "a.txt").read_text().startswith("Caption.\nMade by instahide-nb ")
 
 
-@pytest.mark.slow
-def test_another_process_gives_the_same_bytes(made, run, tmp_path):
-    folder, _, _ = made
-    code = "import sys; from instahide_nb.show.paper import make_figures; make_figures(*sys.argv[1:])"
-    other = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "SOURCE_DATE_EPOCH": "1000000000"}
-    subprocess.run([sys.executable, "-c", code, str(run), str(tmp_path)], env=other, check=True, cwd=tmp_path)
-    files = sorted(tmp_path.iterdir())
-    assert len(files) == 5 * len(NAMES)
-    for file in files:
-        assert file.read_bytes() == (folder / file.name).read_bytes(), file.name
-
-
 def test_captions_say_where_the_numbers_come_from(made, run):
     folder, _, sweep = made
     digest = hashlib.sha256((run / "evaluate/good/per_encryption.npy").read_bytes()).hexdigest()[:16]
@@ -163,16 +148,6 @@ def test_the_command_takes_the_usual_sweep_or_says_what_makes_it(run, tmp_path, 
     first, *others = done.stdout.splitlines()
     assert first.endswith("figures/ssim-{1col,2col}.{png,pdf}, caption ssim.txt")
     assert ["params/sweeps/k.yaml" in line for line in others] == [True] * (not swept)
-
-
-def test_a_curve_holds_the_other_parameters_at_their_most_frequent_values(made):
-    table = sweep_table(made[2])
-    for parameter, said, runs in (
-        ("k", ", at encryptions_per_image = 50", [1, 2, 3, 5, 6]),
-        ("encryptions_per_image", ", at k = 6", [2, 3, 4, 6, 7]),
-    ):
-        kept, fixed = hold_others(table, parameter)
-        assert (fixed, kept["run"].tolist()) == (said, runs)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from instahide_nb.attacks.carlini.attack import attack, edge_similarity, run_v1, run_v2, with_coefficients
-from instahide_nb.attacks.carlini.correction import match_groups, simulate
+from instahide_nb.attacks.carlini.correction import simulate
 from instahide_nb.attacks.carlini.matching import read_slots
 from instahide_nb.attacks.registry import find_attack, run_attack
 from instahide_nb.challenge.build import build_challenge
@@ -140,15 +140,3 @@ def test_a_simulation_has_the_shape_of_the_release_and_only_public_images(challe
     assert all(image.tobytes() in pixels for image in u)
     # the larger coefficient is first, in the class that the label gives to it
     assert (own.known.image_class[pair] == own.image_class).all()
-
-
-def test_groups_of_a_simulation_are_matched_to_its_images(challenge, public):
-    made, _, pair = simulate(challenge.release, public)
-    slots = read_slots(made.label, 10)
-    order = np.random.default_rng(0).permutation(10)
-    group, image = match_groups(order[pair], pair, slots, 10)
-    assert (order[image] == group).all()
-    assert len(group) == 10
-    scrambled = np.random.default_rng(1).integers(0, 10, pair.shape)
-    group, _ = match_groups(scrambled, pair, slots, 10)
-    assert len(group) == 0  # no group holds mostly one image

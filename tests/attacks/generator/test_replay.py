@@ -10,18 +10,11 @@ from instahide_nb.attacks.generator.replay import (
     Layout,
     align,
     find_replay,
-    image_classes,
     makes_labels,
     replay_epochs,
-    rows_agree,
 )
-from instahide_nb.scheme.encryption import (
-    class_coefficients,
-    draw_coefficients,
-    integer_weights,
-)
-from instahide_nb.scheme.mersenne import low_bits, seeded_window
-from instahide_nb.scheme.streams import Mt19937Stream, open_stream
+from instahide_nb.scheme.mersenne import seeded_window
+from instahide_nb.scheme.streams import Mt19937Stream
 
 
 @pytest.mark.parametrize(
@@ -49,15 +42,6 @@ def test_replay_of_a_state_without_seed():
     np.testing.assert_array_equal(replay.positive, positive(made))
 
 
-def test_mask_words_are_where_the_masks_are():
-    made = make(seed=9, epochs=5)
-    layout, size = Layout.of(made.release), made.release.encryption[0].size
-    bits = low_bits(seeded_window(9), 0, layout.epochs * layout.epoch)
-    rng = np.random.default_rng(0)
-    row, value = rng.integers(0, len(made.release.encryption), 2000), rng.integers(0, size, 2000)
-    np.testing.assert_array_equal(bits[layout.mask_word(row, value)], positive(made)[row, value])
-
-
 @pytest.mark.parametrize(
     ("extra", "named"), [((0,), True), ((0,), False), ((1, 0, 2, 700), True), ((100_000, 3), True)]
 )
@@ -78,22 +62,3 @@ def test_epochs_are_found_behind_extra_words(extra, named):
 
 def test_masks_of_another_generator_are_not_found():
     assert align(make(seed=31, epochs=3).release, seeded_window(32), first_limit=200_000) is None
-
-
-def test_classes_follow_from_pairs_and_labels():
-    made = make(seed=1)
-    classes, agreeing = image_classes(made.release.label, made.mixtures.index[:, :2])
-    assert classes.tolist() == [i % 5 for i in range(20)]
-    assert agreeing == 1.0
-    shuffled = np.random.default_rng(0).permutation(made.mixtures.index[:, :2])
-    assert image_classes(made.release.label, shuffled)[1] < 0.5
-
-
-@pytest.mark.parametrize("places", [2, 4])
-def test_labels_agree_with_their_own_coefficients_only(places):
-    rows = draw_coefficients(open_stream("mt19937", seed=3, key="", states=None), 300, 6)
-    weight = integer_weights(rows)[:, :places]
-    index = np.random.default_rng(0).integers(0, 50, (300, places)).astype(np.int32)
-    label = class_coefficients(weight, index, np.arange(50) % 10, 10)
-    assert rows_agree(label, weight / 2**24, 7 / 2**24).all()
-    assert rows_agree(label, weight[::-1] / 2**24, 7 / 2**24).mean() < 0.05

@@ -1,7 +1,6 @@
 """The scan: numpy's draws as it assumes them, what labels show, and the right seed among many."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,12 +93,9 @@ def test_chance_of_a_wrong_seed_is_that_of_random_ratios():
     ("k", "places", "decimals"),
     [
         (6, 2, None),
-        (6, 2, 4),
         (6, 2, 3),
         (6, 6, None),
-        (4, 2, None),
         (5, 2, None),
-        (3, 2, None),
         (2, 2, None),
     ],
 )
@@ -154,9 +150,3 @@ def test_an_interrupted_scan_says_where_to_continue(monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         scan(the_test(labelled(77)[0]), 100, 9_000, lambda seed: True, threads=1)
     assert capsys.readouterr().err.splitlines()[-1] == "scan interrupted; continue with -p seed_start=2100"
-
-
-def test_constraints_that_no_row_meets_are_no_seed():
-    release, _ = labelled(77)
-    tight = replace(release, info=replace(release.info, max_coefficient=0.17, min_private_sum=0.339))
-    assert find_seed(tight, 0, 300)[0] is None

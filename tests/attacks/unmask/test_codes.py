@@ -95,10 +95,3 @@ def test_every_image_stands_p_times_in_an_epoch() -> None:
     assert (np.sort(found) == np.sort(held)).mean() > 0.5
     chosen = np.eye(7, dtype=np.float32)[held]
     assert np.array_equal(assign_epochs(chosen, np.ones(len(rows), np.float32), 7), held)
-
-
-def test_margin_is_the_gain_over_the_next_best() -> None:
-    rows, image, held, share = case(1, 0.3)
-    codes = code(unfitted(rows, image), known_of(held, share, "none"))
-    ordered = np.sort(codes.score[:, 0], axis=1)
-    assert np.allclose(codes.margin()[:, 0], ordered[:, -1] - ordered[:, -2], atol=1e-3)

@@ -26,11 +26,6 @@ def test_labels_with_classes_only_have_no_sums() -> None:
     assert read_known(label * np.float32(0.5), 3, 5, 2).share is not None
 
 
-def test_without_labels_any_image_may_stand_anywhere() -> None:
-    known = read_known(None, 4, 3, 2)
-    assert (known.present.shape, known.present.all(), known.share) == ((4, 1), True, None)
-
-
 @pytest.mark.parametrize(
     ("label", "n_images", "message"),
     [

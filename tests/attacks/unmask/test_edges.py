@@ -48,14 +48,6 @@ def test_known_differences() -> None:
     assert np.isfinite(edge_features(np.zeros((3, 8, 8, 3), np.float32))).all()
 
 
-def test_a_shared_image_shows_in_the_correlation() -> None:
-    table = edge_features(mixed_images()).reshape(10, -1)
-    assert np.allclose(table.mean(axis=1), 0, atol=1e-5)
-    assert np.allclose(table.std(axis=1), 1, atol=1e-4)
-    found = np.corrcoef(table)
-    assert found[0, 1] == found[~np.eye(10, dtype=bool)].max()
-
-
 def planted(noise: float, n: int = 240, seed: int = 0) -> tuple[Edges, Mixtures]:
     """Features that are exactly what the model says, with smooth noise, and the true codes; six images, no labels."""
     rng = np.random.default_rng(seed)

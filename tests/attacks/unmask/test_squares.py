@@ -9,7 +9,6 @@ from dead_leaves import dead_leaves
 from instahide_nb.attacks.mixtures import Mixtures
 from instahide_nb.attacks.unmask.squares import (
     colour_axis,
-    expected_square,
     first_images,
     join_signs,
     pixel_matrix,
@@ -56,13 +55,6 @@ def test_joined_signs_agree_up_to_one(seed: int) -> None:
     ratio = join_signs(images * flip, (10, 12, 3)) * np.sign(images)
     sign = np.sign(ratio.sum(axis=0))
     assert (np.abs(sign.sum()) == len(sign)).all()
-
-
-def test_expected_square_fits_its_own_form() -> None:
-    share = np.random.default_rng(1).uniform(0.1, 0.3, (200, 3)).astype(np.float32)
-    wide = share.astype(float)
-    square = 0.3 * (wide**2).sum(axis=1) + 0.1 * (1 - wide.sum(axis=1)) ** 2 + 0.02
-    assert np.allclose(expected_square(square, share), square, atol=1e-6)
 
 
 def collection(seed: int, brightness: float) -> np.ndarray:

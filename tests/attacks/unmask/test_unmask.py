@@ -12,8 +12,7 @@ from dead_leaves import dead_leaves
 from skimage.metrics import structural_similarity
 
 from instahide_nb.attacks.registry import counted
-from instahide_nb.attacks.unmask import shared_public
-from instahide_nb.attacks.unmask.attack import Settings, UnmaskResult, decrypt, run, solve
+from instahide_nb.attacks.unmask.attack import Settings, UnmaskResult, decrypt, solve
 from instahide_nb.challenge.build import Challenge, build_challenge
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
@@ -105,14 +104,6 @@ def test_decryption_is_on_the_grid_and_holds_recovered_images(case: Case) -> Non
     assert len(found) <= N_PRIVATE
 
 
-def test_run_reports_what_solve_found(case: Case) -> None:
-    result = run(case.challenge.release, case.public)
-    assert result.method == "unmask"
-    assert np.array_equal(result.decryption, decrypt(case.result))
-    assert np.array_equal(result.assignment, case.result.assignment)
-    assert result.details["epochs"] is True
-
-
 @pytest.mark.parametrize("labels", [True, False])
 def test_the_same_bits_with_any_number_of_threads(
     case: Case, monkeypatch: pytest.MonkeyPatch, labels: bool
@@ -137,31 +128,11 @@ def test_rows_in_any_order_are_recovered_too(case: Case) -> None:
     assert similarity(result.recovered, case.challenge.secret.private).mean() > 0.8
 
 
-def test_labels_of_four_decimals_suffice(case: Case) -> None:
-    release = replace(case.challenge.release, label=np.round(case.challenge.release.label, 4))
-    result = solve(release, case.public)
-    assert similarity(result.recovered, case.challenge.secret.private).mean() > 0.9
-
-
 def test_without_public_images_none_are_shared(tmp_path: Path) -> None:
     challenge, public = make_case(tmp_path, k=2)
     result = solve(challenge.release, public)
     assert result.stages[-1].startswith("round")
     assert similarity(result.recovered, challenge.secret.private).mean() > 0.99
-
-
-def test_at_k_3_shared_images_are_looked_for_in_all_epochs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    challenge, public = make_case(tmp_path, k=3)
-
-    def never(*_: object) -> None:
-        raise AssertionError("rows of an epoch share no public image")
-
-    monkeypatch.setattr(shared_public, "by_epoch", never)
-    result = solve(challenge.release, public)
-    assert result.stages[-1].startswith("shared public images")
-    assert similarity(result.recovered, challenge.secret.private).mean() > 0.9
 
 
 @pytest.mark.parametrize("labels", ["classes", "none"])
