@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -17,26 +16,6 @@ BENCHMARKS = ROOT / "benchmarks"
 @pytest.fixture(autouse=True)
 def beside_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
-def test_the_plain_scheme_mixes_as_the_exact_one_does() -> None:
-    """White images stay white: the coefficients of each encryption sum to one, and the mask keeps absolute values."""
-    from cases import floats_encrypt
-
-    white = np.full((5, 8, 8, 3), 255, np.uint8)
-    mixed = floats_encrypt(white, white, np.random.RandomState(0), 4, 3)
-    assert mixed.shape == (15, 8, 8, 3)
-    np.testing.assert_allclose(np.abs(mixed), 1, rtol=1e-6)
-    assert 0.45 < (mixed > 0).mean() < 0.55
-
-
-def test_tables_take_their_place_between_the_markers() -> None:
-    from tables import END, START, between_markers
-
-    page = f"before\n{START}\nold\n{END}\nafter\n"
-    assert between_markers(page, "new") == f"before\n{START}\n\nnew\n{END}\nafter\n"
-    with pytest.raises(SystemExit, match="has no"):
-        between_markers("no markers", "new")
 
 
 def process(peak: float, **seconds: float) -> dict[str, object]:

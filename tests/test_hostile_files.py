@@ -5,7 +5,6 @@ No other exception, no unpickling, no more memory than the file is large.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import shutil
@@ -93,34 +92,6 @@ def mostly(good: st.SearchStrategy[Any], bad: st.SearchStrategy[Any]) -> st.Sear
     return st.integers(0, 5).flatmap(lambda turn: bad if turn == 3 else good)
 
 
-lengths = st.integers(-3, 5) | st.sampled_from([2**31, 2**62, 2**63, 10**30]) | st.booleans() | st.none()
-descriptions = st.sampled_from(
-    ["<U0", "|O", "|V8", "<M8[s]", "|S3", "<c8", "", "x", "f4,f4", [("a", "O")], ("<f4", (10**9,)), None, "<f4" * 50]
-)  # fmt: skip
-
-
-@st.composite
-def headers(draw: st.DrawFn) -> bytes:
-    """A .npy file whose header is well formed as text, and promises anything."""
-    small = st.lists(st.integers(0, 4), max_size=4).map(tuple)
-    header = {
-        "descr": draw(mostly(st.sampled_from(["<f4", ">f8", "|b1", "|u1", "<i4", "<U2"]), descriptions)),
-        "fortran_order": draw(mostly(st.booleans(), st.sampled_from([None, 1, "no"]))),
-        "shape": draw(mostly(small, st.lists(lengths, max_size=5).map(tuple) | lengths)),
-    }
-    promised = -1
-    with contextlib.suppress(Exception):
-        promised = int(np.prod(header["shape"])) * np.dtype(header["descr"]).itemsize
-    data = bytes(draw(mostly(st.just(promised), st.integers(0, 300)))) if 0 <= promised < 10_000 else b""
-    if draw(st.integers(0, 5)) == 3:
-        header.pop(draw(st.sampled_from(sorted(header))))
-    text = repr(header).encode() + b"\n"
-    version = draw(mostly(st.sampled_from([b"\1\0", b"\2\0"]), st.binary(min_size=2, max_size=2)))
-    width = 2 if version[0] == 1 else 4
-    length = draw(mostly(st.just(len(text)), st.integers(0, 2 ** (8 * width) - 1)))
-    return b"\x93NUMPY" + version + length.to_bytes(width, "little") + text + data
-
-
 VALID = [
     npy(np.arange(12, dtype="<f4").reshape(3, 4)),
     npy(np.asfortranarray(np.arange(12, dtype=">i8").reshape(3, 4))),
@@ -130,8 +101,8 @@ VALID = [
 
 
 @settings(max_examples=150)
-@given(st.sampled_from(VALID).flatmap(lambda whole: damaged(whole, 128)) | headers())
-def test_damaged_arrays_and_headers_that_promise_anything(content: bytes) -> None:
+@given(st.sampled_from(VALID).flatmap(lambda whole: damaged(whole, 128)))
+def test_damaged_arrays(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.npy"
         path.write_bytes(content)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ import pytest
 
 from instahide_nb.attacks.registry import run_attack
 from instahide_nb.challenge.build import Challenge
-from instahide_nb.core.files import make_folder, sha256_file
-from instahide_nb.core.runs import Usage, note_usage
+from instahide_nb.core.files import sha256_file
 from instahide_nb.run.manifest import artefact_digest, expected
 
 ROOT = Path(__file__).parents[1]
@@ -35,31 +33,6 @@ def test_generated_parts_are_up_to_date(generator: Any) -> None:
     for page in generator.PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
         assert generator.filled(page, text) == text, "run `make readme`"
-
-
-def test_times_are_those_that_the_run_noted(
-    generator: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = tmp_path / "run"
-    names = ["gen_data", "attack/unmask", "evaluate/unmask", "attack/carlini-v2", "evaluate/carlini-v2"]
-    for number, name in enumerate(names, 1):
-        spent = {"seconds": 100 * number, "processor_seconds": 61 * number, "peak_mib": 512 * number}
-        note_usage(make_folder(run), name, Usage(**spent, machine=f"machine {number // 5}"), names)
-    for method in ("unmask", "carlini-v2"):
-        shutil.copytree(DEMO / method, run / "evaluate" / method)
-    shutil.copy(DEMO / "comparison_grid.png", run / "evaluate" / "unmask")
-    monkeypatch.setattr(generator, "DEMO", tmp_path / "demo")
-    (tmp_path / "demo" / "gone").mkdir(parents=True)
-    (tmp_path / "demo" / "gone" / "row.json").write_text("{}")
-    generator.keep(run)
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in generator.times().splitlines()]
-    assert ["`attack`, unmask", "O(E)", "3 min 20 s", "2 min 2 s", "1.00 GiB", "below"] in lines
-    assert ["`gen_data`", "", "1 min 40 s", "1 min 1 s", "0.50 GiB", "below"] in lines
-    assert ["`evaluate`, the slowest", "", "8 min 20 s", "5 min 5 s", "2.50 GiB", "below"] in lines
-    reported = [cells for cells in lines if cells and cells[0].endswith(", reported")]
-    assert [cells[3:5] for cells in reported] == [["–", "–"]] * 3
-    assert "120 CPU h" in {cells[2] for cells in reported}
-    assert generator.times().endswith("\nHardware: machine 0.\n\nHardware: machine 1.")
 
 
 @pytest.mark.parametrize("method", KEPT)

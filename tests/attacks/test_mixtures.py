@@ -101,19 +101,6 @@ def test_influence_is_what_a_row_changes(kind: str) -> None:
     assert np.allclose(difference, influence(mixtures, weight, 0.1)[7][:, None])
 
 
-def test_leaving_a_row_out_follows_from_its_influence() -> None:
-    mixtures, rows, mean = made(2)
-    weight = np.ones(ROWS)
-    left_out = weight.copy()
-    left_out[6] = 0
-    ridge = 1e-14
-    image, of_row = fit(rows, mixtures, weight, mean, ridge), influence(mixtures, weight, ridge)[6]
-    residual = rows[6] - predictions(mixtures.part(slice(6, 7)), image, mean)[0]
-    leverage = dense(mixtures)[6] @ of_row
-    without = image - (of_row / (1 - leverage))[:, None] * residual
-    assert np.allclose(without, fit(rows, mixtures, left_out, mean, ridge), atol=1e-6)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_bits_with_any_number_of_threads(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mixtures, rows, mean = made(3, np.float32)

@@ -52,20 +52,6 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         sys.modules.pop(name, None)
 
 
-def test_a_function_in_the_working_directory_is_an_attack(module: Path, challenge: Challenge) -> None:
-    (module / "foreign.py").write_text(
-        "import numpy as np\n"
-        "from instahide_nb.attacks.result import AttackResult\n"
-        "def attack(release, public, *, seed_start, workdir):\n"
-        "    n, *image = release.encryption.shape\n"
-        "    return AttackResult('mine', np.zeros((7, *image), np.float32), np.zeros((n, 2), np.int64),\n"
-        "        release.encryption, 'O(1)', details={'seed_start': seed_start, 'public': public.shape[0],\n"
-        "        'workdir': str(workdir)})\n"
-    )
-    result = run_attack("foreign:attack", challenge.release, PUBLIC, seed_start=5, workdir=module)
-    assert result.details == {"seed_start": 5, "public": 3, "workdir": str(module)}
-
-
 def test_keywords_are_given_to_whom_they_are_named_by(
     challenge: Challenge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,12 +139,6 @@ def test_options_that_do_not_fit_are_named(method: str, words: str, module: Path
     with pytest.raises(InputError, match=r"^method: ") as caught:
         find_attack(method)
     assert words in str(caught.value)
-
-
-def test_an_error_in_a_foreign_module_is_not_taken_for_a_missing_function(module: Path) -> None:
-    (module / "broken.py").write_text("import os\nos.no_such_thing\n")
-    with pytest.raises(AttributeError, match="no_such_thing"):
-        find_attack("broken:attack")
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from subprocess import PIPE
 
@@ -16,9 +14,7 @@ import pytest
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.runs import (
-    Messages,
     Usage,
-    counting,
     locked,
     logged,
     logger,
@@ -47,14 +43,6 @@ def test_the_peak_is_kept_after_the_memory_was_given_back() -> None:
     assert seconds is not None
     assert 0 < seconds < 60
     assert usage_of(process.pid) == (None, None), "the process is gone"
-
-
-def test_stages_are_kept_until_they_are_known_no_more(tmp_path: Path) -> None:
-    note_usage(tmp_path, "gen_data", ONE, ["gen_data"])
-    note_usage(tmp_path, "attack/a", ONE, ["gen_data", "attack/a"])
-    other = Usage(seconds=1, processor_seconds=None, peak_mib=None, machine="elsewhere")
-    note_usage(tmp_path, "gen_data", other, ["gen_data"])
-    assert read_usage(tmp_path / "resources.json") == {"gen_data": other}
 
 
 def test_a_damaged_file_stops_nobody(tmp_path: Path) -> None:
@@ -89,17 +77,6 @@ def test_only_temporary_files_in_the_runs_own_folders_are_removed(tmp_path: Path
         (tmp_path / name).touch()
     assert remove_leftovers(tmp_path) == ours
     assert all((tmp_path / name).exists() for name in others)
-
-
-def test_a_line_at_the_terminal_counts_seconds_and_is_wiped_out() -> None:
-    terminal, messages = io.StringIO(), Messages("attack")
-    messages.write("\runmask:  40%|####")
-    with counting("attack unmask", messages, terminal):
-        time.sleep(0.05)
-    text = terminal.getvalue()
-    assert re.search(r"attack unmask +0 s  unmask:  40%\|####", text)
-    assert text.endswith("\r\x1b[K")
-    assert "\n" not in text
 
 
 def test_each_run_has_a_log_of_its_own_for_its_owner_only(tmp_path: Path) -> None:

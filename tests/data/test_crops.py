@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -88,18 +87,6 @@ def test_the_stream_is_fixed_and_other_draws_and_names_give_others() -> None:
     assert not np.array_equal(box, draw_crops([Photograph("z", Path("z"), 200, 150)] * 2, 0, 3, draw=5)[1])
 
 
-@pytest.mark.parametrize("radius", [4, 7, 10])
-def test_a_disc_has_its_key_point_in_its_middle(radius: int) -> None:
-    image = np.full((96, 96, 3), 40, np.uint8)
-    cv2.circle(image, (50, 44), radius, (220, 220, 220), -1, cv2.LINE_AA)
-    points = key_points(image)
-    largest = points[points[:, 2].argmax()]
-    assert np.abs(largest[:2] - [50, 44]).max() < 1
-    # The difference of Gaussians peaks at scale r / sqrt(2); a key point's diameter is twice its scale, in OpenCV.
-    assert abs(largest[2] - 2 * radius / np.sqrt(2)) < 0.35 * radius
-    assert key_points(np.full((80, 80, 3), 127, np.uint8)).shape == (0, 3)
-
-
 def test_counts_are_of_the_crop_alone_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     photos = public_regions("challenge")[4:6]
     photo, box = draw_crops(photos, 0, 24)
@@ -174,14 +161,6 @@ def test_damaged_counts_and_those_of_changed_photographs_are_not_used(
     assert counted
 
 
-def test_a_cache_that_cannot_be_written_only_warns(photos: str, tmp_path: Path, monkeypatch) -> None:
-    expected = public_patches(photos, 5)
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("INSTAHIDE_NB_CACHE", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match="not kept for the next run"):
-        assert np.array_equal(public_patches(photos, 5), expected)
-
-
 def test_too_few_crops_that_pass(photos: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """30 of the first 1,024 pass and none after them: the look at 1,024 allows it, the one at 2,048 does not."""
     done: list[int] = []
@@ -249,14 +228,3 @@ def test_embedded_patches_have_the_same_bits_everywhere_and_need_no_count(
     assert public_crops(source, 4000).kept.sum() == 4000
     assert not counted
     assert not own_cache.exists()
-
-
-def test_more_crops_than_are_carried_are_counted(own_cache: Path, counted: list[int]) -> None:
-    # A cut so high that the carried crops hold one fewer than are asked for.
-    cut = int(np.sort(carried("challenge"))[-200])
-    n = int((carried("challenge") > cut).sum()) + 1
-    table = public_crops("embedded", n, min_keypoints=cut)
-    assert len(table.kept) > CARRIED
-    assert table.kept.sum() == n
-    assert np.array_equal(table.keypoints[:CARRIED], carried("challenge"))
-    assert sum(counted) >= len(table.kept) - CARRIED

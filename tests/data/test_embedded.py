@@ -76,14 +76,7 @@ def test_the_private_pool() -> None:
     expected = "fe386a9c14fc1549059fc1089276d09bf4ae2a3431802cbd7b41b5d0f3e71153"
     assert sha256_array(images) == expected, "the same bits everywhere"
     assert (images.shape, images.dtype) == ((100, 32, 32, 3), np.uint8)
-    assert np.bincount(labels).tolist() == [10] * 10
-    assert len(set(names)) == 10
-    assert images.mean(axis=3).reshape(100, -1).std(axis=1).min() > 10, "every image has contrast"
-    coloured = (images.max(axis=3) - images.min(axis=3).astype(int)).mean(axis=(1, 2)) > 5
-    assert coloured.mean() >= 0.75
-    # No two look alike, without the mean colour, which crops of one photograph share.
-    images = images - images.mean(axis=(1, 2), keepdims=True)
-    assert np.corrcoef(images.reshape(100, -1))[np.triu_indices(100, 1)].max() < 0.8
+    assert (np.bincount(labels).tolist(), len(set(names))) == ([10] * 10, 10)
 
 
 def test_an_altered_photograph_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

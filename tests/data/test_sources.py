@@ -46,20 +46,17 @@ def write(path: Path, image: np.ndarray) -> np.ndarray:
         ("cifar10", "cifar10"),
         ("cifar10:{root}", "cifar10"),
         ("imagenette:{root}", "imagenette"),
-        ("{root}/images.npz", "npz"),
         ("{root}/images.NPZ", "npz"),
         ("./cifar10", "folder"),
-        ("C:/photos", "folder"),
     ],
 )
 def test_each_form_is_understood_and_only_its_kind_is_published(
     source: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("cifar10", "C:/photos", "root/run"):
+    for name in ("cifar10", "root/run"):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("images.npz", "images.NPZ"):
-        (tmp_path / "root" / name).touch()
+    (tmp_path / "root" / "images.NPZ").touch()
     source = source.format(root=tmp_path / "root")
     parsed, path = parse_source(source)
     assert parsed == source_kind(source) == kind
@@ -73,17 +70,7 @@ def test_each_form_is_understood_and_only_its_kind_is_published(
 
 
 def test_other_forms_are_errors() -> None:
-    for text in (
-        "",
-        "nowhere",
-        "embedded:",
-        "embedded:x",
-        "cifar10:",
-        "cifar10:/no/such",
-        "no.npz",
-        "a\0b",
-        3,
-    ):
+    for text in ("", "nowhere", "embedded:x", "cifar10:/no/such", "no.npz", "a\0b", 3):
         with pytest.raises(InputError, match=r"^public_source"):
             parse_source(text, "public_source")
 
@@ -190,16 +177,12 @@ UNFIT = (
     ({"images": None}, "no array named images"),
     ({"images": noise(4, 32, 32, 3).astype(np.float32)}, r"must be uint8 \(n, h, w, 3\)"),
     ({"images": noise(4, 32, 32)}, r"must be uint8 \(n, h, w, 3\)"),
-    ({"images": noise(4, 32, 32, 1)}, r"must be uint8 \(n, h, w, 3\)"),
     ({"images": noise(0, 32, 32, 3), "labels": np.zeros(0, int)}, r"must be uint8 \(n, h, w, 3\)"),
     ({"images": noise(4, 257, 1, 3)}, "at most 256 px per side"),
     ({"labels": None}, "labels must be 4 whole numbers"),
-    ({"labels": np.arange(5)}, "labels must be 4 whole numbers"),
     ({"labels": np.arange(4.0)}, "labels must be 4 whole numbers"),
     ({"labels": np.arange(4) - 1}, r"whole numbers in 0 \.\. 9999"),
-    ({"labels": np.arange(4) * 10_000}, r"whole numbers in 0 \.\. 9999"),
     ({"class_names": np.array(["a", "b"])}, "class_names must be"),
-    ({"class_names": np.arange(4)}, "class_names must be"),
     ({"images": np.array([{}] * 4, dtype=object)}, "pickled"),
 )
 

@@ -17,7 +17,6 @@ from instahide_nb.evaluate.leaderboard import (
     sort_rows,
     to_markdown,
     to_text,
-    wall_time,
 )
 from instahide_nb.evaluate.metrics import Scores
 
@@ -50,9 +49,6 @@ def test_the_published_rows_are_those_of_the_challenge():
         "Carlini et al. ver.1": (0.90, 0.43, 0.01, 0.31, "2020-12-04"),
         "Carlini et al. ver.2": (0.79, 0.37, 0.05, 0.42, "2020-12-04"),
     }
-    for r in load_published():
-        assert (r.kind, r.challenge, r.max_l2, r.success_rate) == ("reported", "2020", None, None)
-        assert r.source == "https://arxiv.org/abs/2011.05315"
 
 
 def test_a_measured_row_says_what_was_run():
@@ -173,8 +169,3 @@ def test_score_table_gives_metrics_and_rank():
     assert score_table(scores(1.0), [row(max_ssim=0.95)]).endswith("1 of 2, above all others"), (
         "a tie is shared"
     )
-
-
-def test_wall_time_counts_a_total_once_and_takes_any_json():
-    assert wall_time({"total": 10, "a": 4, "b": 6}) == "10 s"
-    assert [wall_time(value) for value in ("long", True, {"a": "b"}, [1], {})] == ["not stated"] * 5

@@ -75,10 +75,6 @@ class _Bomb:
         return (pytest.fail, ("it was unpickled",))
 
 
-HUGE = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 8, 8, 3), }".ljust(117) + b"\n"
-WHOLE = npy(np.zeros(SHAPE, np.float32))
-
-
 @pytest.mark.parametrize(
     ("data", "said"),
     [
@@ -86,13 +82,10 @@ WHOLE = npy(np.zeros(SHAPE, np.float32))
         (npy(np.zeros((3, *SHAPE[1:]), np.float32)), "(3, 8, 8, 3)"),
         (npy(np.zeros((4, 3, 8, 8), np.float32)), "channels last"),
         (npy(np.full(SHAPE, 255.0, np.float32)), "255"),
-        (npy(np.full(SHAPE, np.inf)), "infinity"),
         (npy(np.where(np.arange(4)[:, None, None, None] == 2, np.nan, np.zeros(SHAPE))), "image 2 holds NaN"),
         (npy(np.array([_Bomb()], object), allow_pickle=True), "pickled"),
-        (b"", "empty"),
-        (WHOLE[:-1], "bytes of data instead of"),
+        (npy(np.zeros(SHAPE, np.float32))[:-1], "bytes of data instead of"),
         (b"hello", "not a .npy file"),
-        (b"\x93NUMPY\x01\x00" + struct.pack("<H", len(HUGE)) + HUGE, "promises"),
     ],
 )
 def test_the_wrong_array_is_refused_alone_and_in_a_zip(tmp_path, data, said):

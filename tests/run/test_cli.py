@@ -148,6 +148,15 @@ def test_submit_names_the_zip(copied: Path) -> None:
     assert Path(result.stdout.strip()).is_file()
 
 
+def test_regenerate_names_the_first_row_that_differs(copied: Path) -> None:
+    assert "every bit the same" in call("verify", copied, "--regenerate").stdout
+    private, pair = (load_array(copied / "secret" / f"{name}.npy") for name in ("private", "pair"))
+    private[pair[0, 0], 0, 0, 0] ^= 1
+    np.save(copied / "secret" / "private.npy", private)
+    result = call("verify", copied, "--regenerate")
+    assert (result.exit_code, "encryption.npy, row 0" in result.stderr) == (1, True)
+
+
 def test_quiet_and_verbose(copied: Path, in_process: object) -> None:
     parameters = small(copied.parent)
     words = ["reproduce", "--preset", "tiny", "--out", str(copied), "--method", "forked_runs:attack"]

@@ -37,7 +37,7 @@ GEN_DATA = [
 ]
 
 
-def test_a_stage_is_recorded_by_the_hashes_of_its_files(run: Path) -> None:
+def test_stages_are_recorded_by_the_hashes_of_their_files_added_and_replaced(run: Path) -> None:
     found = record_stage(run, "gen_data", {"k": 4}, "tiny")
     assert list(found) == GEN_DATA
     assert found == {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in GEN_DATA}
@@ -49,10 +49,6 @@ def test_a_stage_is_recorded_by_the_hashes_of_its_files(run: Path) -> None:
     text = (run / "manifest.json").read_text()
     assert "secret.json" not in text
     assert "3141592653" not in text
-
-
-def test_stages_are_added_and_replaced(run: Path) -> None:
-    record_stage(run, "gen_data", {"k": 4}, "tiny")
     folder = run / "attack" / "grey"
     folder.mkdir(parents=True)
     for name in ("decryption.npy", "recovered.npy", "assignment.npy", "attack.json", "attack.ipynb"):

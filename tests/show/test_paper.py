@@ -153,12 +153,9 @@ def test_the_command_takes_the_usual_sweep_or_says_what_makes_it(run, tmp_path, 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "No columns"),
         ("method,k,max_ssim\n", "holds no run"),
-        ("k,max_ssim\n2,0.5\n", "no column 'method'"),
         ("method,k\na,2\n", "no column 'max_ssim'"),
         ("method,k,max_ssim\na,2,0.5\na,4,high\n", "'high'"),
-        ("method,k,max_ssim\na,2,0.5\na,two,0.5\n", "'two'"),
         ("\xff\xfe\x00", "decode"),
     ],
 )

@@ -56,16 +56,6 @@ def test_no_bar_of_key_points_crosses_the_cut(highest):
     assert f"kept: {(counts > 40).sum():,}" in [text.get_text() for text in axis.get_legend().get_texts()]
 
 
-def test_coefficient_histogram_orders_each_row():
-    coefficient = np.array([[0.1, 0.2, 0.7], [0.3, 0.6, 0.1]])
-    (axis,) = plots.coefficient_histogram(coefficient, 0.65).axes
-    share, edges = shares(axis, "largest")
-    np.testing.assert_allclose(edges[:-1][share > 0], [0.6, 0.7])
-    assert shares(axis, "all others")[0].max() == 1
-    labels = [line.get_label() for line in plots.coefficient_histogram(coefficient[:, :2], 1).axes[0].lines]
-    assert "all others" not in labels
-
-
 def test_similarity_histogram_gives_d_prime():
     same, different = np.array([2.0, 4.0]), np.array([0.0, 2.0])
     figure = plots.similarity_histogram(same, different)
@@ -130,13 +120,6 @@ def test_own_settings_of_the_user_change_nothing():
         {"font.size": 20, "axes.facecolor": "red", "lines.linewidth": 9, "savefig.dpi": 30}
     ):
         assert draw() == plain
-
-
-def test_error_rates_are_shares_and_no_error_is_a_bound():
-    (axis,) = plots.error_plot([[1000, 0], [2000, 2], [10_000, 500]]).axes
-    wrong, none = (line.get_xydata() for line in axis.lines)
-    np.testing.assert_allclose(wrong, [[2000, 0.1], [10_000, 5.0]])
-    np.testing.assert_allclose(none, [[1000, 0.1]])
 
 
 def noise_photograph(folder: Path, name: str) -> Photograph:

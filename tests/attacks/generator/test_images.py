@@ -69,21 +69,6 @@ def test_residuals_show_the_covariance_that_is_not_known():
     np.testing.assert_array_equal(images.coefficient[alone], made.mixtures.weight[alone, :2] / 2**24)
 
 
-@pytest.mark.parametrize(("scheme", "k"), [("cross", 4), ("inside", 3)])
-def test_known_public_images_make_images_exact_without_coefficients(scheme, k):
-    made = make(scheme=scheme, k=k, epochs=40)
-    images = recover_images(made.release, replay_of(made, coefficients=False), made.public)
-    assert images.proved.all()
-    assert images.reproduced > 0.8
-    np.testing.assert_array_equal(images.pixels((16, 16, 3)), pixel_values(made.private))
-
-
-def test_as_many_other_public_images_are_not_taken_for_the_own():
-    made = make(epochs=20)
-    images = recover_images(made.release, replay_of(made, coefficients=False), smooth_images(60, 16, 78))
-    assert images.how == "pairs, masks and the private coefficients"
-
-
 def test_wrong_masks_prove_nothing():
     made = make()
     wrong = Replay(made.mixtures.index, made.mixtures.weight, positive(make(seed=5)))

@@ -14,7 +14,6 @@ from instahide_nb.attacks.generator.replay import (
     replay_epochs,
 )
 from instahide_nb.scheme.mersenne import seeded_window
-from instahide_nb.scheme.streams import Mt19937Stream
 
 
 @pytest.mark.parametrize(
@@ -29,17 +28,6 @@ def test_replay_is_what_was_drawn(scheme, k):
     np.testing.assert_array_equal(replay.positive, positive(made))
     assert makes_labels(made.release, 123, 1e-6)
     assert not makes_labels(made.release, 124, 1e-6)
-
-
-def test_replay_of_a_state_without_seed():
-    """Permutations and masks do not depend on how often rows of coefficients were redrawn."""
-    window, other = np.random.default_rng(4).integers(0, 2**32, (2, 624), dtype=np.uint32)
-    states = {"T": window.astype("<u4").tobytes().hex(), "C": other.astype("<u4").tobytes().hex()}
-    made = make(stream=Mt19937Stream("entropy", states), epochs=3)
-    replay = replay_epochs(made.release, window, Layout.of(made.release).starts(), None, 60)
-    assert replay.weight is None
-    np.testing.assert_array_equal(replay.index, made.mixtures.index)
-    np.testing.assert_array_equal(replay.positive, positive(made))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from instahide_nb.attacks.generator.state import (
     find_state,
     neighbour_confidence,
     neighbours,
-    sign_confidence,
 )
 from instahide_nb.scheme.mersenne import low_bits
 
@@ -28,22 +27,6 @@ def test_pairs_of_neighbours_are_placed_as_the_mask_is():
     n, y, x, c = np.unravel_index(order, confidence.shape)
     assert left.tolist() == np.ravel_multi_index((n, y, x, c), encryption.shape).tolist()
     assert right.tolist() == np.ravel_multi_index((n, y, x + 1, c), encryption.shape).tolist()
-
-
-def test_confidence_is_the_least_around_and_none_near_a_change_of_sign():
-    rng = np.random.default_rng(0)
-    signed = np.abs(rng.normal(size=(3, 12, 12, 3))).astype(np.float32)
-    signed[1, 6, 6, 1] *= -1
-    predicted = np.abs(rng.normal(size=(3, 12, 12, 3))).astype(np.float32) * np.sign(signed)
-    variance = np.array([1, 2, 4], np.float32)
-    confidence = sign_confidence(signed, predicted, variance)
-    odds = signed * predicted / variance[:, None, None, None]
-    assert confidence[0, 5, 5, 2] == odds[0, 4:7, 4:7, 2].min()
-    assert confidence[2, 0, 11, 0] == odds[2, :2, 10:, 0].min()
-    touched = np.zeros((12, 12), bool)
-    touched[4:9, 4:9] = True
-    assert ((confidence[1, :, :, 1] == 0) == touched).all()
-    assert (confidence[1, :, :, 0] > 0).all()
 
 
 def noisy_bits(wrong: list[int]) -> tuple[np.ndarray, np.ndarray]:

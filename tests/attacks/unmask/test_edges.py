@@ -77,14 +77,6 @@ def right(true: Mixtures, found: np.ndarray) -> float:
     return overlap(renamed, true.assignment).sum() / (found >= 0).sum()
 
 
-def test_squares_add_the_square_of_each_value() -> None:
-    image = mixed_images()
-    energy = edge_energies(image, squares=True)
-    assert energy.shape == (10, 7, 15, 15)
-    assert np.allclose(np.sqrt(energy[:, :4]), edge_energies(image), atol=1e-6)
-    assert np.allclose(energy[:, 4:], (image[:, :-1, :-1] ** 2).transpose(0, 3, 1, 2), atol=1e-6)
-
-
 def test_products_are_those_of_whitened_rows() -> None:
     edges, _ = planted(1.0, n=60)
     table = product_table(edges.feature, edges.local)
@@ -94,18 +86,6 @@ def test_products_are_those_of_whitened_rows() -> None:
     assert np.abs(table - 0.5 * (exact + exact.T)).max() < 1e-3 * np.abs(exact).max()
     twice = similarity(np.block([[table, table], [table, table]]))
     assert (twice.max(), twice.min() >= -1) == (1, True)
-
-
-def test_residual_products_are_those_of_residuals() -> None:
-    edges, true = planted(0.5, n=60)
-    codes, found = edges.explain(true, 1)
-    found = edges.products(codes.mixtures)
-    fitted = edges.fit(codes.mixtures).image.reshape(6, -1)
-    made = np.einsum("np,npd->nd", codes.mixtures.coefficient, fitted[codes.mixtures.assignment])
-    left = (edges.feature.reshape(60, -1) - made).reshape(edges.feature.shape).astype(np.float32)
-    wanted = product_table(left, edges.local)
-    got = residual_kernel(product_table(edges.feature, edges.local), codes, found)
-    assert np.abs(got - wanted).max() < 0.02 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.6])
@@ -132,14 +112,3 @@ def test_an_image_of_no_worth_is_restarted_where_residuals_agree() -> None:
     assert max(shared) > 0.8, "image 0 stands for both: the residuals of either resemble each other"
     again, _ = edges.explain(restart(codes.mixtures, 5, group, edges.known), 3)
     assert right(true, again.mixtures.assignment) > 0.9
-
-
-def test_rows_of_other_classes_are_kept_apart() -> None:
-    edges, true = planted(0.3)
-    classes = np.repeat([0, 1], 3)
-    present = np.zeros((len(edges.feature), 2), bool)
-    present[np.arange(len(present))[:, None], classes[true.assignment]] = True
-    known = Known(2, classes, present, None)
-    begun = clusters(product_table(edges.feature, edges.local), known).assignment[:, 0]
-    used = begun >= 0
-    assert present[np.flatnonzero(used), classes[begun[used]]].all()
