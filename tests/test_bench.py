@@ -18,29 +18,6 @@ def beside_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
-def process(peak: float, **seconds: float) -> dict[str, object]:
-    times = {name: [value] for name, value in {"total": 1.0, **seconds}.items()}
-    return {"seconds": times, "processor_seconds": [1.0], "peak_mib": peak, "max_ssim": 0.9}
-
-
-def test_a_failure_more_memory_and_more_processor_time_than_allowed_are_named() -> None:
-    from tables import failures, markdown
-
-    # 1 GB is 953.7 MiB.
-    growth = {"5000": {"gen_data": process(953), "unmask": process(954), "evaluate": process(954)}}
-    cases = {"busy": {"what": "unmask", "peak_mib": 1.0, "seconds": {"quiet": [1.0], "busy": [1.25]}}}
-    result = {"machine": {}, "quick": False, "cases": cases, "growth": growth}
-    assert failures(result) == ["evaluate: more memory than its bound"]
-    cases["busy"]["seconds"]["busy"] = [1.5]
-    cases["start-up"] = {"failed": "InputError: no"}
-    growth["10000"] = growth.pop("5000")
-    assert failures(result) == [
-        "start-up: InputError: no",
-        "busy: 1.50 times the processor seconds of a quiet run; 1.3 at most",
-    ]
-    assert "| start-up | not measured: InputError: no |" in markdown(result)
-
-
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "bench.py"), "--quick", "--out", str(tmp_path)]
     for only in ("encryption", "start-up"):

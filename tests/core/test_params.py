@@ -72,25 +72,6 @@ def test_bad_parameters_are_named() -> None:
     assert refused(EvaluateParams, name=" ").startswith("name: ")
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"n_privat": 5}, "n_privat: no such parameter; did you mean n_private?"),
-        ({"k": "4"}, "k: '4' is not accepted; it should be a valid integer"),
-        (
-            {"max_coefficient": "1e-3"},
-            "max_coefficient: '1e-3' is not accepted; it should be a valid number, written as in 0.001",
-        ),
-        (
-            {"colour": "red"},
-            f"colour: no such parameter; the parameters are {CONTRACT['gen_data'].replace(' ', ', ')}",
-        ),
-    ],
-)
-def test_messages_say_what_to_do(values: dict[str, Any], message: str) -> None:
-    assert refused(GenDataParams, **values) == message
-
-
 anything = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.binary(max_size=3),
     st.lists(st.integers(), max_size=2), st.sampled_from(["entropy", "cross", "inside", "mixup", "chacha20"]),

@@ -13,7 +13,6 @@ from forked_runs import small
 from typer.testing import CliRunner, Result
 
 from instahide_nb.core.files import load_array
-from instahide_nb.evaluate.submission import about_attack
 from instahide_nb.run import cli
 from instahide_nb.run.cli import app
 
@@ -125,21 +124,6 @@ def test_score_gives_the_rank(copied: Path) -> None:
     result = call("score", copied / "perfect.npy", *halves)
     assert "Max_SSIM   1.0000" in result.stdout
     assert "Rank       1 of 4" in result.stdout
-
-
-@pytest.mark.parametrize("damage", ["deleted", "damaged"])
-def test_a_decryption_is_known_by_what_lies_beside_it_and_may_come_alone(copied: Path, damage: str) -> None:
-    folder = copied / f"attack/{FOLDER}"
-    known = about_attack(folder / "decryption.npy")
-    assert known.details["method"] == "forked_runs:attack"
-    assert known.recovered is not None
-    for name in ("attack.json", "recovered.npy"):
-        if damage == "deleted":
-            (folder / name).unlink()
-        else:
-            (folder / name).write_bytes(b"{")
-    alone = about_attack(folder / "decryption.npy")
-    assert (alone.details, alone.recovered) == ({}, None)
 
 
 def test_submit_names_the_zip(copied: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -87,23 +85,6 @@ def test_what_differs_is_named(run: Path) -> None:
         f"release/release.json: {empty}, expected {wanted['release/release.json'][:16]}",
         "secret/mask.npy: missing",
     ]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "", "[]", "{}", {"stages": []}, {"stages": {"gen_data": 5}}, {"stages": {"gen_data": {"files": {}}}},
-        {"stages": {"gen_data": {"files": {"a": 1}, "parameters": {}}}},
-        {"stages": {"gen_data": {"files": {}, "parameters": None}}},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_what_is_no_manifest_is_refused(content: Any, tmp_path: Path) -> None:
-    assert read_manifest(tmp_path).stages == {}
-    path = tmp_path / "manifest.json"
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(InputError, match=r"manifest\.json: "):
-        read_manifest(tmp_path)
 
 
 def test_expected_hashes_are_recorded_from_a_run_of_a_preset(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -186,28 +185,6 @@ def test_presets_name_each_parameter_and_tiny_is_the_notebooks_default(notebook:
     own = {name: value for name, value in values.items() if not name.startswith("__")}
     tiny = read_yaml(ROOT / "params" / "tiny" / f"{notebook}.yaml")
     assert own == tiny == NOTEBOOKS[notebook](**{}).as_dict()
-
-
-def test_kernels_drop_the_warning_of_unencrypted_sockets_and_no_other(tmp_path: Path) -> None:
-    """What plain papermill shows; our own kernels are encrypted, and the configuration goes where pip installs."""
-    code = (
-        "from ipykernel.kernelapp import IPKernelApp\n"
-        "app = IPKernelApp()\n"
-        "app.initialize(['--IPKernelApp.log_level=30'])\n"
-        "app.log.warning('another warning')\n"
-    )
-    for place, lines in (("usual", 2), ("ours", 1)):
-        (tmp_path / place / "profile_default").mkdir(parents=True)
-        if place == "ours":
-            shutil.copy(ROOT / "notebooks/ipython_kernel_config.py", tmp_path / place / "profile_default")
-        environment = os.environ | {"IPYTHONDIR": str(tmp_path / place)}
-        words = [sys.executable, "-c", code]
-        done = subprocess.run(
-            words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        said = [line for line in done.stderr.splitlines() if "WARNING" in line]
-        assert "another warning" in said[-1]
-        assert len(said) == lines
 
 
 def papermill(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

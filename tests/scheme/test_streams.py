@@ -26,30 +26,6 @@ def test_permutations_and_bits_are_pytorchs(entry: dict[str, Any]) -> None:
         assert draws[draw["draw"]](draw["size"]).tolist() == draw["numbers"]
 
 
-def test_a_permutation_takes_one_word_less_than_its_length_and_a_bit_takes_one() -> None:
-    stream, raw = Mt19937Stream(5), np.random.RandomState(5)
-    for n in (0, 1, 2, 50, 700):
-        stream.permutation(n)
-        raw.randint(0, 2**32, max(n - 1, 0), np.uint32)
-    stream.bits(1001)
-    raw.randint(0, 2**32, 1001, np.uint32)
-    assert stream.words(3).tolist() == raw.randint(0, 2**32, 3, np.uint32).tolist()
-    assert [ChaChaStream(KEY).permutation(n).tolist() for n in (0, 1)] == [[], [0]]
-
-
-def test_coefficients_come_from_numpys_generator_and_leave_torchs_alone() -> None:
-    stream, numpy_generator = Mt19937Stream(7), np.random.RandomState(7)
-    stream.bits(1000)
-    for size in (
-        (3, 5),
-        (5,),
-        (1,),
-    ):  # a legacy normal keeps the second of its pair, so an odd count before matters
-        assert (stream.normal(*size) == numpy_generator.normal(size=size)).all()
-    assert stream.words(2).tolist() == Mt19937Stream(7).words(1002)[1000:].tolist()
-    assert stream.secret() == {"seed": 7}
-
-
 def test_an_entropy_state_is_the_624_words_before_the_next_twist() -> None:
     state = np.random.default_rng(0).integers(0, 2**32, 624, np.uint32)
     hexed = state.astype("<u4").tobytes().hex()

@@ -8,7 +8,6 @@ import re
 import cv2
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from instahide_nb.attacks.result import AttackResult, on_the_grid, save_result
 from instahide_nb.challenge.build import build_challenge, save_challenge
@@ -16,7 +15,6 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.params import GenDataParams
 from instahide_nb.evaluate.leaderboard import save_evaluation
 from instahide_nb.evaluate.metrics import score
-from instahide_nb.run import cli
 from instahide_nb.scheme.encryption import pixel_values
 from instahide_nb.show import plots
 from instahide_nb.show.paper import WIDTHS, Plan, make_figures, save_figure, sweep_table
@@ -129,25 +127,6 @@ def test_captions_say_where_the_numbers_come_from(made, run):
     for file in folder.glob("*.txt"):
         assert str(run.parent) not in file.read_text(), "no path of this machine"
         assert "Made by instahide-nb" in file.read_text()
-
-
-@pytest.mark.parametrize("swept", [False, True])
-def test_the_command_takes_the_usual_sweep_or_says_what_makes_it(run, tmp_path, swept, monkeypatch):
-    taken = []
-    monkeypatch.setattr(
-        "instahide_nb.show.paper.make_figures",
-        lambda run, out, sweep: taken.append(sweep) or [out / "ssim-1col.png", out / "ssim.txt"],
-    )
-    monkeypatch.chdir(tmp_path)
-    if swept:
-        (tmp_path / "runs/sweeps/k").mkdir(parents=True)
-        (tmp_path / "runs/sweeps/k/table.csv").write_text(SWEEP)
-    done = CliRunner().invoke(cli.app, ["figures", str(run)])
-    assert done.exit_code == 0
-    assert [str(path) for path in taken if path] == ["runs/sweeps/k/table.csv"] * swept
-    first, *others = done.stdout.splitlines()
-    assert first.endswith("figures/ssim-{1col,2col}.{png,pdf}, caption ssim.txt")
-    assert ["params/sweeps/k.yaml" in line for line in others] == [True] * (not swept)
 
 
 @pytest.mark.parametrize(

@@ -259,12 +259,3 @@ def test_signs_that_are_often_wrong_give_no_state(unmask_sees):
     made = make(seed=1)
     unmask_sees(made, wrong=5.0, window=seeded_window(1))
     assert_not_found(prng_state(made.release, OTHER_PUBLIC), "no state")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("scheme", "k"), [("cross", 4), ("inside", 3)])
-def test_chacha20_that_is_called_mt19937_has_no_state(unmask_sees, scheme, k):
-    """All signs are right, and still there is nothing to solve."""
-    made = make(rng="chacha20", scheme=scheme, k=k)
-    unmask_sees(made, wrong=0.01, window=None)
-    assert_not_found(prng_state(unnamed(made), OTHER_PUBLIC), "no state of the Mersenne Twister")

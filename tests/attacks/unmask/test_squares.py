@@ -11,7 +11,6 @@ from instahide_nb.attacks.unmask.squares import (
     colour_axis,
     first_images,
     join_signs,
-    pixel_matrix,
     rather_photograph,
 )
 
@@ -35,17 +34,6 @@ def test_images_are_retrieved_up_to_one_sign(places: int) -> None:
     agreement = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(found, images, strict=True)]
     assert np.min(np.abs(agreement)) > 0.6
     assert abs(np.sign(agreement).sum()) == len(images)
-
-
-def test_pixel_matrix_estimates_products() -> None:
-    images, size, mixtures = challenge(2)
-    product, weight = pixel_matrix(size, mixtures, (5, 6, 1))
-    true, off = np.outer(images[:, 5, 6, 1], images[:, 5, 6, 1]), ~np.eye(8, dtype=bool)
-    assert (weight[off] > 0).all()
-    assert np.array_equal(product, product.T)
-    assert np.corrcoef(product[off], true[off])[0, 1] > 0.6
-    unknown = Mixtures(np.where(mixtures.assignment == 7, -1, mixtures.assignment), mixtures.coefficient, 8)
-    assert not pixel_matrix(size, unknown, (5, 6, 1))[1][7].any()
 
 
 @pytest.mark.parametrize("seed", range(3))
