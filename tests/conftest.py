@@ -98,15 +98,16 @@ def run(saved_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved_run, tmp_path / "run"))
 
 
-_LONG = (
+_FIRST = (
     "test_same_bits.py",
     "test_sweep.py",
-    "test_attack.py",
     "test_interruption.py",
     "test_pipeline.py",
+    "test_notebooks.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take longest go first, so that with two workers neither is left alone with one at the end."""
-    items.sort(key=lambda item: item.path.name not in _LONG)
+    """The first file compiles the attacks' kernels; files that need none of them, the longest first, run beside it."""
+    order = {name: place for place, name in enumerate(_FIRST)}
+    items.sort(key=lambda item: (order.get(item.path.name, len(_FIRST)), "attacks" in item.path.parts))

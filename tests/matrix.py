@@ -114,40 +114,23 @@ CASES = (
 )
 
 
-class Running:
-    """A case at work on a preset, in an empty folder `place`."""
-
-    def __init__(
-        self, case: Case, place: Path, preset: str, methods: Sequence[str], python: str = sys.executable
-    ) -> None:
-        self.case = case
-        self._errors = (place / "stderr").open("w+")
-        run = place / "run"
-        run.mkdir()
-        # Nothing that one case computed serves another; OpenBLAS names its kernel on stderr when it is loaded.
-        own = {"INSTAHIDE_NB_CACHE": str(place / "cache"), "OPENBLAS_VERBOSE": "2"}
-        words, environment = [python, str(SCRIPT), preset, *methods], os.environ | own | case.changes
-        self._process = subprocess.Popen(
-            words, cwd=run, env=environment, stdout=subprocess.PIPE, stderr=self._errors, text=True
-        )
-
-    def answer(self) -> dict[str, Any]:
-        """What the process printed, with the kernels of OpenBLAS under ``openblas``."""
-        text, _ = self._process.communicate()
-        self._errors.seek(0)
-        errors = self._errors.read()
-        if self._process.returncode:
-            raise RuntimeError(f"{self.case.name}: exit code {self._process.returncode}\n{errors[-2000:]}")
-        answer: dict[str, Any] = json.loads(text)
-        kernels = {line.split()[1] for line in errors.splitlines() if line.startswith("Core: ")}
-        answer["surroundings"]["openblas"] = " ".join(sorted(kernels))
-        return answer
-
-    def stop(self) -> None:
-        """End the process, if it is still there."""
-        self._process.kill()
-        self._process.wait()
-        self._errors.close()
+def run_case(
+    case: Case, place: Path, preset: str, methods: Sequence[str], python: str = sys.executable
+) -> dict[str, Any]:
+    """What case_digests.py answers in an empty folder `place`, with the kernels of OpenBLAS under ``openblas``."""
+    (place / "run").mkdir()
+    # Nothing that one case computed serves another; OpenBLAS names its kernel on stderr when it is loaded.
+    own = {"INSTAHIDE_NB_CACHE": str(place / "cache"), "OPENBLAS_VERBOSE": "2"}
+    words, environment = [python, str(SCRIPT), preset, *methods], os.environ | own | case.changes
+    done = subprocess.run(
+        words, cwd=place / "run", env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{case.name}: exit code {done.returncode}\n{done.stderr[-2000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    kernels = {line.split()[1] for line in done.stderr.splitlines() if line.startswith("Core: ")}
+    answer["surroundings"]["openblas"] = " ".join(sorted(kernels))
+    return answer
 
 
 def not_seen(case: Case, surroundings: Mapping[str, Any]) -> list[str]:
@@ -195,8 +178,7 @@ def main() -> int:
             continue
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as place:
-            running = Running(case, Path(place), options.preset, options.method or ["unmask"], python)
-            answer = running.answer()
+            answer = run_case(case, Path(place), options.preset, options.method or ["unmask"], python)
         found[case.name] = answer["digests"]
         wrong += [f"{case.name}: {line}" for line in not_seen(case, answer["surroundings"])]
         print(

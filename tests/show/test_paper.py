@@ -16,8 +16,8 @@ from instahide_nb.core.params import GenDataParams
 from instahide_nb.evaluate.leaderboard import save_evaluation
 from instahide_nb.evaluate.metrics import score
 from instahide_nb.scheme.encryption import pixel_values
-from instahide_nb.show import plots
-from instahide_nb.show.paper import WIDTHS, Plan, make_figures, save_figure, sweep_table
+from instahide_nb.show import paper, plots
+from instahide_nb.show.paper import Plan, make_figures, save_figure, sweep_table
 
 SWEEP = """run,method,k,encryptions_per_image,rng,max_ssim,error
 1,unmask,2,50,mt19937,0.9,
@@ -62,38 +62,51 @@ def run(challenge, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(run, tmp_path_factory):
+    """All figures in one column; drawing each at both widths takes twice as long."""
     folder = tmp_path_factory.mktemp("figures")
     sweep = tmp_path_factory.mktemp("sweep") / "table.csv"
     sweep.write_text(SWEEP)
-    return folder, make_figures(run, folder, sweep=sweep), sweep
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paper, "WIDTHS", {"1col": 3.5})
+        return folder, make_figures(run, folder, sweep=sweep), sweep
 
 
-def test_each_figure_comes_at_both_widths_in_both_formats_with_a_caption(made):
+def draw(width):
+    return plots.similarity_histogram(np.arange(9.0), np.arange(5.0), width=width)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """One figure at both widths, and the folder."""
+    folder = tmp_path_factory.mktemp("one")
+    return folder, save_figure(Plan("a", draw, "Caption."), folder)
+
+
+def test_each_figure_comes_in_both_formats_with_a_caption(made, one):
     folder, written, _ = made
     names = (*NAMES, "quality-k", "quality-encryptions-per-image")
-    expected = {f"{name}-{width}.{kind}" for name in names for width in WIDTHS for kind in ("png", "pdf")}
-    assert {path.name for path in written} == expected | {f"{name}.txt" for name in names}
-    assert {path.name for path in folder.iterdir()} == {path.name for path in written}
+    expected = {f"{name}{end}" for name in names for end in ("-1col.png", "-1col.pdf", ".txt")}
+    assert {path.name for path in written} == {path.name for path in folder.iterdir()} == expected
+    assert [path.name for path in one[1]] == ["a-1col.png", "a-1col.pdf", "a-2col.png", "a-2col.pdf", "a.txt"]
 
 
-@pytest.mark.parametrize(("suffix", "inches"), [("1col", 3.5), ("2col", 7.16)])
-def test_files_have_the_width_of_the_column_and_no_date(made, suffix, inches):
-    for file in made[0].glob(f"*-{suffix}.png"):
-        data = file.read_bytes()
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        assert picture.shape[1] == int(inches * 300), file.name
-        per_metre = int.from_bytes(data[data.index(b"pHYs") + 4 :][:4], "big")
-        assert round(per_metre * 0.0254) == 300
-        assert b"tEXt" not in data, "neither a date nor a version"
-    for file in made[0].glob(f"*-{suffix}.pdf"):
-        data = file.read_bytes()
-        fonts = set(re.findall(rb"/Subtype /(Type3|TrueType|CIDFontType2|Type1)\b", data))
-        assert fonts, file.name
-        assert fonts <= {b"TrueType", b"CIDFontType2"}
-        assert b"/FontFile2" in data, "embedded"
-        assert not re.search(rb"/(CreationDate|ModDate)|D:20\d\d", data)
-        box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+)", data)
-        assert float(box[1]) == pytest.approx(72 * inches, abs=0.5)
+def test_files_have_the_width_of_the_column_and_no_date(made, one):
+    for file in (*made[1], *one[1]):
+        inches, data = 7.16 if "2col" in file.name else 3.5, file.read_bytes()
+        if file.suffix == ".png":
+            picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            assert picture.shape[1] == int(inches * 300), file.name
+            per_metre = int.from_bytes(data[data.index(b"pHYs") + 4 :][:4], "big")
+            assert round(per_metre * 0.0254) == 300
+            assert b"tEXt" not in data, "neither a date nor a version"
+        elif file.suffix == ".pdf":
+            fonts = set(re.findall(rb"/Subtype /(Type3|TrueType|CIDFontType2|Type1)\b", data))
+            assert fonts, file.name
+            assert fonts <= {b"TrueType", b"CIDFontType2"}
+            assert b"/FontFile2" in data, "embedded"
+            assert not re.search(rb"/(CreationDate|ModDate)|D:20\d\d", data)
+            box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+)", data)
+            assert float(box[1]) == pytest.approx(72 * inches, abs=0.5)
 
 
 def test_a_pdf_keeps_the_images_own_pixels(made):
@@ -101,13 +114,9 @@ def test_a_pdf_keeps_the_images_own_pixels(made):
     assert sizes.count((b"32", b"")) == sizes.count((b"", b"32")) == 3 * 4, "private, good and poor"
 
 
-def test_the_same_numbers_give_the_same_bytes(tmp_path):
-    def draw(width):
-        return plots.similarity_histogram(np.arange(9.0), np.arange(5.0), width=width)
-
-    plan = Plan("a", draw, "Caption.")
-    first = [path.read_bytes() for path in save_figure(plan, tmp_path)]
-    assert [path.read_bytes() for path in save_figure(plan, tmp_path)] == first
+def test_the_same_numbers_give_the_same_bytes(one, tmp_path):
+    again = save_figure(Plan("a", draw, "Caption."), tmp_path)
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in one[1]]
     assert (tmp_path / "a.txt").read_text().startswith("Caption.\nMade by instahide-nb ")
 
 
