@@ -267,6 +267,8 @@ def await_content(path: Path, read: Any, seconds: float = 120) -> Any:
 def test_a_worker_that_is_killed_leaves_the_table_as_it_is(
     place: Path, one_worker: tuple[Path, int, str, str]
 ) -> None:
+    challenges = shutil.ignore_patterns("attack", "evaluate", "sweep*.json")
+    shutil.copytree(one_worker[0] / "runs", place / "two" / "runs", ignore=challenges)
     with cluster(place) as (address, workers):
         sweeping = start(place, "--out", "two", "--scheduler", address)
         kernel = psutil.Process(await_content(place / "gate", int))
