@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from instahide_nb.core.runs import (
     locked,
     logged,
     logger,
-    machine_line,
     note_usage,
     read_usage,
     remove_leftovers,
@@ -52,12 +50,6 @@ def test_a_damaged_file_stops_nobody(tmp_path: Path) -> None:
         assert read_usage(tmp_path / "resources.json") == {}
         note_usage(tmp_path, "gen_data", ONE, ["gen_data"])
         assert read_usage(tmp_path / "resources.json") == {"gen_data": ONE}
-
-
-def test_the_machine_in_one_line() -> None:
-    line = machine_line()
-    assert re.fullmatch(r"\d+ x .+, \d+ GiB, \w+ \w+, Python 3\.[\d.]+\S*, numpy [\d.]+\S*", line)
-    assert os.uname().nodename not in line
 
 
 def test_a_second_run_in_the_folder_is_refused_or_waits(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.data.photographs import (
     MAX_MEGAPIXELS,
     Photograph,
-    image_files,
     open_photograph,
     reduce_area,
 )
@@ -119,14 +118,6 @@ def test_damaged_pictures(content: bytes) -> None:
     found = read_picture(content)
     assert found is None or (found.dtype == np.uint8 and found.shape[2:] == (3,))
     assert found is None or found.size <= 3 * MAX_MEGAPIXELS * 10**6
-
-
-def test_image_files_are_sorted_and_hidden_ones_left_out(tmp_path: Path) -> None:
-    for name in ["b/1.JPG", "a/2.png", "a/10.png", ".hidden/3.png", "a/.4.png", "notes.txt"]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in image_files(tmp_path)]
-    assert found == ["a/10.png", "a/2.png", "b/1.JPG"]
 
 
 @settings(max_examples=40)
