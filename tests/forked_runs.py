@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,11 +104,11 @@ def start(
 
 
 def forked(run: Path, *, kill_after: float | None = None, limit: int | None = None) -> tuple[int, str]:
-    """:func:`small_plan` in a process that forks from this one; exit code (negative: the signal) and refusal.
+    """:func:`small_plan` in a process that forks from this one; exit code (negative: the signal) and error.
 
     It is killed after so many seconds; no file may grow beyond `limit` bytes. Plots (never hashed) are left out.
     """
-    read, write = os.pipe()
+    plan, (read, write) = small_plan(run), os.pipe()
     child = os.fork()
     if child == 0:
         code = 1
@@ -119,11 +120,13 @@ def forked(run: Path, *, kill_after: float | None = None, limit: int | None = No
             pipeline.execute = run_cells
             if limit:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-            pipeline.reproduce(small_plan(run))
+            pipeline.reproduce(plan)
             code = 0
         except InputError as error:
             os.write(write, str(error).encode())
             code = 2
+        except BaseException:
+            os.write(write, traceback.format_exc().encode())
         finally:
             os._exit(code)
     os.close(write)

@@ -78,7 +78,7 @@ def test_files_that_cannot_grow_as_on_a_full_disk(finished: Path, tmp_path: Path
         code, line = forked(run, limit=limit)
         assert_whole_or_absent(run, finished)
         assert not list(run.rglob("*.part")), "a file that cannot be written is removed at once"
-        assert code == 2
+        assert code == 2, line
         assert re.search(r"^\S+: cannot be written \(.+\); free space or choose another folder$", line), line
     assert forked(run) == (0, "")
     assert_finished(run, finished)
