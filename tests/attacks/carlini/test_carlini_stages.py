@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from instahide_nb.attacks.carlini.correction import learn_cleaning, learn_colour_curve
-from instahide_nb.attacks.carlini.descent import free_sign_descent, stretch
+from instahide_nb.attacks.carlini.descent import free_sign_descent
 from instahide_nb.attacks.carlini.matching import (
     Slots,
     dense_groups,
@@ -58,17 +58,6 @@ def test_dense_groups_find_every_image():
     assert len(found) == 12
 
 
-def test_second_similarity_counts_neither_an_encryption_itself_nor_those_that_may_not_stand_for_the_group():
-    similarity = np.full((4, 4), 0.25, np.float32)
-    np.fill_diagonal(similarity, 100.0)
-    groups = [np.array([0, 1, 2])]
-    everyone = np.ones((4, 1), bool)
-    assert second_similarity(similarity, groups, everyone).ravel().tolist() == [0.25] * 4
-    similarity[3] = similarity[:, 3] = 7.0
-    candidate = np.array([[True], [True], [True], [False]])
-    assert second_similarity(similarity, groups, candidate).ravel().tolist() == [0.25] * 3 + [7.0]
-
-
 def test_matching_respects_labels_and_capacities():
     slots, _ = made_slots(120, 3, 2)
     image_class = np.repeat(np.arange(3), 2)
@@ -97,15 +86,6 @@ def test_optimal_matching_is_the_best_of_all():
             if way.count(groups[0]) == 2
         )
     assert taken == pytest.approx(best, abs=1e-6)
-
-
-def test_with_a_perfect_score_the_matching_is_right():
-    slots, pair = made_slots(300, 3, 3)
-    score = (pair[:, :, None] == np.arange(9)).any(axis=1).astype(np.float32)
-    image_class = np.repeat(np.arange(3), 3)
-    apart = ~slots.shared
-    # capacities may force a few slots of an image that occurs more often than the mean to another
-    assert (optimal_matching(score, image_class, slots) == pair)[apart].mean() > 0.9
 
 
 def descent_problem(n: int = 60, images: int = 5, width: int = 7):
