@@ -141,10 +141,10 @@ def test_other_parameters_give_another_release(challenge: Challenge, gen_data_pa
     for values in ({"seed": SEED - 1}, {"rng": "chacha20", "key": KEY}, {"seed": "entropy"}):
         other = build_challenge(gen_data_params.changed(**values))
         assert str(first_difference(challenge.release, other.release)).startswith("encryption.npy, row 0 ")
-        with pytest.raises(InputError, match="name the two folders of one run"):
+        with pytest.raises(InputError, match="give the two folders of one run"):
             check_halves(challenge.release, other.secret)
     fewer = build_challenge(gen_data_params.changed(encryptions_per_image=4))
-    with pytest.raises(InputError, match=r"^secret: has 28 encryptions .*, the release 35"):
+    with pytest.raises(InputError, match=r"^secret: has 28 encryptions .*, but the release has 35"):
         check_halves(challenge.release, fewer.secret)
 
 
@@ -261,7 +261,7 @@ def test_views_that_were_changed_or_lost_are_noticed(gen_data_params: GenDataPar
         np.save(path, bad)
         refused(path)
     np.save(path, np.where([0, 0, 1], 1 - view, view))
-    with pytest.raises(InputError, match="name the two folders of one run"):
+    with pytest.raises(InputError, match="give the two folders of one run"):
         check_halves(made.release, load_secret(tmp_path / "secret"))
     np.save(path, view)
     content = json.loads(start.read_text())
@@ -289,7 +289,7 @@ def test_missing_and_damaged_secrets_are_refused(run: Path) -> None:
         refused(path)
         path.write_bytes(content)
     load_secret(run / "secret")
-    with pytest.raises(InputError, match="no such folder; name the secret/ folder of a run"):
+    with pytest.raises(InputError, match="no such folder; give the secret/ folder of a run"):
         load_secret(run / "nowhere")
 
 

@@ -153,7 +153,7 @@ def test_hostile_damaged_and_foreign_archives_leave_nothing(
         entry("/tmp/outside"),
     ):
         data = gzip.compress(tar(FILES["cifar10"], info), 1)
-        refused(data, r"cifar-10-python\.tar\.gz: holds .*, a link, device or way out of its folder")
+        refused(data, r"cifar-10-python\.tar\.gz: holds .*, a link, a device or a path outside its folder")
     for data in (b"", b"hello", whole[: len(whole) // 2], whole[:-20], bytes(altered)):
         refused(data, r"cifar-10-python\.tar\.gz: is not a readable archive, or is truncated")
     assert listing(own_cache) == set()

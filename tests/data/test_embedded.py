@@ -88,7 +88,7 @@ def test_an_altered_photograph_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
     spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _: spec)
-    with pytest.raises(InputError, match="does not hold scikit-image's own photographs"):
+    with pytest.raises(InputError, match="does not contain scikit-image's photographs"):
         embedded._folder.__wrapped__()
 
 

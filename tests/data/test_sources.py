@@ -154,10 +154,10 @@ def test_folders_that_cannot_serve(tmp_path: Path) -> None:
     (tmp_path / "a" / "2.png").write_bytes((tmp_path / "a" / "1.png").read_bytes()[:200])
     refused(r"2\.png: is not a readable image")
     write(tmp_path / "b" / "cat" / "1.png", noise(40, 40, 3))
-    refused(r"holds a/1\.png and b/cat/1\.png; name a folder of images, or of class folders")
+    refused(r"holds a/1\.png and b/cat/1\.png; give a folder of images, or a folder of class folders")
     write(tmp_path / "loose.png", noise(40, 40, 3))
     (tmp_path / "b" / "cat" / "1.png").unlink()
-    refused(r"holds loose\.png and a/1\.png; name a folder of images, or of class folders")
+    refused(r"holds loose\.png and a/1\.png; give a folder of images, or a folder of class folders")
 
 
 @pytest.mark.parametrize("names", [("x", "y", "z", "none"), None])

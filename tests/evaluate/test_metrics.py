@@ -139,7 +139,7 @@ def test_another_range_or_order_of_rows_is_noticed():
     (line,) = warnings((right + 1) / 2)
     assert "as 2d - 1 they score 1.000" in line
     (line,) = warnings(right[::-1])
-    assert "1.000 with the nearest private images" in line
+    assert "1.000 if each image is compared with the nearest private image" in line
     assert "another order" in line
     noise = np.random.default_rng(0).uniform(-1, 1, right.shape).astype(np.float32)
     assert warnings(noise) == [], "a poor decryption is no mistake"

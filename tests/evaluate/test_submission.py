@@ -143,7 +143,7 @@ def test_damaged_and_encrypted_zips(tmp_path, images):
     with zipfile.ZipFile(tmp_path / "link.zip", "w") as archive:
         archive.writestr(link, "/etc/passwd")
     refused(tmp_path / "link.zip", "not a .npy file")
-    refused(make_zip(tmp_path / "none.zip", {"decryption2.npy": data}), "holds no decryption.npy")
+    refused(make_zip(tmp_path / "none.zip", {"decryption2.npy": data}), "contains no decryption.npy")
     two = dict.fromkeys(("decryption.npy", "a/decryption.npy"), b"")
     refused(make_zip(tmp_path / "two.zip", two), "2 files")
 

@@ -103,7 +103,7 @@ def test_a_drawn_seed_that_was_never_announced_is_drawn_again(
     # From here on it is kept: a damaged release is not replaced by another challenge, however often one tries.
     (run / "release/label.npy").unlink()
     for _ in range(2):
-        with pytest.raises(InputError, match="drawn once and is kept only there"):
+        with pytest.raises(InputError, match="random seed is stored nowhere else"):
             pipeline.reproduce(plan, lambda line: None)
         assert sha256_file(run / "secret/secret.json") == announced
 
@@ -114,7 +114,7 @@ def test_a_challenge_that_was_made_by_hand_is_not_given_up(tmp_path: Path, in_pr
     run_cells("gen_data", plan.gen_data.as_dict(), tmp_path / "out.ipynb", cwd=run)
     kept = sha256_file(run / "secret/secret.json")
     for _ in range(2):
-        with pytest.raises(InputError, match="drawn once and is kept only there"):
+        with pytest.raises(InputError, match="random seed is stored nowhere else"):
             pipeline.reproduce(plan, lambda line: None)
     assert sha256_file(run / "secret/secret.json") == kept
 

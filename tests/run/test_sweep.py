@@ -114,7 +114,7 @@ def test_runs_of_the_secure_generator_can_be_repeated(tmp_path: Path) -> None:
         ("axis: {k: [2]}", r"axis: .*did you mean axes\?"),
         ("axes: {k: [2]}\nfigure: {x: rng}", r"figure: 'rng' is not an axis; choose k"),
         ("axes: {k: [2]}\nfigure: {x: k, y: ssim}", r"figure: y is 'ssim'"),
-        ("- 1", r"is no list of names"),
+        ("- 1", r"is not a list of names"),
     ],
 )
 def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:

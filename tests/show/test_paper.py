@@ -141,7 +141,7 @@ def test_captions_say_where_the_numbers_come_from(made, run):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("method,k,max_ssim\n", "holds no run"),
+        ("method,k,max_ssim\n", "contains no run"),
         ("method,k\na,2\n", "no column 'max_ssim'"),
         ("method,k,max_ssim\na,2,0.5\na,4,high\n", "'high'"),
         ("\xff\xfe\x00", "decode"),

@@ -149,8 +149,8 @@ def _refuse_to_overwrite(run: Path, challenge: Challenge) -> None:
     )
     if not given and info != challenge.secret.info:
         raise InputError(
-            f"out_dir: {run} holds a challenge whose seed was drawn once and is kept only there; "
-            "choose another folder, or delete that one"
+            f"out_dir: {run} contains a challenge whose random seed is stored nowhere else; "
+            "choose another folder, or delete this one"
         )
 
 

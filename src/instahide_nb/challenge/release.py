@@ -110,7 +110,7 @@ def load_release(folder: Path | str) -> Release:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; name the release/ folder of a run")
+        raise InputError(f"{folder}: no such folder; give the release/ folder of a run")
     path = folder / "release.json"
     said = read_json(path) if path.exists() else {}
     arrays: dict[str, npt.NDArray[np.floating]] = {}
@@ -152,8 +152,8 @@ def _fault(release: Release) -> str | None:
     encryption, label, info, p = release.encryption, release.label, release.info, release.info.private_per_row
     if info.scheme != "mixup" and encryption.min() >= 0:
         return (
-            "encryption.npy: no value is negative, but a mask gives half of them a minus; "
-            "values in [-1, 1] are expected (or say scheme mixup in release.json)"
+            "encryption.npy: no value is negative, but a mask makes about half of the values negative; "
+            "values in [-1, 1] are expected (or set scheme to mixup in release.json)"
         )
     if label is None:
         return None
@@ -162,11 +162,11 @@ def _fault(release: Release) -> str | None:
     shown = (label > 0).sum(axis=1)
     if shown.max() > p:
         return (
-            f"label.npy: row {shown.argmax()} shows {shown.max()} classes, but an encryption holds {p} "
+            f"label.npy: row {shown.argmax()} shows {shown.max()} classes, but an encryption contains {p} "
             "private images; correct scheme, k or private_per_mix in release.json"
         )
     if info.labels == "classes" and not np.isin(label, (0, 1)).all():
-        return "label.npy: labels that are classes must be 0 or 1"
+        return "label.npy: labels that name classes must be 0 or 1"
     return None
 
 
@@ -183,8 +183,8 @@ def _read_info(path: Path, said: dict[str, Any], rows: int) -> ReleaseInfo:
             raise InputError(f"n_private: {info.n_private} is too small; give 2 or more")
         if info.n_private > rows:
             raise InputError(
-                f"n_private: {info.n_private} private images cannot be in the {rows} rows of encryption.npy; "
-                "write how many there are"
+                f"n_private: {info.n_private} private images are more than the {rows} rows of encryption.npy; "
+                "give the number of private images"
             )
         epochs = info.encryptions_per_image if "encryptions_per_image" in said else rows // info.n_private
         if "encryptions_per_image" in said and info.n_private * epochs != rows:
@@ -203,6 +203,6 @@ def _read_info(path: Path, said: dict[str, Any], rows: int) -> ReleaseInfo:
     for name in arrays if digests != {} else ():
         if not isinstance(digests, dict) or sha256_file(path.with_name(name)) != digests.get(name):
             raise InputError(
-                f"{path.with_name(name)}: its sha256 is not the one in release.json; fetch it again"
+                f"{path.with_name(name)}: its sha256 differs from the one in release.json; fetch it again"
             )
     return replace(info, encryptions_per_image=epochs)

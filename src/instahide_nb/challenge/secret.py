@@ -64,7 +64,7 @@ def load_secret(folder: Path | str) -> Secret:
     """Load the secret half; an InputError if a file is missing, damaged or does not fit the others."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; name the secret/ folder of a run")
+        raise InputError(f"{folder}: no such folder; give the secret/ folder of a run")
     info, params = _read_secret_json(folder / "secret.json")
 
     def load(name: str, dtype: type[np.generic], *shape: int | None) -> npt.NDArray[Any]:
@@ -87,7 +87,7 @@ def load_secret(folder: Path | str) -> Secret:
         allowed = all_views(params.augment)
         if (secret.view < allowed.min(axis=0)).any() or (secret.view > allowed.max(axis=0)).any():
             raise InputError(
-                f"{folder}/view.npy: has views that are no {params.augment}; make the challenge again"
+                f"{folder}/view.npy: contains views impossible with augment {params.augment}; make the challenge again"
             )
     counts = {"pair": private, "private_label": info["class_names"], "public_index": secret.public}
     for name, count in ((name, len(of)) for name, of in counts.items()):
@@ -103,7 +103,7 @@ def _read_secret_json(path: Path) -> tuple[dict[str, Any], GenDataParams]:
     info = read_json(path)
     for name, kind in (("parameters", dict), ("start", dict), ("class_names", list)):
         if not isinstance(info.get(name), kind):
-            raise InputError(f"{path}: {name} is missing or not of its type; make the challenge again")
+            raise InputError(f"{path}: {name} is missing or has the wrong type; make the challenge again")
     if not all(isinstance(name, str) for name in info["class_names"]):
         raise InputError(f"{path}: class_names must be text; make the challenge again")
     try:
@@ -116,7 +116,7 @@ def _read_secret_json(path: Path) -> tuple[dict[str, Any], GenDataParams]:
     for name in drawn:
         if not info["start"].get(name):
             # A new one would be drawn, and the release made again would differ for no visible reason.
-            raise InputError(f"{path}: start has no {name}; the release cannot be made again without it")
+            raise InputError(f"{path}: start has no {name}; the release cannot be rebuilt without it")
     return info, params
 
 
@@ -126,8 +126,8 @@ def check_halves(release: Release, secret: Secret) -> None:
     rows, shape = len(secret.pair), secret.private.shape[1:]
     if (rows, shape) != (n, image):
         raise InputError(
-            f"secret: has {rows} encryptions of shape {shape}, the release {n} of shape {image}; "
-            "name the two folders of one run"
+            f"secret: has {rows} encryptions of shape {shape}, but the release has {n} of shape {image}; "
+            "give the two folders of one run"
         )
     some = range(0, n, max(1, n // 50))
     fits = 0
@@ -136,5 +136,5 @@ def check_halves(release: Release, secret: Secret) -> None:
         fits += bool(np.abs(np.abs(mixture) - np.abs(release.encryption[row])).mean() < _ROUNDING)
     if 10 * fits < 9 * len(some):
         raise InputError(
-            f"secret: its images make {fits} of {len(some)} encryptions only; name the two folders of one run"
+            f"secret: its images reproduce only {fits} of {len(some)} encryptions; give the two folders of one run"
         )

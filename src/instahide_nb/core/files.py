@@ -131,7 +131,7 @@ def _read_npy(file: Path | str, stream: IO[bytes]) -> npt.NDArray[Any]:
     shape = tuple(map(int, shape))
     needed = math.prod(shape) * dtype.itemsize
     if len(shape) > 32 or any(not 0 <= n <= _LARGEST_ARRAY for n in shape) or needed > _LARGEST_ARRAY:
-        raise InputError(f"{file}: its header promises shape {shape}; make or fetch it again")
+        raise InputError(f"{file}: its header gives the impossible shape {shape}; make or fetch it again")
     present = os.fstat(stream.fileno()).st_size - head.tell()
     if present != needed:
         raise InputError(f"{file}: has {present} bytes of data instead of {needed}; make or fetch it again")

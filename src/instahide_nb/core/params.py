@@ -173,7 +173,9 @@ class GenDataParams(_Parameters):
     def _check(self) -> Self:
         check_seed(self.seed)
         if self.key and self.rng != "chacha20":
-            raise InputError(f"key: {self.rng} takes a seed; give a key with rng chacha20 only")
+            raise InputError(
+                f"key: rng {self.rng} has a seed, not a key; leave key empty or choose rng chacha20"
+            )
         check_key(self.key)
         check_constraints(
             self.scheme, self.k, self.max_coefficient, self.min_private_sum, self.private_per_mix
@@ -250,7 +252,7 @@ def read_yaml(path: Path | str, *, nested: bool = False) -> dict[str, Any]:
         return {}
     deep = isinstance(content, dict) and any(isinstance(value, dict | list) for value in content.values())
     if not isinstance(content, dict) or (deep and not nested):
-        raise InputError(f"{path}: is no list of names and plain values; write one 'name: value' per line")
+        raise InputError(f"{path}: is not a list of names and values; write one 'name: value' per line")
     return {str(name): value for name, value in content.items()}
 
 

@@ -149,7 +149,7 @@ def kept_crops(
     if not usable:
         raise InputError(
             f"public_source {source!r}: no photograph is {smallest} px or more on each side "
-            f"({len(photographs)} looked at); name larger photographs"
+            f"({len(photographs)} checked); choose larger photographs"
         )
     key, grey, folder = _key(usable, draw, smallest), grey_reader(usable), cache_folder() / "crops"
     carried = _read_counts(_COUNTED, key)
@@ -176,7 +176,7 @@ def _crops_needed(counts: Int64, n: int, min_keypoints: int, source: str) -> int
         if passed[look - 1] < _RATE * look:
             raise InputError(
                 f"public_source {source!r}: only {passed[look - 1]} of {look} random crops have more than "
-                f"{min_keypoints} SIFT key points (min_keypoints); lower it or name richer photographs"
+                f"{min_keypoints} SIFT key points (min_keypoints); lower it or choose photographs with more detail"
             )
     return needed if needed <= len(counts) else None
 
@@ -213,4 +213,4 @@ def _write_counts(folder: Path, key: str, counts: Int64) -> None:
         for other in set(folder.glob(f"{key}-*.npy")) - {file}:
             other.unlink(missing_ok=True)
     except (InputError, OSError) as error:
-        warnings.warn(f"SIFT counts are not kept for the next run: {error}", stacklevel=3)
+        warnings.warn(f"SIFT counts could not be saved for the next run: {error}", stacklevel=3)

@@ -82,7 +82,7 @@ def data_set_folder(name: str, root: Path | None = None) -> Path:
     archive = next((place for place in archives if place.is_file()), None)
     if archive is None:
         raise InputError(
-            f"{name}: {root} holds neither {data.folder}/{data.mark} nor {data.file}; name the folder that does"
+            f"{name}: {root} holds neither {data.folder}/{data.mark} nor {data.file}; give the folder that does"
         )
     folder = make_folder(cache_folder() / name) / sha256_file(archive)[:32]
     if not folder.is_dir():
@@ -125,7 +125,9 @@ def _unpack(archive: Path, folder: Path) -> None:
             path = PurePosixPath(member.name)
             total += member.size
             if path.is_absolute() or ".." in path.parts or not (member.isreg() or member.isdir()):
-                raise InputError(f"{archive}: holds {member.name!r}, a link, device or way out of its folder")
+                raise InputError(
+                    f"{archive}: holds {member.name!r}, a link, a device or a path outside its folder"
+                )
             if total > _LARGEST:
                 raise InputError(f"{archive}: unpacks to more than 8 GiB")
             if (content := tar.extractfile(member)) is not None:

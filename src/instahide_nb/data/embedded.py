@@ -93,7 +93,7 @@ def _folder() -> Path:
         if hashlib.sha256(found.encode()).hexdigest() == _SHA256:
             return folder
     raise InputError(
-        f"embedded: {folder} does not hold scikit-image's own photographs; reinstall scikit-image"
+        f"embedded: {folder} does not contain scikit-image's photographs; reinstall scikit-image"
     )
 
 

@@ -142,7 +142,7 @@ def _private_pool(source: str) -> tuple[_Read, Int64, tuple[str, ...]]:
     if set(examples) not in ({1}, {2}):
         raise InputError(
             f"private_source {source!r}: holds {' and '.join(examples[n] for n in sorted(examples))}; "
-            "name a folder of images, or of class folders with images in them"
+            "give a folder of images, or a folder of class folders with images in them"
         )
     names = [folder.resolve().name if len(part) == 1 else part[0] for part in parts]
     class_names = tuple(sorted(set(names)))
@@ -178,7 +178,9 @@ def source_photographs(source: str) -> list[Photograph]:
     if kind == "embedded":
         return embedded.public_regions("attacker" if source == _ATTACKER else "challenge")
     if kind in ("cifar10", "npz"):
-        raise InputError(f"public_source {source!r}: has no photographs; name some, such as embedded")
+        raise InputError(
+            f"public_source {source!r}: has no photographs; choose a source that has, such as embedded"
+        )
     if kind == "imagenette" or path is None:
         path = data_set_folder(kind, path) / "train"
     files = progress(

@@ -72,7 +72,7 @@ class Row(Record):
         with contextlib.suppress(ValueError):
             if date.fromisoformat(value).isoformat() == value:
                 return value
-        raise InputError(f"date: {value!r} is not a day; write YYYY-MM-DD")
+        raise InputError(f"date: {value!r} is not a date; write YYYY-MM-DD")
 
     @model_validator(mode="after")
     def _has_its_scores(self) -> Row:

@@ -221,8 +221,8 @@ def find_mistakes(
     nearby = score(decryption[some], private, nearest[:, None]).best_ssim.mean()
     if nearby > reached + 0.3:
         return [
-            f"decryption: images score {nearby:.3f} with the nearest private images, but {reached:.3f} with those of "
-            "their own rows; are the rows in another order, or of another run?"
+            f"decryption: Max_SSIM is {reached:.3f}, but {nearby:.3f} if each image is compared with the nearest "
+            "private image; the rows may be in another order or from another run"
         ]
     return []
 

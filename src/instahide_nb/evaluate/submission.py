@@ -51,12 +51,12 @@ def load_decryption(path: Path | str, expected_shape: tuple[int, ...]) -> Float3
     if not _is_zip(file):
         if not file.exists() and (about := load_attack_info(file)).get("recovered") is False:
             raise InputError(
-                f"{file}: was not written, since the random generator was not found ({one_line(about.get('reason'))})"
+                f"{file}: was not written, because the random generator was not found ({one_line(about.get('reason'))})"
             )
         return _check(load_array(file), str(file), expected)
     data = _read_member(file, "decryption.npy", 8 * int(np.prod(expected, dtype=object)) + _LARGEST_HEADER)
     if data is None:
-        raise InputError(f"{file}: holds no decryption.npy; put it there")
+        raise InputError(f"{file}: contains no decryption.npy; add it")
     with tempfile.TemporaryDirectory() as folder:
         copy, name = Path(folder) / "decryption.npy", f"{file} (decryption.npy in it)"
         copy.write_bytes(data)
@@ -136,7 +136,7 @@ def _is_zip(file: Path) -> bool:
     except OSError:
         return False  # load_array says what is wrong with it
     if magic != b"PK" and file.suffix.lower() == ".zip":
-        raise InputError(f"{file}: is not a zip; make it with instahide-nb submit, or name the .npy itself")
+        raise InputError(f"{file}: is not a zip; make it with instahide-nb submit, or give the .npy itself")
     return magic == b"PK"
 
 
@@ -171,7 +171,7 @@ def make_submission(
     folder = Path(attack_dir)
     if not folder.is_dir():
         raise InputError(
-            f"{folder}: no such folder; name an attack's folder, such as runs/demo/attack/unmask"
+            f"{folder}: no such folder; give an attack's folder, such as runs/demo/attack/unmask"
         )
     about, file = read_json(folder / "attack.json"), folder / "decryption.npy"
     decryption = load_decryption(file, load_array(file, shape=(None, None, None, 3)).shape)
@@ -238,10 +238,10 @@ def _attack_source(method: str, source: Path | None) -> tuple[Attack | None, dic
     """The attack's function where it can be imported, and its files when they are outside the package."""
     if source is not None:
         if not source.exists():
-            raise InputError(f"{source}: no such file or folder; name the attack's Python source")
+            raise InputError(f"{source}: no such file or folder; give the attack's Python source")
         files = sorted(source.rglob("*.py")) if source.is_dir() else [source]
         if not files:
-            raise InputError(f"{source}: holds no Python file; name the attack's Python source")
+            raise InputError(f"{source}: contains no Python file; give the attack's Python source")
         root = source if source.is_dir() else source.parent
         return None, {path.relative_to(root).as_posix(): path for path in files}
 
@@ -255,6 +255,6 @@ def _attack_source(method: str, source: Path | None) -> tuple[Attack | None, dic
     if entry is None or not file.is_file():
         raise InputError(
             f"attack.json: the source of method {method!r} cannot be found; run where its module can be imported, or "
-            "name its file with --source"
+            "give its file with --source"
         )
     return entry, {} if entry.__module__.startswith("instahide_nb.") else {file.name: file}

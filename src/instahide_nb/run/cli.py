@@ -49,7 +49,7 @@ def _fail(kind: str, lines: list[str]) -> None:
 
 @app.command()
 def reproduce(
-    preset: Annotated[str, typer.Option(help="Folder of params/: tiny, demo or challenge.")] = "demo",
+    preset: Annotated[str, typer.Option(help="Parameters to start from: tiny, demo or challenge.")] = "demo",
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,12 +58,12 @@ def reproduce(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/PRESET by default.")] = None,
-    parameter: Annotated[list[str] | None, typer.Option("-p", help="[notebook.]name=value.")] = None,
+    parameter: Annotated[list[str] | None, typer.Option("-p", help="Set [notebook.]name=value.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print what the log holds.")] = False,
-    record: Annotated[bool, typer.Option("--record", help="Make the hashes the expected ones.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the log.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Store the hashes as expected.")] = False,
 ) -> None:
-    """Run a preset, verify it, and show the leaderboard.
+    """Encrypt, attack and score a challenge, verify the files, and show the leaderboard.
 
     Runs the three notebooks: gen_data, then attack and evaluate for each method. An interrupted run resumes where
     it stopped. Log files are in RUN/log/.
@@ -99,13 +99,13 @@ def reproduce(
 @app.command()
 def verify(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    regenerate: Annotated[bool, typer.Option("--regenerate", help="Make encryptions again.")] = False,
-    record: Annotated[bool, typer.Option("--record", help="Make the hashes the expected ones.")] = False,
+    regenerate: Annotated[bool, typer.Option("--regenerate", help="Rebuild the encryptions.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Store the hashes as expected.")] = False,
 ) -> None:
     """Compare a run's files with their hashes.
 
-    Hashes all files again, and compares with the run's manifest and with the expected hashes of its preset; or makes
-    the encryptions again from secret/, and compares every bit.
+    Computes the hashes of all files and compares them with the run's manifest and with the expected hashes of its
+    preset. With --regenerate, rebuilds the encryptions from secret/ and compares every bit instead.
     """
     from instahide_nb.run import manifest
 
@@ -118,10 +118,10 @@ def verify(
         difference = build.first_difference(published, build.regenerate(load_secret(run / "secret")))
         _fail("differs", [difference] if difference is not None else [])
         rows = f"{len(published.encryption)} encryptions and labels"
-        typer.echo(f"verified: {rows} made again, every bit the same")
+        typer.echo(f"verified: {rows} rebuilt, every bit the same")
         return
     if not (run / manifest.MANIFEST).exists():
-        raise InputError(f"{run}: has no {manifest.MANIFEST}; name the folder of a run")
+        raise InputError(f"{run}: has no {manifest.MANIFEST}; give the folder of a run")
     if record:
         typer.echo(f"recorded: {manifest.record_expected(run)}")
         return
@@ -136,7 +136,7 @@ def score(
     release: Annotated[Path, typer.Option(help="The release/ folder.")],
     secret: Annotated[Path, typer.Option(help="The secret/ folder.")],
 ) -> None:
-    """Score a decryption, and rank it."""
+    """Score a decryption (an attack's images, one per encryption) and rank it."""
     from instahide_nb.challenge.release import load_release
     from instahide_nb.challenge.secret import check_halves, load_secret
     from instahide_nb.evaluate import metrics
@@ -159,7 +159,7 @@ def submit(
     out: Annotated[Path | None, typer.Option(help="The zip; beside the folder by default.")] = None,
     source: Annotated[Path | None, typer.Option(help="Python source of the attack, if needed.")] = None,
 ) -> None:
-    """Make the zip that the challenge asks for."""
+    """Pack an attack's results into the zip that the challenge asked for."""
     from instahide_nb.evaluate.submission import make_submission
 
     typer.echo(make_submission(attack_dir, out, source=source))
@@ -171,10 +171,10 @@ def figures(
     out: Annotated[Path | None, typer.Option(help="Folder of the figures; RUN/figures by default.")] = None,
     sweep: Annotated[Path | None, typer.Option(help="Table (CSV) of a sweep over k.")] = None,
 ) -> None:
-    """Make the figures of a paper about a run.
+    """Draw publication figures of a run.
 
-    PNG and PDF, one and two columns wide, each with a caption that names its data. Quality against k and
-    encryptions per image is drawn from --sweep, by default runs/sweeps/k/table.csv if it is there.
+    PNG and PDF, each with a caption that says which data it shows. Quality against k and encryptions per image
+    comes from --sweep, by default runs/sweeps/k/table.csv if it exists.
     """
     from instahide_nb.show.paper import make_figures
 
@@ -193,11 +193,11 @@ def run_sweep(
     file: Annotated[Path, typer.Argument(help="A sweep file, such as params/sweeps/tiny.yaml.")],
     out: Annotated[Path | None, typer.Option(help="Folder; runs/sweeps/NAME by default.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes here; one per processor by default.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Local processes; one per core by default.")] = None,
 ) -> None:
-    """Do many runs, and make one table of them.
+    """Run many challenges and collect their results in one table.
 
-    Runs that finished before are not repeated. A run that fails does not stop the others.
+    Finished runs are not repeated. A failed run does not stop the others.
     """
     from instahide_nb.run import sweep
 

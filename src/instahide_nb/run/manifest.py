@@ -55,7 +55,7 @@ def artefact_digest(path: Path) -> str:
     except (OSError, cv2.error):
         pixels = None
     if pixels is None:
-        raise InputError(f"{path}: is not a readable picture; make it again")
+        raise InputError(f"{path}: is not a readable picture; run again")
     return sha256_array(pixels)
 
 

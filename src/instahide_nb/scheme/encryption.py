@@ -114,7 +114,7 @@ def draw_coefficients(
         else:
             raise InputError(
                 f"max_coefficient, min_private_sum: no row of coefficients in {_MOST_REDRAWS} draws met "
-                f"{max_coefficient} and {min_private_sum} with k = {k}; loosen one of them"
+                f"{max_coefficient} and {min_private_sum} with k = {k}; relax one of them"
             )
         rows[r] = row
     return rows
@@ -221,7 +221,7 @@ def encrypt(
     n_public = len(public) if cross else 0
     if cross and n_public < n_private:
         raise InputError(
-            f"n_public: {n_public} public images for {n_private} private ones; each epoch needs as many"
+            f"n_public: {n_public} public images are too few for {n_private} private ones; give as many or more"
         )
     if cross and public.shape[1:] != shape:
         raise InputError(f"public_source: images of {public.shape[1:]}; the private ones are {shape}")

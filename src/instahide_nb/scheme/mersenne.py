@@ -182,7 +182,7 @@ def low_bit_equations(positions: Int64, *, differences: bool = False) -> UInt64:
     """
     places = np.ascontiguousarray(positions, np.int64)
     if len(places) and (places[0] < 0 or (np.diff(places) < 0).any()):
-        raise ValueError("positions: must ascend from 0 or more")
+        raise ValueError("positions: must be increasing, from 0 or more")
     out = np.empty((len(places), WINDOW // 2), np.uint64)
     # Output 0 is the tempered last word of the window one word later.
     functional, head = np.zeros(WINDOW, np.uint32), 1

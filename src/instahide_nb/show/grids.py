@@ -178,7 +178,7 @@ def compare_attacks(
     is that of :func:`match_images`.
     """
     if not recovered:
-        raise InputError("recovered: no attack is given; name one or more")
+        raise InputError("recovered: no attack is given; give one or more")
     matched = {name: match_images(images, private, augment) for name, images in recovered.items()}
     total = np.asarray(sum(ssim for _, ssim, _ in matched.values()))
     chosen = quantile_rows(total / len(matched), rows)

@@ -58,12 +58,12 @@ def sweep_table(path: Path | str) -> DataFrame:
             table[column] = pandas.to_numeric(table[column])
         table["method"] = table["method"].astype(str)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; name the table that instahide-nb sweep wrote") from None
+        raise InputError(f"{path}: no such file; give the table that instahide-nb sweep wrote") from None
     except (OSError, ValueError, KeyError) as error:
         wrong = f"no column {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{path}: is not the table of a sweep ({wrong}); run the sweep again") from None
     if table.empty:
-        raise InputError(f"{path}: holds no run; run the sweep again")
+        raise InputError(f"{path}: contains no run; run the sweep again")
     return table
 
 
@@ -152,7 +152,7 @@ def _open(path: Path) -> _Run:
             table = load_array(file, dtype=np.float64, shape=(len(release.encryption), None))
             ssim[name] = table[:, : table.shape[1] // 2]
     if not ssim:
-        raise InputError(f"{path}: holds no evaluated attack; run instahide-nb reproduce first")
+        raise InputError(f"{path}: contains no evaluated attack; run instahide-nb reproduce first")
     order = sorted(ssim, key=lambda name: (-float(ssim[name].max(axis=1).mean()), name))
     return _Run(path, release, secret, {name: ssim[name] for name in order})
 
@@ -246,5 +246,5 @@ def _quality(sweep: Path) -> list[Plan]:
         name = f"quality-{parameter.replace('_', '-')}"
         plans.append(Plan(name, partial(plots.sweep_plot, kept, parameter), caption))
     if not plans:
-        raise InputError(f"{sweep}: varies neither k nor encryptions_per_image; name a sweep that does")
+        raise InputError(f"{sweep}: varies neither k nor encryptions_per_image; choose a sweep that does")
     return plans

@@ -80,7 +80,7 @@ def _shares(axis: Axes, values: Float64, edges: Float64, label: str) -> None:
 def ssim_histogram(best_ssim: Mapping[str, Float64], *, width: float = 6.0) -> Figure:
     """Distribution of the largest SSIM of each encryption, :attr:`Scores.best_ssim` (n,), for each attack."""
     if not best_ssim:
-        raise InputError("best_ssim: no attack is given; name one or more")
+        raise InputError("best_ssim: no attack is given; give one or more")
     lowest = min(float(values.min()) for values in best_ssim.values())
     edges = np.arange(min(0, math.floor(lowest * 40)), 41) / 40
     figure, axis = _new(width, 0.5 * width)
@@ -196,7 +196,7 @@ def attack_comparison(rows: Sequence[Row], *, width: float = 6.0) -> Figure:
         place: row for place, row in enumerate(r for r in sort_rows(rows)[::-1] if r.max_ssim is not None)
     }
     if not scored:
-        raise InputError("rows: no attack is given; name one or more")
+        raise InputError("rows: no attack is given; give one or more")
     figure, axis = _new(width, 0.55 + 0.24 * len(scored))
     for kind, label, colour, hatch, digits in (
         ("measured", "measured here", OKABE_ITO[0], "", "{:.3f}"),
@@ -241,7 +241,7 @@ def sweep_plot(
 
     scored = table.dropna(subset=[y])
     if scored.empty:
-        raise InputError("table: holds no run with a score; name a sweep with finished runs")
+        raise InputError("table: holds no run with a score; choose a sweep with finished runs")
     name = "" if lines in ("method", "scheme", "rng") else f"{title_of(lines)} = "
     label = (name + scored[lines].astype(str)).rename(None)
     low, mean, high = (scored.pivot_table(y, x, label, how, sort=False) for how in ("min", "mean", "max"))

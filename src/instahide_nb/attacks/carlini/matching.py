@@ -43,7 +43,7 @@ def read_slots(label: npt.NDArray[np.floating], n_images: int) -> Slots:
     shared = known.present.sum(axis=1) == 1
     if shared.all():
         raise InputError(
-            "label.npy: this attack needs coefficients of single images; the labels must be of two classes or more"
+            "label.npy: carlini needs encryptions of two private images of different classes; it shows none"
         )
     image_class = np.argsort(-label, axis=1, kind="stable")[:, :2].astype(np.int64)
     image_class[shared, 1] = image_class[shared, 0]

@@ -356,8 +356,8 @@ def _check(release: Release, public: npt.NDArray[np.uint8]) -> None:
         )
     if len(release.encryption) < info.n_private:
         raise InputError(
-            f"release.json: {len(release.encryption)} encryptions cannot show {info.n_private} private images; unmask "
-            "needs at least as many encryptions as images"
+            f"release.json: {len(release.encryption)} encryptions are too few for {info.n_private} private images; "
+            "unmask needs at least as many encryptions as images"
         )
 
 
