@@ -68,7 +68,7 @@ lint: .venv/ready  ## Static checks: ruff and mypy
 notebooks: .venv/ready  ## Run the three notebooks and keep their outputs in notebooks/
 	$(BIN)/python -m instahide_nb.run.notebooks
 
-expected: .venv/ready  ## Make tiny and demo (all attacks) anew; keep hashes, README's figures and the notebooks' outputs
+expected: .venv/ready  ## Make tiny and demo (all attacks) anew; keep hashes, README's numbers and the notebooks' outputs
 	rm -rf runs/tiny runs/demo
 	$(BIN)/instahide-nb reproduce --preset tiny --record
 	$(BIN)/instahide-nb reproduce --preset demo --record $(foreach m,$(ALL),--method $(m))

@@ -124,7 +124,7 @@ def filled(page: str, text: str) -> str:
 
 
 def keep(run: Path) -> None:
-    """Copy a demo run's figures, rows, costs and picture into ``docs/demo/``."""
+    """Copy a demo run's metrics, rows, costs and picture into ``docs/demo/``."""
     shutil.copy(run / RESOURCES, DEMO / RESOURCES)
     for row in DEMO.glob("*/row.json"):
         shutil.rmtree(row.parent)  # of an attack that the run may no longer hold

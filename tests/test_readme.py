@@ -1,4 +1,4 @@
-"""README's figures are those of runs: generated parts as the generator makes them, rows as the run hashed them."""
+"""README's numbers are those of runs: generated parts as the generator makes them, rows as the run hashed them."""
 
 from __future__ import annotations
 
