@@ -79,7 +79,7 @@ def test_the_comparison_grid_shows_what_was_compared(run):
     heights = []
     for row in quantile_rows(scores.best_ssim, 4):
         columns = (
-            private[pair[row, scores.best_slot[row]]],
+            private[pair[row, scores.ssim[row].argmax()]],
             to_pixels(encryption[row]),
             absolute_pixels(encryption[row]),
             to_pixels(decryption[row]),

@@ -68,11 +68,6 @@ class Scores:
         best: Float64 = self.ssim.max(axis=1)
         return best
 
-    @property
-    def best_slot(self) -> npt.NDArray[np.int64]:
-        """int64 (n,): which private image of the row has the largest SSIM; the first of equal ones."""
-        return self.ssim.argmax(axis=1)
-
     def metrics(self) -> dict[str, float]:
         """The content of ``metrics.json``: :data:`METRICS`, the same as ``NAME_signed``, and ``success_rate``.
 

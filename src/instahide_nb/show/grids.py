@@ -269,7 +269,7 @@ def comparison_grid(
     for place, row in enumerate(shown.chosen):
         y, slot = (
             _HEAD + line + 6 + place * (tall + _GAP) + max(0, tall - 4 * line) // 2,
-            scores.best_slot[row],
+            scores.ssim[row].argmax(),
         )
         draw_text(canvas, f"rank {rank[row]:,}", _MARGIN, y, style="bold")
         draw_text(canvas, f"SSIM {scores.ssim[row, slot]:.3f}", _MARGIN, y + line)

@@ -364,12 +364,3 @@ def coefficients(secret: Secret, attack: AboutAttack) -> Figure | None:
     same = number[attack.assignment][:, :, None] == secret.pair[:, None]
     row, guess, truth = np.nonzero(same)
     return coefficient_plot(secret.coefficient[row, truth], attack.coefficient[row, guess])
-
-
-def error_rates(result: AttackResult) -> Figure | None:
-    """The share of wrong signs among the most confident ones, as `prng-state` counted it once the masks were known."""
-    if "sign_errors" not in result.details:
-        return None
-    from instahide_nb.show.plots import error_plot
-
-    return error_plot(result.details["sign_errors"])

@@ -174,22 +174,6 @@ def coefficient_plot(true: npt.NDArray[np.floating], estimated: npt.NDArray[np.f
 
 
 @styled
-def error_plot(curve: Sequence[Sequence[float]], *, width: float = 6.0) -> Figure:
-    """Share of errors among the most confident values, from (taken, wrong).
-
-    Where none is wrong, a hollow mark stands at 1/taken: the rate is below it.
-    """
-    taken, wrong = np.array(curve, np.float64).T
-    none, percent = wrong == 0, 100 * np.maximum(wrong, 1) / taken
-    figure, axis = _new(width, 0.53 * width)
-    axis.plot(taken[~none], percent[~none], "o-", label="wrong")
-    axis.plot(taken[none], percent[none], "v", fillstyle="none", label="none wrong: below")
-    axis.set(xscale="log", yscale="log", xlabel="most confident values taken", ylabel="wrong (%)")
-    axis.legend()
-    return figure
-
-
-@styled
 def attack_comparison(rows: Sequence[Row], *, width: float = 6.0) -> Figure:
     """Max_SSIM of each row of the leaderboard that has scores, best first; reported rows are hatched."""
     scored = {

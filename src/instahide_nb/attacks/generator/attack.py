@@ -22,11 +22,8 @@ from instahide_nb.attacks.generator.replay import Replay, find_replay, makes_lab
 from instahide_nb.attacks.result import AttackResult, on_the_grid
 from instahide_nb.attacks.unmask.attack import UnmaskResult, solve
 from instahide_nb.challenge.release import Release
-from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import Stopwatch
 from instahide_nb.scheme.mersenne import seeded_window
-
-_TWO_DECIMALS = 0.006  # tolerance of labels that are too coarse to find a seed, but enough to confirm one
 
 Images8 = npt.NDArray[np.uint8]
 
@@ -159,7 +156,10 @@ def prng_state(release: Release, public: Images8) -> AttackResult:
     }
     with run.watch.stage("replay"):
         window, seed, before = state.start_of(release, found)
-        own = seed if seed is not None and makes_labels(release, seed, _tolerance(release)) else None
+        tolerance = (
+            0.0 if release.label is None else seed_scan.label_tolerance(release.label, release.info.k)[0]
+        )
+        own = seed if seed is not None and makes_labels(release, seed, tolerance) else None
         replay, pairs_fit, told = find_replay(release, window, own)
     run.details |= {"seed": seed, "words_before": before, **told, "coefficients_known": own is not None}
     if replay is None:
@@ -170,12 +170,3 @@ def prng_state(release: Release, public: Images8) -> AttackResult:
     run.details["sign_errors"] = state.error_curve(wrong, confidence)
     del confidence  # as large as the encryptions
     return run.found(replay, pairs_fit, solved)
-
-
-def _tolerance(release: Release) -> float:
-    if release.label is None:
-        return _TWO_DECIMALS
-    try:
-        return seed_scan.label_tolerance(release.label, release.info.k)[0]
-    except InputError:
-        return _TWO_DECIMALS

@@ -59,8 +59,7 @@ Tables = tuple[Int32, Float32, Float32, Int64]
 def label_tolerance(label: Float, k: int) -> tuple[float, int | None]:
     """How far a label may be from the sum of coefficients that it shows, and its decimals if it was rounded.
 
-    Rounding k coefficients to multiples of 2^-24 leaves a remainder, which is in the largest. Labels of fewer than
-    three decimals are refused with an InputError: too many seeds would fit.
+    Rounding k coefficients to multiples of 2^-24 leaves a remainder, which is in the largest.
     """
     exact = (k + 1) / WEIGHT_ONE
     values = np.asarray(label, np.float64)
@@ -68,11 +67,6 @@ def label_tolerance(label: Float, k: int) -> tuple[float, int | None]:
     for decimals in range(6):
         scaled = values * 10**decimals
         if len(values) and np.abs(scaled - np.rint(scaled)).max() <= 10**decimals * 2.0**-24:
-            if decimals < _FEWEST_DECIMALS:
-                raise InputError(
-                    f"label.npy: its values have {decimals} decimals, which too many seeds would fit; prng-seed needs "
-                    f"{_FEWEST_DECIMALS} or more, prng-state does not need them"
-                )
             return 0.5 * 10.0**-decimals + exact, decimals
     return exact, None
 
@@ -373,6 +367,11 @@ def find_seed(
     if not 0 <= seed_start < seed_stop <= 2**32:
         raise InputError(f"seed_start, seed_stop: {seed_start} .. {seed_stop} is not within 0 .. {2**32}")
     tolerance, decimals = label_tolerance(release.shown, release.info.k)
+    if decimals is not None and decimals < _FEWEST_DECIMALS:
+        raise InputError(
+            f"label.npy: its values have {decimals} decimals, which too many seeds would fit; prng-seed needs "
+            f"{_FEWEST_DECIMALS} or more, prng-state does not need them"
+        )
     test = SeedTest.of(release, tolerance)
     if test is None:
         return None
