@@ -1,15 +1,12 @@
 """``carlini-v2`` and ``carlini-v1``: the published attack on the InstaHide Challenge, stage by stage.
 
-Carlini et al., "Is Private Learning Possible with Instance Encoding?" (arXiv 2011.05315; IEEE S&P 2021). The authors'
-code is a series of scripts, one for each stage:
+Carlini et al., "Is Private Learning Possible with Instance Encoding?" (arXiv 2011.05315; IEEE S&P 2021):
 
 1. `edge_similarity`: how alike all pairs of encryptions are;
-2. `matching`: dense groups of encryptions, one for each private image;
-3. `matching`: how alike each encryption is to samples of each group;
-4. `matching`: two private images for each encryption;
-5. `descent`: the images, by gradient descent with free signs;
-6. `correction`: a colour curve, which makes ver.2;
-7. `correction`: a final cleaning step, which makes ver.1.
+2. `dense_groups` of encryptions, one for each private image, and 3. `second_similarity` of encryptions to groups;
+4. `optimal_matching`: two private images for each encryption;
+5. `free_sign_descent`: the images;
+6. `learn_colour_curve`, which makes ver.2, and 7. `learn_cleaning`, which makes ver.1.
 
 Stages 1 to 5 run twice: on the release, and on a challenge that the attacker makes of public images. There the private
 images are known, so that stages 6 and 7 can be learned. Where labels only name classes, coefficients come from the

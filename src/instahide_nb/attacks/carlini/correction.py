@@ -1,14 +1,10 @@
 """Corrections learned on a challenge of the attacker's own: stages 6 and 7 of the published attack.
 
-The descent finds images only up to contrast and colour, because it explains nothing by the public images. Carlini et
-al. (arXiv 2011.05315) pass every pixel through a network of three inputs, ten rectified units and three outputs, whose
-weights they give (``step_6_adjust_color`` of their code). Here a network of the same form is learned anew: the attacker
-makes a challenge in which public images play the private ones, attacks it, and compares.
-
-The final cleaning step of ver.1 was never published, so this one is ours. Its network of 64 units sees the 7x7 window
-around a pixel and returns the error of the pixel. It is learned on the same challenge.
-
-The networks are trained in plain loops of ``+ - * / sqrt``, so they have the same weights on any machine.
+The descent finds images only up to contrast and colour. Carlini et al. (arXiv 2011.05315) pass every pixel through a
+network of three inputs, ten rectified units and three outputs (``step_6_adjust_color`` of their code); here such a
+network is learned anew from a challenge in which public images play the private ones. The final cleaning step of ver.1
+was never published. Here a network of 64 units sees the 7x7 window around a pixel and returns the pixel's error.
+Training is plain loops of ``+ - * / sqrt``, so the weights are the same on any machine.
 """
 
 from __future__ import annotations

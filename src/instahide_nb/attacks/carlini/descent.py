@@ -1,11 +1,9 @@
 """Images by gradient descent with free signs: stage 5 of the published attack.
 
 Given the two private images of each encryption and their coefficients, the private images P minimise the mean of
-``(|x| - |l1 Pa + l2 Pb|)^2`` over all values of all encryptions. The sign of each value is free, and the public images
-are left unexplained (Carlini et al., arXiv 2011.05315, section "Recovering the original images"; their code adds a
-weak push of every pixel away from zero). The optimiser is Adam (Kingma and Ba, ICLR 2015), as published. It is
-written out because each pixel is a problem of its own, so a block of pixels stays in the processor's cache for all
-iterations, and because ``+ - * / sqrt`` give the same bits on any machine.
+``(|x| - |l1 Pa + l2 Pb|)^2`` over all values of all encryptions (Carlini et al., arXiv 2011.05315; their code adds a
+weak push of every pixel away from zero). The optimiser is Adam (Kingma and Ba, ICLR 2015), written out because each
+pixel is a problem of its own, so that a block of pixels stays in the processor's cache for all iterations.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
 """Private images once masks and pairs are known: exact wherever the equations allow.
 
-With its mask removed, an encryption is linear in its images (:mod:`instahide_nb.attacks.mixtures`). What else is known
+With its mask removed, an encryption is linear in its images (:mod:`instahide_nb.attacks.mixtures`). What is known
 decides:
 
 * All coefficients (the seed is known): private and public images together are the unknowns of one least squares
-  problem. Each pixel has n equations, whose only error is one rounding to float32, and pixels are whole numbers: the
-  images are exact, without any public image being known.
+  problem, whose only errors are roundings to float32; pixels are whole numbers, so the images are exact.
 * The challenge's own public images, but no coefficients: coefficients of the public and values of the private images in
   turn, until the images are exact.
 * The private coefficients only: generalised least squares. In an epoch the same N public images are used k - 2 times
-  each, so residuals are correlated; their covariance follows from them, since thousands of pixels are as many samples.
+  each, so residuals are correlated; their covariance follows from the pixels, which are as many samples.
 
 Images and coefficients that reproduce an encryption bit for bit are proved right.
 """
