@@ -1,14 +1,11 @@
 """Draw again what a known generator drew: images, coefficients and masks of every encryption.
 
-A challenge has two generators. The *coefficient generator*, numpy's, draws coefficients and nothing else; the *mask
-generator*, PyTorch's, draws permutations and masks. Both are Mersenne Twisters, started from the same seed if there
-was one. The mask generator is known by its window (:mod:`instahide_nb.scheme.mersenne`: 624 words, before the first
-is drawn), the coefficient generator by its seed or not at all. Each epoch is drawn in the order of
-:func:`instahide_nb.scheme.encryption.encrypt`.
+The *coefficient generator*, numpy's, draws coefficients and nothing else; the *mask generator*, PyTorch's, draws
+permutations and masks. Both are Mersenne Twisters, started from the same seed if there was one. The mask generator is
+known by its window (:mod:`instahide_nb.scheme.mersenne`), the coefficient generator by its seed or not at all.
 
-Whether masks are the right ones shows without any knowledge of the images: with the right mask removed, more than 0.85
-of large neighbouring values of a natural image agree in sign, with any other mask one half. The same test finds the
-masks where other words were drawn between epochs.
+With the right mask removed, more than 0.85 of large neighbouring values of a natural image agree in sign, with any
+other mask one half. So masks are checked, and found where other words were drawn between epochs.
 """
 
 from __future__ import annotations
