@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from papermill.translators import PythonTranslator
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.params import (
@@ -154,14 +153,6 @@ def test_misspelt_parameters_are_errors_and_other_variables_are_left_alone(
     else:
         params = GenDataParams.from_notebook(names)
         assert (params.seed, params.k, params.n_private) == (7, 3, 20)
-
-
-def test_papermills_way_of_writing_values_is_understood() -> None:
-    cell = PythonTranslator.codify({"seed": "entropy", "k": 3, "key": "", "min_private_sum": float("inf")})
-    namespace: dict[str, Any] = {}
-    exec(cell, namespace)
-    with pytest.raises(InputError, match=r"^min_private_sum: inf is not accepted; it should be a finite"):
-        GenDataParams.from_notebook(namespace | {"In": ["", cell]})
 
 
 NO_YAML = (

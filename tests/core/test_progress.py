@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from instahide_nb.core.progress import Stopwatch, duration, progress
+from instahide_nb.core.progress import Stopwatch, progress
 
 
 class Terminal(io.StringIO):
@@ -57,8 +57,3 @@ def test_a_stopwatch_adds_up() -> None:
     assert list(watch.seconds) == ["a", "b", "c"]
     assert watch.seconds["a"] >= 0.04
     assert watch.seconds["b"] >= 0.02
-
-
-def test_durations_in_words() -> None:
-    words = {7.04: "7.0 s", 59.6: "1 min 0 s", 91.2: "1 min 31 s", 10920: "3 h 2 min"}
-    assert {seconds: duration(seconds) for seconds in words} == words

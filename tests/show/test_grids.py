@@ -15,7 +15,6 @@ from instahide_nb.show.grids import (
     STYLES,
     absolute_pixels,
     comparison_grid,
-    contact_sheet,
     draw_text,
     enlarge,
     method_grid,
@@ -130,18 +129,6 @@ def test_the_method_grid_has_a_column_per_attack(run, tmp_path):
     written = write_method_grid(tmp_path, ["a", "b", "c"])
     pixels = cv2.cvtColor(cv2.imread(str(written)), cv2.COLOR_BGR2RGB)
     np.testing.assert_array_equal(pixels, method_grid(private, {"a": good, "b": poor}))
-
-
-def test_images_of_other_sizes_fit():
-    private = np.random.default_rng(3).integers(0, 256, (2, 150, 40, 3), dtype=np.uint8)
-    x, pair = pixel_values(private[:1]), np.array([[0, 1]])
-    assert places(comparison_grid(x, x, private, pair, score(x, private, pair)), private[0], 1)
-    assert overview(private[:1], x).shape[2] == 3
-    sheet = contact_sheet(private, ["a", "a longer caption than the image is wide"])
-    assert all(places(sheet, image, 1) for image in private)
-    assert contact_sheet(private[:0]).size == 0
-    with pytest.raises(InputError, match="captions"):
-        contact_sheet(private, ["one"])
 
 
 def test_letters_have_the_pixels_they_were_shipped_with():

@@ -56,15 +56,6 @@ def test_no_bar_of_key_points_crosses_the_cut(highest):
     assert f"kept: {(counts > 40).sum():,}" in [text.get_text() for text in axis.get_legend().get_texts()]
 
 
-def test_similarity_histogram_gives_d_prime():
-    same, different = np.array([2.0, 4.0]), np.array([0.0, 2.0])
-    figure = plots.similarity_histogram(same, different)
-    assert figure.axes[0].get_title(loc="left") == "d′ = 2.00"
-    plots.similarity_histogram(np.ones(3), np.ones(3))
-    with pytest.raises(InputError, match="empty"):
-        plots.similarity_histogram(same, different[:0])
-
-
 def test_attack_comparison_tells_the_kinds_apart():
     published = load_published()
     mine = published[0].model_copy(update={"attack": "mine", "kind": "measured", "max_ssim": 0.95})

@@ -92,14 +92,6 @@ def test_rounded_labels(decimals, dtype):
     assert result.details["label_decimals"] == (decimals or "exact")
 
 
-@pytest.mark.parametrize("extra", [(3,), (0, 5, 900)])
-def test_another_loader_that_draws_between_epochs(extra):
-    made = make(seed=SEED, extra_words=extra)
-    result = prng_seed(made.release, OTHER_PUBLIC, **RANGE)
-    assert_found(result, made)
-    assert result.details["extra_words"] == sum(extra[e % len(extra)] for e in range(20))
-
-
 def test_a_release_of_two_arrays():
     """Without release.json the defaults of 2020 hold, and the number of public images is not known."""
     made = make(seed=SEED, n_private=100, epochs=5, k=6, n_public=130)

@@ -63,10 +63,3 @@ def test_the_balance_of_colours_decides_where_brightness_misleads(learned: float
     axis, colour = colour_axis(collection(0, learned)), mean_colours(collection(1, seen))
     assert rather_photograph(colour, axis).mean() > 0
     assert np.array_equal(rather_photograph(-colour, axis), -rather_photograph(colour, axis))
-
-
-def test_axis_is_fishers_discriminant() -> None:
-    for public in (collection(3, 100.0), collection(0, 90.0)[..., :1]):
-        colour = mean_colours(public)
-        expected = np.linalg.solve(colour.T @ colour / len(colour), colour.mean(axis=0))
-        assert np.allclose(colour_axis(public), expected, rtol=1e-3)
