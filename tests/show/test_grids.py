@@ -19,11 +19,9 @@ from instahide_nb.show.grids import (
     enlarge,
     method_grid,
     overview,
-    png_bytes,
     quantile_rows,
     to_pixels,
     write_method_grid,
-    write_png,
 )
 
 
@@ -60,16 +58,6 @@ def test_pixels_are_rounded_to_the_nearest_and_enlarged_without_new_ones():
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     np.testing.assert_array_equal(enlarge(image, 3)[1::3, 1::3], image)
     assert set(enlarge(image, 3).ravel()) == set(range(12))
-
-
-def test_png_keeps_every_pixel(tmp_path):
-    image = np.random.default_rng(1).integers(0, 256, (9, 7, 3), dtype=np.uint8)
-    write_png(tmp_path / "a.png", image)
-    read = cv2.cvtColor(cv2.imread(str(tmp_path / "a.png")), cv2.COLOR_BGR2RGB)
-    np.testing.assert_array_equal(read, image)
-    for bad in (np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8)):
-        with pytest.raises(InputError, match="uint8"):
-            png_bytes(bad)
 
 
 def test_the_comparison_grid_shows_what_was_compared(run):

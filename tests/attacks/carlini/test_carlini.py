@@ -102,15 +102,6 @@ def test_labels_of_classes_get_coefficients_that_agree_with_those_drawn(challeng
     assert reached > chance + 0.1
 
 
-def test_images_without_a_group_are_grey(challenge, public):
-    """Six encryptions of ten images: at most one group for each class that occurs often enough."""
-    few = Release(challenge.release.encryption[:6], challenge.release.label[:6], challenge.release.info)
-    found = attack(few, public)
-    assert found.recovered.shape == challenge.secret.private.shape
-    assert np.isfinite(found.decryption).all()
-    assert (found.recovered[found.details["groups"] :] == 0).all()
-
-
 def test_input_that_does_not_fit_is_named(challenge, public):
     release = challenge.release
     for values in ({"scheme": "inside"}, {"labels": "none"}, {"private_per_mix": 3}):

@@ -18,14 +18,6 @@ from instahide_nb.challenge.release import ReleaseInfo
 from instahide_nb.core.errors import InputError
 
 
-def test_labels_with_classes_only_have_no_sums() -> None:
-    label = np.array([[1, 1, 0], [0, 1, 1], [1, 0, 0]], np.float32)
-    known = read_known(label, 3, 5, 2)
-    assert known.share is None
-    assert np.bincount(known.image_class).tolist() == [2, 2, 1]
-    assert read_known(label * np.float32(0.5), 3, 5, 2).share is not None
-
-
 @pytest.mark.parametrize(
     ("label", "n_images", "message"),
     [
