@@ -38,14 +38,13 @@ from instahide_nb.data.sources import public_patches
 from instahide_nb.evaluate.leaderboard import save_evaluation
 from instahide_nb.evaluate.metrics import score
 from instahide_nb.run.manifest import digests
-from instahide_nb.run.notebooks import home
 from instahide_nb.show import grids
 from instahide_nb.show.grids import write_png
 
 
 def run_digests(preset: str, methods: Sequence[str]) -> dict[str, str]:
     """The hashes of a run by path, made by the functions that the notebooks call."""
-    folder = home() / "params" / preset
+    folder = Path(__file__).resolve().parents[1] / "params" / preset
     run, wanted = Path.cwd(), AttackParams(**read_yaml(folder / "attack.yaml"))
     challenge = build_challenge(GenDataParams(**read_yaml(folder / "gen_data.yaml")))
     save_challenge(run, challenge)

@@ -55,15 +55,15 @@ def make(
     """Make a challenge; `extra_words` are drawn before the epochs, in turn."""
     p = info.get("private_per_mix", 2)
     private, public = smooth_images(n_private, size, 1), smooth_images(n_public, size, 2)
-    stream = stream or open_stream(rng, seed=seed, key="00" * 32 if rng == "chacha20" else "", states=None)
+    stream = stream or open_stream(rng, seed=seed, key="" if rng == "mt19937" else "11" * 32, states=None)
+    settings = {"scheme": scheme, "k": k, "private_per_mix": p, "public_once": info.get("public_once", False)}
+    together = 1 if extra_words else epochs
     parts = []
-    for e in range(epochs):
+    for e in range(epochs // together):
         if extra_words:
             assert isinstance(stream, Mt19937Stream)
             stream.words(extra_words[e % len(extra_words)])
-        parts.append(
-            encrypt(private, public, stream, scheme=scheme, k=k, encryptions_per_image=1, private_per_mix=p)
-        )
+        parts.append(encrypt(private, public, stream, encryptions_per_image=together, **settings))
     mixtures = Mixtures(
         *(
             np.concatenate([getattr(p, name) for p in parts])

@@ -70,6 +70,11 @@ def test_what_is_kept_explains_what_is_published(
         {"rng": "chacha20"},
         {"rng": "chacha20", "key": KEY.upper()},
         {"seed": "entropy"},
+        {"seed": "entropy", "key": KEY},
+        {"eight_bits": True},
+        {"rng": "mt19937-secure-permutations"},
+        {"rng": "mt19937-secure-permutations", "seed": "entropy", "scheme": "inside"},
+        {"public_once": True, "k": 3, "n_private": 2, "n_public": 10},
         {"seed": 0, "private_per_mix": 1, "labels": "classes"},
         {"private_per_mix": 4, "labels": "none"},
         {"scheme": "inside", "labels": "classes"},
@@ -161,9 +166,10 @@ def spellings(text: str, number: int, width: int) -> list[bytes]:
     [
         ({}, spellings(str(SEED), SEED, 4)),
         ({"rng": "chacha20", "key": KEY}, spellings(KEY, int(KEY, 16), 32)),
+        ({"rng": "mt19937-secure-permutations", "key": KEY}, spellings(KEY, int(KEY, 16), 32)),
         ({"seed": "entropy"}, []),
     ],
-    ids=["seed", "key", "states"],
+    ids=["seed", "key", "permutations", "states"],
 )
 def test_nothing_secret_is_in_the_release(
     values: dict[str, Any],
@@ -314,6 +320,7 @@ def test_secrets_that_do_not_fit_each_other_are_refused(run: Path) -> None:
     content = json.loads(path.read_text())
     for values in (
         {"parameters": 5},
+        {"parameters": {"rng": "mt19937-secure-permutations"}},
         {"parameters": {"seed": "entropy"}},
         {"start": []},
         {"class_names": [1, 2, 3]},

@@ -45,6 +45,8 @@ def test_release_json_tells_everything_public(challenge: Challenge, saved_run: P
         "labels": "coefficients",
         "augment": "none",
         "private_per_mix": 2,
+        "public_once": False,
+        "eight_bits": False,
         "private_source": "npz",
         "public_source": "npz",
         "class_names": ["square", "circle", "cross"],

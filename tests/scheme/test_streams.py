@@ -35,6 +35,26 @@ def test_an_entropy_state_is_the_624_words_before_the_next_twist() -> None:
     assert stream.words(700).tolist() == generator.randint(0, 2**32, 700, np.uint32).tolist()
 
 
+def test_secure_permutations_take_no_words_and_all_else_is_stream_v1() -> None:
+    stream, plain = open_stream("mt19937-secure-permutations", seed=7, key=KEY), Mt19937Stream(7)
+    assert (stream.permutation(50) == ChaChaStream(KEY).permutation(50)).all()
+    assert (stream.normal(3, 5) == plain.normal(3, 5)).all()
+    assert (stream.bits(1000) == plain.bits(1000)).all()
+    assert stream.secret() == {"seed": 7, "key": KEY}
+
+
+@pytest.mark.parametrize("rng", ["mt19937", "mt19937-secure-permutations"])
+def test_states_of_a_key_can_be_made_again(rng: str) -> None:
+    first, again, other = (
+        open_stream(rng, seed="entropy", key=key).secret() for key in (KEY, KEY, KEY[::-1])
+    )
+    assert first == again
+    assert len({first["states"]["C"], first["states"]["T"], other["states"]["C"]}) == 3
+    restored = open_stream(rng, seed="entropy", key=first.get("key", ""), states=first["states"])
+    assert restored.secret() == first
+    assert "states" in open_stream(rng, seed="entropy").secret()
+
+
 def test_other_seeds_states_keys_and_generators_are_refused() -> None:
     zero: dict[str, Any] = dict.fromkeys("CT", "00" * 2496)
     for states in ({}, {"C": zero["C"]}, zero, {"C": "ab", "T": "ab"}, {"C": "zz", "T": 5}):

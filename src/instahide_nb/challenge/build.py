@@ -19,13 +19,14 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, read_json, save_array, write_json
 from instahide_nb.core.params import GenDataParams
 from instahide_nb.data.sources import private_images, public_patches, source_kind
-from instahide_nb.scheme.encryption import Mixtures, class_coefficients, encrypt
+from instahide_nb.scheme.encryption import Mixtures, class_coefficients, encrypt, pixel_bytes, pixel_values
 from instahide_nb.scheme.streams import open_stream
 from instahide_nb.scheme.views import draw_views
 
 # Parameters of the encryption, and those that are published as they are.
 _ENCRYPTION = (
     "scheme", "k", "encryptions_per_image", "max_coefficient", "min_private_sum", "private_per_mix",
+    "public_once",
 )  # fmt: skip
 _PUBLISHED = {field.name for field in fields(ReleaseInfo)}
 
@@ -85,7 +86,7 @@ def _encrypt(
     stream = open_stream(p.rng, seed=p.seed, key=start.get("key", p.key), states=start.get("states"))
     begun = stream.secret()
     if p.augment != "none" and "states" in begun:
-        begun["views"] = start.get("views") or secrets.token_hex(16)
+        begun["views"] = start.get("views") or p.key or secrets.token_hex(16)
     scheme = {name: getattr(p, name) for name in _ENCRYPTION}
     return encrypt(private, public, stream, **scheme, views=_views(p, begun)), begun
 
@@ -117,7 +118,10 @@ def _publish(params: GenDataParams, mixtures: Mixtures, secret: Secret) -> Relea
         "public_source": source_kind(params.public_source),
         "class_names": () if label is None else class_names,
     }
-    return Release(mixtures.encryption, label, ReleaseInfo(**public))
+    encryption = mixtures.encryption
+    if params.eight_bits:
+        encryption = pixel_values(pixel_bytes(encryption))
+    return Release(encryption, label, ReleaseInfo(**public))
 
 
 def save_challenge(run_dir: Path | str, challenge: Challenge) -> None:
@@ -144,9 +148,7 @@ def _refuse_to_overwrite(run: Path, challenge: Challenge) -> None:
     info = read_json(path)
     made_of = info.get("parameters")
     # A file that does not say what it was made of may be the only copy of a drawn seed too.
-    given = (
-        isinstance(made_of, dict) and made_of.get("seed") != "entropy" and made_of.get("rng") != "chacha20"
-    )
+    given = isinstance(made_of, dict) and made_of.get("seed") != "entropy" and made_of.get("rng") == "mt19937"
     if not given and info != challenge.secret.info:
         raise InputError(
             f"out_dir: {run} contains a challenge whose random seed is stored nowhere else; "

@@ -44,6 +44,8 @@ class ReleaseInfo:
     labels: Literal["coefficients", "classes", "none"] = "coefficients"
     augment: Literal["none", "flip", "crop", "crop_flip"] = "none"
     private_per_mix: int = 2
+    public_once: bool = False
+    eight_bits: bool = False
     private_source: str = "unknown"
     public_source: str = "unknown"
     class_names: tuple[str, ...] = ()

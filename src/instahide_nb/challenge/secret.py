@@ -110,9 +110,11 @@ def _read_secret_json(path: Path) -> tuple[dict[str, Any], GenDataParams]:
         params = GenDataParams(**info["parameters"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    drawn = ["key"] if params.rng == "chacha20" else ["states"] if params.seed == "entropy" else []
-    if drawn == ["states"] and params.augment != "none":
-        drawn.append("views")
+    drawn = ["key"] if params.rng != "mt19937" else []
+    if params.seed == "entropy" and params.rng != "chacha20":
+        drawn.append("states")
+        if params.augment != "none":
+            drawn.append("views")
     for name in drawn:
         if not info["start"].get(name):
             # A new one would be drawn, and the release made again would differ for no visible reason.

@@ -145,10 +145,11 @@ class GenDataParams(_Parameters):
 
     out_dir: str = _p("runs/tiny", "folder of the run; release/ and secret/ are made in it")
     seed: int | str = _p(2020, 'seed of the challenge, 0 .. 4294967295, or "entropy"; secret')
-    rng: Literal["mt19937", "chacha20"] = _p(
-        "mt19937", "random generator: mt19937 (as in 2020) or chacha20 (secure)"
+    rng: Literal["mt19937", "chacha20", "mt19937-secure-permutations"] = _p(
+        "mt19937",
+        "mt19937 (as in 2020), chacha20 (secure) or mt19937-secure-permutations (only those are secure)",
     )
-    key: str = _p("", 'chacha20 only: 64 hex digits; "" draws them; secret')
+    key: str = _p("", 'secure generators and seed entropy: 64 hex digits; "" draws them; secret')
     scheme: Literal["cross", "inside", "mixup"] = _p(
         "cross", "cross (private and public images), inside (k private) or mixup"
     )
@@ -160,6 +161,7 @@ class GenDataParams(_Parameters):
     private_source: str = _p("embedded", "embedded, cifar10[:ROOT], imagenette[:ROOT], a folder or .npz")
     public_source: str = _p("embedded", "likewise; random crops are taken of its photographs")
     n_public: int = _p(200, "how many public images (crops); cross needs n_private or more", 0)
+    public_once: bool = _p(False, "cross: no public image is used twice, so that n_public must be large")
     min_keypoints: int = _p(40, "a crop is kept when SIFT finds more key points than this", 0)
     labels: Literal["coefficients", "classes", "none"] = _p(
         "coefficients", "what label.npy shows: coefficients, classes (0 or 1) or none (no label.npy)"
@@ -167,23 +169,23 @@ class GenDataParams(_Parameters):
     augment: Literal["none", "flip", "crop", "crop_flip"] = _p(
         "none", "view of each private image in each epoch: none, flip, crop or crop_flip"
     )
+    eight_bits: bool = _p(False, "round encryption.npy to 8-bit pixels: 2u/255 - 1 with a whole number u")
     private_per_mix: int = _p(2, "cross: how many of the k images are private, 1 .. k", 1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_seed(self.seed)
-        if self.key and self.rng != "chacha20":
-            raise InputError(
-                f"key: rng {self.rng} has a seed, not a key; leave key empty or choose rng chacha20"
-            )
+        if self.key and self.rng == "mt19937" and self.seed != "entropy":
+            raise InputError("key: rng mt19937 has a seed, not a key; leave key empty or choose another rng")
         check_key(self.key)
         check_constraints(
             self.scheme, self.k, self.max_coefficient, self.min_private_sum, self.private_per_mix
         )
-        if self.scheme == "cross" and self.n_public < self.n_private:
-            raise InputError(
-                f"n_public: {self.n_public} is too few; give n_private ({self.n_private}) or more"
-            )
+        uses = self.encryptions_per_image * (self.k - self.private_per_mix) if self.public_once else 1
+        needed = self.n_private * max(uses, 1)
+        if self.scheme == "cross" and self.n_public < needed:
+            product = "n_private x encryptions_per_image x (k - p)" if uses > 1 else "n_private"
+            raise InputError(f"n_public: {self.n_public} is too few; give {product} ({needed}) or more")
         return self
 
     @property

@@ -1,9 +1,10 @@
 """Sweeps: many runs of the three notebooks on Dask workers, and one table of their results.
 
 A sweep file (YAML) names a preset, changes to it for all runs (``parameters``) and lists of values (``axes``), which
-win over ``parameters``; every combination is a run, and ``repeats: R`` makes each with R consecutive seeds. ``figure``
-plots a metric (``y``) against an axis (``x``), with one line per value of another (``lines``). Names are those that
-``-p`` takes.
+win over ``parameters``; every combination is a run, and ``repeats: R`` makes each with R consecutive seeds. For what is
+no product of lists, ``variants`` lists named sets of parameters, each with its own ``methods``. ``figure`` plots a
+metric (``y``) against an axis (``x``), with one line per value of another (``lines``). Names are those that ``-p``
+takes.
 
 Workers share the sweep's folder with this process. A run is a process of its own, because papermill changes the
 working directory, and ends with its worker. A complete run is recognised by its hashes and not repeated; a run whose
@@ -38,7 +39,7 @@ from pydantic import Field
 from instahide_nb import __version__
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, read_json, write_bytes, write_json
-from instahide_nb.core.params import Record, read_yaml
+from instahide_nb.core.params import GenDataParams, Record, read_yaml
 from instahide_nb.core.progress import duration
 from instahide_nb.core.runs import RESOURCES, locked, read_usage
 from instahide_nb.core.threads import thread_count
@@ -64,12 +65,21 @@ class SweepFigure(Record):
     lines: str = "method"
 
 
+class SweepVariant(Record):
+    """A named set of parameters, and the methods to run on it."""
+
+    name: str
+    methods: list[str] = Field(min_length=1)
+    parameters: dict[str, _Value] = Field({})
+
+
 class SweepFile(Record):
     """A sweep file as written."""
 
     preset: str = "tiny"
     parameters: dict[str, _Value] = Field({})
     axes: dict[str, Annotated[list[_Value], Field(min_length=1)]] = Field({})
+    variants: list[SweepVariant] = Field([])
     repeats: int = Field(1, ge=1)
     figure: SweepFigure | None = None
 
@@ -79,7 +89,7 @@ class SweepRun:
     """One run of a sweep."""
 
     identity: str  # sha256 of all parameters as written and of the package's version; names the run's folder
-    label: str  # the values of the axes
+    label: str  # the values of the axes; the variant
     preset: str
     method: str
     overrides: dict[str, Any]  # for make_plan
@@ -110,12 +120,14 @@ def load_sweep(path: Path | str) -> Sweep:
     content = read_yaml(path, nested=True)
     try:
         file = SweepFile(**content)
+        axes = {**file.axes, **({"variant": file.variants, "method": []} if file.variants else {})}
         figure, count = file.figure, file.repeats * math.prod(map(len, file.axes.values()))
+        count *= sum(len(variant.methods) for variant in file.variants) if file.variants else 1
         preset_values(file.preset)
         if count > _MOST_RUNS:
             raise InputError(f"axes: {count} runs; at most {_MOST_RUNS} are accepted")
-        for name in {figure.x, figure.lines} - {*file.axes, "method"} if figure else ():
-            raise InputError(f"figure: {name!r} is not an axis; choose {', '.join(file.axes)}")
+        for name in {figure.x, figure.lines} - {*axes, "method"} if figure else ():
+            raise InputError(f"figure: {name!r} is not an axis; choose {', '.join(axes)}")
         if figure and figure.y not in METRICS:
             raise InputError(f"figure: y is {figure.y!r}; choose {', '.join(METRICS)}")
         runs: dict[str, SweepRun] = {}
@@ -129,12 +141,22 @@ def load_sweep(path: Path | str) -> Sweep:
 
 def _runs(file: SweepFile) -> Iterator[SweepRun]:
     """The runs of a file: the product of its factors, each a list of parameters to set together."""
-    factors = [[{name: value} for value in values] for name, values in file.axes.items()]
+    factors: list[list[dict[str, Any]]] = [[{name: v} for v in values] for name, values in file.axes.items()]
+    if file.variants:
+        factors.insert(
+            0,
+            [
+                {"variant": variant.name, "method": method, "set": variant.parameters}
+                for variant in file.variants
+                for method in variant.methods
+            ],
+        )
     for parts in itertools.product(*factors):
         shown = {name: value for part in parts for name, value in part.items()}
+        fixed = file.parameters | shown.pop("set", {})
         for repeat in range(file.repeats):
             try:
-                yield _run(file.preset, file.parameters, shown, repeat if file.repeats > 1 else None)
+                yield _run(file.preset, fixed, shown, repeat if file.repeats > 1 else None)
             except InputError as error:
                 label = _label(shown, file.preset)
                 raise InputError(f"run {label}: {str(error).removeprefix('-p ')}") from None
@@ -146,6 +168,7 @@ def _label(shown: Mapping[str, Any], preset: str) -> str:
 
 def _run(preset: str, fixed: Mapping[str, Any], shown: dict[str, Any], repeat: int | None) -> SweepRun:
     overrides = {**fixed, **shown}
+    variant = {"variant": overrides.pop("variant")} if "variant" in shown else {}
     method = overrides.pop("attack.method", overrides.pop("method", None))
     values = preset_values(preset, overrides)
     method = values["attack"]["method"] if method is None else method
@@ -155,11 +178,10 @@ def _run(preset: str, fixed: Mapping[str, Any], shown: dict[str, Any], repeat: i
             raise InputError(f"repeats: the seed is {first!r}; give a number to count from")
         shown, overrides = shown | {"seed": first + repeat}, overrides | {"seed": first + repeat}
     plan = make_plan(preset, [method], ".", overrides)
-    if plan.gen_data.seed == "entropy":
-        raise InputError("seed: entropy would draw another challenge each time; give numbers")
-    if plan.gen_data.rng == "chacha20" and not plan.gen_data.key:  # of the seed, so that runs can be repeated
-        text = f"instahide-nb sweep, seed {plan.gen_data.seed}"
-        overrides["key"] = hashlib.sha256(text.encode()).hexdigest()
+    seed, drawn = plan.gen_data.seed, plan.gen_data.rng != "mt19937" or plan.gen_data.seed == "entropy"
+    if drawn and not plan.gen_data.key:  # a key of the seed, so that runs can be repeated
+        seed = preset_values(preset)["gen_data"]["seed"] if seed == "entropy" else seed
+        overrides["key"] = hashlib.sha256(f"instahide-nb sweep, seed {seed}".encode()).hexdigest()
         plan = make_plan(preset, [method], ".", overrides)
     attack = plan.attacks[0][0].as_dict()
     written = {name: value for name, value in plan.gen_data.as_dict().items() if name != "out_dir"}
@@ -168,8 +190,12 @@ def _run(preset: str, fixed: Mapping[str, Any], shown: dict[str, Any], repeat: i
     # Sources as written, not as the absolute paths that the plan has.
     written |= {name: values["gen_data"][name] for name in ("private_source", "public_source")}
     written["attack.public_source"] = values["attack"]["public_source"]
-    text = json.dumps({"version": __version__, "preset": preset, **written}, sort_keys=True)
-    parameters = {"preset": preset} | {
+    usual = (
+        GenDataParams().as_dict()
+    )  # is left out, so that a new parameter does not make other runs of these
+    named = {name: value for name, value in written.items() if name not in usual or value != usual[name]}
+    text = json.dumps({"version": __version__, "preset": preset, **named}, sort_keys=True)
+    parameters = {"preset": preset, **variant} | {
         name: source_kind(value) if name.endswith("_source") and not value.startswith("embedded") else value
         for name, value in written.items()
         if name != "key"
@@ -412,9 +438,11 @@ def make_tables(
             spent |= {f"attack_{stage}_s": seconds for stage, seconds in attack.get("seconds", {}).items()}
         results.append(key | run.parameters | values)
         times.append(key | spent)
-    table = (
-        pandas.DataFrame(results).reindex(columns=["run", "id", *runs[0].parameters, *_TYPES]).astype(_TYPES)
-    )
+    types: dict[str, Any] = dict(_TYPES)
+    if any(isinstance(run.parameters["seed"], str) for run in runs):  # "entropy" beside numbers
+        types["seed"] = str
+    columns = ["run", "id", *runs[0].parameters, *_TYPES]
+    table = pandas.DataFrame(results).reindex(columns=columns).astype(types)
     return table, pandas.DataFrame(times)
 
 

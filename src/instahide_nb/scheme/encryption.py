@@ -145,14 +145,18 @@ def draw_epoch(
     max_coefficient: float,
     min_private_sum: float,
     private_per_mix: int,
+    public_once: bool = False,
+    epoch: int = 0,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
     """Draw everything of one epoch, in the order of :mod:`instahide_nb.scheme.streams`.
+
+    `epoch` is its number, on which the public images depend if each is used once.
 
     Returns the images of each row (N, k), private ones first; their coefficients times 2**24, uint32 (N, k); and the
     mask, 1 meaning +1, in the order of the pixels, uint8 (N, size).
     """
     cross, private = scheme == "cross", private_per_row(scheme, k, private_per_mix)
-    pool = stream.permutation(n_public) if cross else np.empty(0, np.int64)
+    pool = stream.permutation(n_public) if cross and not public_once else np.empty(0, np.int64)
     order = stream.permutation(n_private)
     coefficient = draw_coefficients(
         stream,
@@ -165,7 +169,10 @@ def draw_epoch(
     index = [order]
     for j in range(1, k):
         place = stream.permutation(n_private)
-        index.append(order[place] if j < private else pool[place])
+        if j >= private and public_once:
+            index.append(((k - private) * epoch + j - private) * n_private + place)
+        else:
+            index.append(order[place] if j < private else pool[place])
     sign = np.ones((n_private, size), np.uint8)
     if scheme != "mixup":  # drawn channels first
         drawn = stream.bits(n_private * size).reshape(n_private, 3, size // 3)
@@ -205,6 +212,7 @@ def encrypt(
     min_private_sum: float = 0.30,
     private_per_mix: int = 2,
     views: npt.NDArray[np.int8] | None = None,
+    public_once: bool = False,
 ) -> Mixtures:
     """Make ``encryptions_per_image * N`` encryptions, epoch by epoch.
 
@@ -219,10 +227,10 @@ def encrypt(
         raise InputError(f"n_private: {n_private} is too few; give two private images or more")
     cross = scheme == "cross"
     n_public = len(public) if cross else 0
-    if cross and n_public < n_private:
-        raise InputError(
-            f"n_public: {n_public} public images are too few for {n_private} private ones; give as many or more"
-        )
+    split = private_per_row(scheme, k, private_per_mix)
+    needed = n_private * max(encryptions_per_image * (k - split) if public_once else 1, 1)
+    if cross and n_public < needed:
+        raise InputError(f"n_public: {n_public} public images are too few; give {needed} or more")
     if cross and public.shape[1:] != shape:
         raise InputError(f"public_source: images of {public.shape[1:]}; the private ones are {shape}")
     n, size = n_private * encryptions_per_image, int(np.prod(shape))
@@ -235,7 +243,6 @@ def encrypt(
     first = np.ascontiguousarray(private).reshape(n_private, size)
     second = np.ascontiguousarray(public).reshape(n_public, size) if cross else first
     flat = result.encryption.reshape(n, size)
-    split = private_per_row(scheme, k, private_per_mix)
     for e in progress(range(encryptions_per_image), desc="encrypting", unit="epoch"):
         rows = slice(e * n_private, (e + 1) * n_private)
         result.index[rows], result.weight[rows], sign = draw_epoch(
@@ -248,6 +255,8 @@ def encrypt(
             max_coefficient=max_coefficient,
             min_private_sum=min_private_sum,
             private_per_mix=private_per_mix,
+            public_once=public_once,
+            epoch=e,
         )
         if views is not None:
             first = apply_views(private, views[e]).reshape(n_private, size)

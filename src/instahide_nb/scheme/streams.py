@@ -1,4 +1,4 @@
-"""The random streams of a challenge: ``mt19937`` as in 2020, and ``chacha20``, the secure generator.
+"""The random streams of a challenge: ``mt19937`` as in 2020, ``chacha20``, the secure generator, and one half secure.
 
 A stream draws coefficients (:meth:`Stream.normal`), permutations (:meth:`Stream.permutation`) and sign masks
 (:meth:`Stream.bits`). Only the seed or key is secret; the order of the draws is public.
@@ -20,10 +20,17 @@ Stream version 1 draws, for each epoch of N = n_private rows:
     One ``numpy.random.Generator`` over ``randomgen.ChaCha(key=K, counter=0, rounds=20)``, where K is the key's 64 hex
     digits read as one big-endian number: ``normal(size=...)``, ``permutation(n)``, ``integers(0, 2, size=...,
     dtype=uint8)``.
+``mt19937-secure-permutations``
+    Permutations from ``chacha20``. Coefficients and masks as ``mt19937`` draws them, with no word of T skipped for the
+    permutations.
+
+If no public image is used twice (`public_once`), step 1 is left out and step 4 takes public image
+``((k - p) e + j - p) N + perm_j`` in epoch e.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from typing import Any, Protocol
@@ -36,6 +43,7 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.params import check_key, check_seed
 
 STREAM_VERSION = 1
+SECURE_PERMUTATIONS = "mt19937-secure-permutations"
 
 _WORDS = 624  # 32-bit words of a Mersenne Twister's state
 
@@ -80,17 +88,19 @@ def _swap(order: Any, words: Any) -> None:
 class Mt19937Stream:
     """Two Mersenne Twisters: C for coefficients, T for the rest.
 
-    With seed "entropy" both start from full states of the operating system's randomness, or from `states`,
-    ``{"C": hex, "T": hex}``, which were drawn before.
+    With seed "entropy" both start from full states: `states`, ``{"C": hex, "T": hex}``, which were drawn before; else
+    SHAKE-256 of the name and the `key`; without a key, from the operating system's randomness.
     """
 
-    def __init__(self, seed: int | str, states: dict[str, str] | None = None) -> None:
+    def __init__(self, seed: int | str, states: dict[str, str] | None = None, key: str = "") -> None:
         check_seed(seed)
         self._start: dict[str, Any] = {"seed": seed}
         if isinstance(seed, int):
             self.coefficients, self.torch = np.random.RandomState(seed), np.random.RandomState(seed)
             return
-        if states is None:
+        if states is None and key:
+            states = {n: hashlib.shake_256(f"{n} {key}".encode()).hexdigest(4 * _WORDS) for n in "CT"}
+        elif states is None:
             states = {name: os.urandom(4 * _WORDS).hex() for name in "CT"}
         self._start["states"] = states
         self.coefficients, self.torch = (_from_state(states, name) for name in "CT")
@@ -155,6 +165,22 @@ class ChaChaStream:
         return {"key": self._key}
 
 
+class SecurePermutationsStream(Mt19937Stream):
+    """Mt19937 for coefficients and masks; permutations from ChaCha20 with the `key`."""
+
+    def __init__(self, seed: int | str, key: str, states: dict[str, str] | None = None) -> None:
+        self.secure = ChaChaStream(key)
+        super().__init__(seed, states, key)
+
+    def permutation(self, n: int) -> npt.NDArray[np.int64]:
+        """``Generator.permutation``; no word of T."""
+        return self.secure.permutation(n)
+
+    def secret(self) -> dict[str, Any]:
+        """The seed or states, and the key."""
+        return super().secret() | self.secure.secret()
+
+
 def open_stream(
     rng: str, *, seed: int | str = 0, key: str = "", states: dict[str, str] | None = None
 ) -> Mt19937Stream | ChaChaStream:
@@ -166,7 +192,9 @@ def open_stream(
     array([4, 1, 7, 5, 3, 9, 0, 8, 6, 2])
     """
     if rng == "mt19937":
-        return Mt19937Stream(seed, states)
+        return Mt19937Stream(seed, states, key)
+    if rng == SECURE_PERMUTATIONS:
+        return SecurePermutationsStream(seed, key, states)
     if rng == "chacha20":
         return ChaChaStream(key)
-    raise InputError(f"rng: {rng!r} is not known; choose mt19937 or chacha20")
+    raise InputError(f"rng: {rng!r} is not known; choose mt19937, chacha20 or {SECURE_PERMUTATIONS}")

@@ -15,6 +15,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import matplotlib
 import matplotlib.style
 import numpy as np
 import numpy.typing as npt
@@ -212,6 +213,41 @@ def title_of(column: str) -> str:
     return _TITLES.get(column, column)
 
 
+def score_table(table: DataFrame, y: str = "max_ssim", lines: str = "method") -> DataFrame:
+    """Text of a sweep's mean scores: a row per variant, a column per value of `lines`.
+
+    "not found" where a generator was not recovered, "failed" where a run failed, empty where none was made.
+    """
+
+    def cell(runs: DataFrame) -> str:
+        if runs[y].notna().all():
+            return f"{runs[y].mean():.2f}"
+        return "failed" if runs["error"].notna().any() else "not found"
+
+    groups = {key: cell(runs) for key, runs in table.groupby(["variant", lines], sort=False)}
+    rows, columns = (list(table[name].unique()) for name in ("variant", lines))
+    texts = [[groups.get((row, column), "") for column in columns] for row in rows]
+    return type(table)(texts, index=rows, columns=columns)
+
+
+def _coloured(texts: DataFrame, what: str, width: float) -> Figure:
+    """A table of scores, the higher the redder; grey where there is none."""
+    score = texts.apply(lambda column: [float(t) if t[:1].isdigit() else np.nan for t in column])
+    figure = Figure(figsize=(width, 0.25 * len(texts) + 0.8), layout="constrained")
+    axis = figure.add_subplot()
+    colours = matplotlib.colormaps["YlOrRd"].with_extremes(bad="#E4E4E4")
+    axis.imshow(np.ma.masked_invalid(score), cmap=colours, vmin=0, vmax=1.2, aspect="auto")
+    for (row, column), text in np.ndenumerate(texts.to_numpy()):
+        axis.text(column, row, text, ha="center", va="center", fontsize=8)
+    axis.set_xticks(range(texts.shape[1]), texts.columns)
+    axis.set_yticks(range(len(texts)), texts.index)
+    axis.xaxis.tick_top()
+    axis.tick_params(length=0)
+    axis.set_xlabel(what)
+    axis.grid(visible=False)
+    return figure
+
+
 @styled
 def sweep_plot(
     table: DataFrame, x: str, *, y: str = "max_ssim", lines: str = "method", width: float = 6.0
@@ -219,13 +255,15 @@ def sweep_plot(
     """A metric of a sweep's table against a parameter, for each value of the column `lines`.
 
     The mean of repeated runs, with a bar from the worst to the best; curves where the parameter is a number, grouped
-    bars where it is a name. Runs without a score are left out.
+    bars where it is a name. Runs without a score are left out. Variants make a coloured table, see `score_table`.
     """
     from pandas.api.types import is_numeric_dtype
 
     scored = table.dropna(subset=[y])
     if scored.empty:
         raise InputError("table: holds no run with a score; choose a sweep with finished runs")
+    if x == "variant":
+        return _coloured(score_table(table, y, lines), title_of(y), width)
     name = "" if lines in ("method", "scheme", "rng") else f"{title_of(lines)} = "
     label = (name + scored[lines].astype(str)).rename(None)
     low, mean, high = (scored.pivot_table(y, x, label, how, sort=False) for how in ("min", "mean", "max"))

@@ -30,6 +30,26 @@ def test_replay_is_what_was_drawn(scheme, k):
     assert not makes_labels(made.release, 124, 1e-6)
 
 
+@pytest.mark.parametrize("labels", ["coefficients", "none"])
+def test_secure_permutations_leave_coefficients_and_masks_to_the_replay(labels):
+    made = make(seed=123, rng="mt19937-secure-permutations", epochs=4, labels=labels)
+    replay, pairs_fit, _ = find_replay(made.release, seeded_window(123), 123)
+    assert not pairs_fit
+    np.testing.assert_array_equal(replay.weight, made.mixtures.weight)
+    np.testing.assert_array_equal(replay.positive, positive(made))
+    assert (replay.index != made.mixtures.index).any()
+
+
+def test_replay_of_public_images_that_are_used_once():
+    made = make(seed=5, epochs=4, n_public=170, public_once=True)
+    assert len(np.unique(made.mixtures.index[:, 2:])) == 20 * 4 * 2
+    replay, pairs_fit, told = find_replay(made.release, seeded_window(5), 5)
+    assert pairs_fit
+    assert told["n_public"] == 170
+    np.testing.assert_array_equal(replay.index, made.mixtures.index)
+    np.testing.assert_array_equal(replay.positive, positive(made))
+
+
 @pytest.mark.parametrize(
     ("extra", "named"), [((0,), True), ((0,), False), ((1, 0, 2, 700), True), ((100_000, 3), True)]
 )

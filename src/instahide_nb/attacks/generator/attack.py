@@ -24,6 +24,7 @@ from instahide_nb.attacks.unmask.attack import UnmaskResult, solve
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.progress import Stopwatch
 from instahide_nb.scheme.mersenne import seeded_window
+from instahide_nb.scheme.streams import SECURE_PERMUTATIONS
 
 Images8 = npt.NDArray[np.uint8]
 
@@ -44,7 +45,7 @@ class _Attempt:
         info, n = self.release.info, len(self.release.encryption)
         if info.scheme == "mixup" and self.method == "prng-state":
             return "mixup has no mask, so no bits of the generator are seen"
-        if info.rng != "mt19937":
+        if info.rng not in ("mt19937", SECURE_PERMUTATIONS):
             return f"the release names the generator {info.rng}, which has no 32-bit seed and no linear state"
         if n != info.n_private * info.encryptions_per_image:
             return f"{n} encryptions are not {info.encryptions_per_image} epochs of {info.n_private}"

@@ -37,7 +37,8 @@ Int64 = npt.NDArray[np.int64]
 Truth = npt.NDArray[np.bool_]
 
 MOST_UNKNOWNS = 6000
-"""With more images than this, one system for all of them takes too much memory (8 bytes times its size squared)."""
+"""With more images than this, one system for all of them takes too much memory (8 bytes times its size squared); with
+more than rows, it has no one solution."""
 
 _RIDGE = 1e-10  # pull to the mean image, where the equations leave an image open
 _ROUNDS = 4  # of images and residual variances; then of images and residual covariances
@@ -106,7 +107,7 @@ def recover_images(
     index[:, places:] += size
     if replay.weight is not None:
         used = np.unique(index[:, places:])
-        if size + len(used) <= MOST_UNKNOWNS:
+        if size + len(used) <= min(MOST_UNKNOWNS, len(rows)):
             return _from_all_coefficients(release, rows, index, replay.weight, used, mean)
         own = Mixtures(index[:, :places], replay.weight[:, :places] / WEIGHT_ONE, size)
         return _from_coefficients(release, rows, own, np.ones(len(rows), np.bool_), mean)

@@ -21,7 +21,7 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import progress
 from instahide_nb.scheme.encryption import WEIGHT_ONE, draw_epoch
 from instahide_nb.scheme.mersenne import low_bits, seeded_window
-from instahide_nb.scheme.streams import Mt19937Stream
+from instahide_nb.scheme.streams import Mt19937Stream, open_stream
 
 SAME_SIGN = 0.7
 """Share of large neighbours that must agree in sign."""
@@ -37,6 +37,11 @@ Float = npt.NDArray[np.floating]
 Int64 = npt.NDArray[np.int64]
 Truth = npt.NDArray[np.bool_]
 Window = npt.NDArray[np.uint32]
+
+
+def _pooled(info: ReleaseInfo) -> bool:
+    """Whether the mask generator draws a permutation of all public images for each epoch."""
+    return info.scheme == "cross" and not info.public_once and info.rng == "mt19937"
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ class Layout:
         info, size = release.info, release.encryption[0].size
         n_public = info.n_public if n_public is None else n_public
         return cls(
-            pool=max(n_public - 1, 0) if info.scheme == "cross" else 0,
-            orders=info.k * (info.n_private - 1),
+            pool=max(n_public - 1, 0) if _pooled(info) else 0,
+            orders=info.k * (info.n_private - 1) if info.rng == "mt19937" else 0,
             mask=0 if info.scheme == "mixup" else info.n_private * size,
             epochs=info.encryptions_per_image,
             rows=info.n_private,
@@ -111,10 +116,11 @@ def _draw(
 ) -> Iterator[tuple[Int64, npt.NDArray[np.uint32], Bits]]:
     """Index, coefficients and mask bits of each epoch; `skip` words of the mask generator come before it."""
     states = {"T": window, "C": seeded_window(seed)}
-    stream = Mt19937Stream(
-        "entropy", {name: key.astype("<u4").tobytes().hex() for name, key in states.items()}
-    )
-    for words in skip.tolist():
+    hexed = {name: key.astype("<u4").tobytes().hex() for name, key in states.items()}
+    # The key is not the right one: secure permutations stay unknown.
+    stream = open_stream(info.rng, seed="entropy", key="00" * 32, states=hexed)
+    assert isinstance(stream, Mt19937Stream)
+    for e, words in enumerate(skip.tolist()):
         stream.words(words)
         yield draw_epoch(
             stream,
@@ -126,6 +132,8 @@ def _draw(
             max_coefficient=info.max_coefficient,
             min_private_sum=info.min_private_sum,
             private_per_mix=info.private_per_mix,
+            public_once=info.public_once,
+            epoch=e,
         )
 
 
@@ -207,13 +215,13 @@ def align(release: Release, window: Window, *, first_limit: int = _MOST_EXTRA) -
             return None
         masks[e], at = found, found + layout.mask
     pool = layout.pool
-    if info.scheme == "cross" and info.n_public == 0:
+    if _pooled(info) and info.n_public == 0:
         pool = int(min(masks[0], *(np.diff(masks) - layout.mask)) if len(masks) > 1 else masks[0])
         pool -= layout.orders
         if pool < layout.rows - 1:
             return None
     starts = masks - layout.orders - pool
-    return (starts, pool + 1 if info.scheme == "cross" else 0) if starts[0] >= 0 else None
+    return (starts, pool + 1 if _pooled(info) else info.n_public) if starts[0] >= 0 else None
 
 
 def find_replay(
@@ -229,8 +237,8 @@ def find_replay(
         return None, False, {}
     starts, n_public = placed
     replay = replay_epochs(release, window, starts, seed, n_public)
-    agreeing = 1.0
-    if release.label is not None:
+    agreeing = float(release.info.rng == "mt19937")  # otherwise the permutations are not the mask generator's
+    if release.label is not None and agreeing:
         _, agreeing = image_classes(release.label, replay.index[:, : release.info.private_per_row])
     details: dict[str, object] = {
         "pairs_agreeing": round(agreeing, 6),
