@@ -95,6 +95,34 @@ def test_runs_of_the_secure_generator_can_be_repeated(tmp_path: Path) -> None:
     assert not any("key" in run.parameters for run in runs)
 
 
+def test_a_variant_is_a_named_set_of_parameters_with_its_own_methods(tmp_path: Path) -> None:
+    text = (
+        "parameters: {k: 3, n_private: 6}\naxes: {seed: [1, 2]}\nfigure: {x: variant}\nvariants:\n"
+        "  - {name: a, methods: [unmask, prng-state], parameters: {k: 2}}\n"
+        "  - {name: b, methods: [unmask], parameters: {rng: mt19937-secure-permutations}}\n"
+    )
+    runs = runs_of(tmp_path, text)
+    found = [(r.parameters["variant"], r.method, r.parameters["seed"], r.parameters["k"]) for r in runs]
+    assert found == [("a", m, s, 2) for m in ("unmask", "prng-state") for s in (1, 2)] + [
+        ("b", "unmask", s, 3) for s in (1, 2)
+    ]
+    assert runs[0].label == "variant=a method=unmask seed=1"
+    (plain,) = runs_of(tmp_path, "parameters: {k: 2, n_private: 6, seed: 1}")
+    assert plain.identity == runs[0].identity, "a name is no parameter"
+    assert all(len(run.overrides["key"]) == 64 for run in runs[4:])
+
+
+def test_entropy_in_a_sweep_is_a_key_of_the_seed(tmp_path: Path) -> None:
+    runs = runs_of(tmp_path, "axes: {seed: [entropy, 5]}\n")
+    assert runs == runs_of(tmp_path, "axes: {seed: [entropy, 5]}\n")
+    assert [len(run.overrides.get("key", "")) for run in runs] == [64, 0]
+    for number, run in enumerate(runs):
+        finish(tmp_path, run, 0.5, "a", number)
+    table, _ = sweep.make_tables(runs, tmp_path, {})
+    table.to_parquet(tmp_path / "t.parquet")
+    assert list(pandas.read_parquet(tmp_path / "t.parquet")["seed"]) == ["entropy", "5"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -104,7 +132,9 @@ def test_runs_of_the_secure_generator_can_be_repeated(tmp_path: Path) -> None:
         ("axes: {seed: [1, 2]}\nrepeats: 2", r"axes: the runs .* are the same"),
         ("axes: {n_privat: [2]}", r"n_privat: .* did you mean n_private\?"),
         ("axes: {evaluate.name: [a]}", r"evaluate.name: is set by the run"),
-        ("axes: {seed: [entropy]}", r"seed: entropy would draw another"),
+        ("variants: [{name: a, methods: []}]", r"methods: \[\] is not accepted"),
+        ("variants: [{name: a, methods: [unmask, umask]}]", r"run variant=a method=umask: method: 'umask'"),
+        ("variants: [{name: a, methods: [unmask]}, {name: b, methods: [unmask]}]", r"are the same"),
         ("axes: {method: [umask]}", r"method: 'umask' is not known"),
         ("axes: {scheme: [cross, mixup]}", r"run scheme=mixup"),
         ("parameters: {seed: entropy}\nrepeats: 2", r"repeats: the seed is 'entropy'"),

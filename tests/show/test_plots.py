@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
+import pandas
 import pytest
 from dead_leaves import dead_leaves
 from matplotlib.colors import to_rgb
@@ -100,6 +101,20 @@ def test_a_sweep_is_drawn_as_curves_through_the_means_or_as_bars():
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["old", "new"]
     with pytest.raises(InputError, match="no run"):
         plots.sweep_plot(runs(("a", 2, "old", None)), "k")
+
+
+def test_variants_are_a_table_that_says_where_nothing_was_found():
+    table = pandas.DataFrame(
+        [("v", "a", 0.98, None), ("v", "b", np.nan, None), ("w", "a", np.nan, "no memory")],
+        columns=["variant", "method", "max_ssim", "error"],
+    )
+    texts = plots.score_table(table)
+    assert texts.loc["v"].tolist() == ["0.98", "not found"]
+    assert texts.loc["w"].tolist() == ["failed", ""]
+    (axis,) = plots.sweep_plot(table, "variant").axes
+    assert [text.get_text() for text in axis.texts] == ["0.98", "not found", "failed", ""]
+    (image,) = axis.images
+    assert image.get_array().mask.tolist() == [[False, True], [True, True]]
 
 
 def test_own_settings_of_the_user_change_nothing():
