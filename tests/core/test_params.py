@@ -76,60 +76,6 @@ def test_bad_parameters_are_named() -> None:
     assert refused(EvaluateParams, name=" ").startswith("name: ")
 
 
-<<<<<<< HEAD
-=======
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"n_privat": 5}, "n_privat: no such parameter; did you mean n_private?"),
-        ({"k": "4"}, "k: '4' is not accepted; it should be a valid integer"),
-        ({"n_private": 1}, "n_private: 1 is not accepted; it should be greater than or equal to 2"),
-        (
-            {"max_coefficient": "1e-3"},
-            "max_coefficient: '1e-3' is not accepted; it should be a valid number, written as in 0.001",
-        ),
-        ({"seed": -1}, 'seed: -1 is not a seed; give 0 .. 4294967295 or "entropy"'),
-        (
-            {"scheme": "crossed"},
-            "scheme: 'crossed' is not accepted; it should be 'cross', 'inside' or 'mixup'",
-        ),
-        (
-            {"colour": "red"},
-            f"colour: no such parameter; the parameters are {CONTRACT['gen_data'].replace(' ', ', ')}",
-        ),
-    ],
-)
-def test_messages_say_what_to_do(values: dict[str, Any], message: str) -> None:
-    assert refused(GenDataParams, **values) == message
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        *({"seed": seed} for seed in (0, 2**32 - 1, "entropy")),
-        *({"rng": "chacha20", "key": key} for key in ("", "ab" * 32, "AB" * 32)),
-        {"n_public": 20},
-        {"public_once": True, "n_public": 20 * 50 * 2},
-        *({"rng": "mt19937-secure-permutations", "seed": s, "key": "ab" * 32} for s in (1, "entropy")),
-        {"seed": "entropy", "key": "ab" * 32},
-        {"scheme": "inside", "n_public": 0},
-        {"scheme": "mixup", "k": 2, "n_public": 0},
-        {"max_coefficient": 1},
-        {"labels": "none", "private_per_mix": 3},
-        {"private_per_mix": 4, "min_private_sum": 1.0},
-        {"scheme": "inside", "private_per_mix": 9, "labels": "classes"},
-    ],
-)
-def test_good_parameters_are_accepted(values: dict[str, Any]) -> None:
-    params = GenDataParams(**values)
-    assert params.as_dict() == GenDataParams().as_dict() | values
-    assert isinstance(params.max_coefficient, float)
-    assert params.private_per_row == (params.private_per_mix if params.scheme == "cross" else params.k)
-    with pytest.raises(ValidationError, match="frozen"):
-        params.seed = 1  # type: ignore[misc]
-
-
->>>>>>> cd2f8e2 (Draw only the permutations securely, use public images once, publish 8 bits, and let sweeps list variants)
 anything = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.binary(max_size=3),
     st.lists(st.integers(), max_size=2), st.sampled_from(["entropy", "cross", "inside", "mixup", "chacha20"]),

@@ -120,9 +120,9 @@ def load_sweep(path: Path | str) -> Sweep:
     content = read_yaml(path, nested=True)
     try:
         file = SweepFile(**content)
-        axes = {**file.axes, **({"variant": file.variants, "method": []} if file.variants else {})}
+        axes = [*file.axes, *(["variant", "method"] if file.variants else [])]
         figure, count = file.figure, file.repeats * math.prod(map(len, file.axes.values()))
-        count *= sum(len(variant.methods) for variant in file.variants) if file.variants else 1
+        count *= sum(len(variant.methods) for variant in file.variants) or 1
         preset_values(file.preset)
         if count > _MOST_RUNS:
             raise InputError(f"axes: {count} runs; at most {_MOST_RUNS} are accepted")
@@ -141,16 +141,10 @@ def load_sweep(path: Path | str) -> Sweep:
 
 def _runs(file: SweepFile) -> Iterator[SweepRun]:
     """The runs of a file: the product of its factors, each a list of parameters to set together."""
-    factors: list[list[dict[str, Any]]] = [[{name: v} for v in values] for name, values in file.axes.items()]
-    if file.variants:
-        factors.insert(
-            0,
-            [
-                {"variant": variant.name, "method": method, "set": variant.parameters}
-                for variant in file.variants
-                for method in variant.methods
-            ],
-        )
+    sets: list[dict[str, Any]] = [
+        {"variant": v.name, "method": m, "set": v.parameters} for v in file.variants for m in v.methods
+    ]
+    factors = [sets or [{}], *([{name: v} for v in values] for name, values in file.axes.items())]
     for parts in itertools.product(*factors):
         shown = {name: value for part in parts for name, value in part.items()}
         fixed = file.parameters | shown.pop("set", {})
