@@ -10,7 +10,7 @@ BIN := .venv/bin
 ALL := unmask prng-seed prng-state carlini-v2 carlini-v1
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-slow test-browser test-oldest same-bits coverage setup lab bench figures lint notebooks \
+.PHONY: help reproduce test test-slow test-browser test-oldest same-bits same-bits-arm coverage setup lab bench figures lint notebooks \
   readme expected lock docs clean
 
 help:  ## Show this text
@@ -35,6 +35,13 @@ test-browser: .venv/ready  ## gen_data in JupyterLab, in a real browser (Debian'
 
 same-bits: .venv/ready  ## A preset's bits under other processors' features, kernels and threads (METHODS: unmask)
 	$(BIN)/python tests/matrix.py --preset $(PRESET) $(foreach m,$(METHODS),--method $(m))
+
+same-bits-arm: .venv/ready build/arm/ready  ## tiny on an emulated Arm processor (Debian 12, qemu-user-static; METHODS: unmask)
+	PYTHONPATH=$(CURDIR)/src $(BIN)/python tests/matrix.py --preset tiny --case "as it is" \
+	  --other-python build/arm/python $(foreach m,$(METHODS),--method $(m))
+
+build/arm/ready: requirements.lock requirements-headless.lock tests/arm.sh
+	sh tests/arm.sh
 
 test-oldest: .venv/ready build/oldest/ready  ## tiny with the oldest supported versions: the same bits as with the locked ones
 	rm -rf build/oldest/run
