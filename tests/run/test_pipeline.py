@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from pathlib import Path
 
@@ -248,3 +250,21 @@ def test_an_installed_package_has_its_notebooks_and_presets(tmp_path: Path) -> N
     assert done.stdout.split() == [str(tmp_path / "site/instahide_nb"), "challenge", "demo", "tiny"]
     assert (tmp_path / "site/instahide_nb/notebooks/attack.ipynb").is_file()
     assert list(tmp_path.glob("site/*.data/data/etc/ipython/ipython_kernel_config.py"))
+
+
+@pytest.mark.slow
+def test_a_wheel_in_a_fresh_environment_reproduces_tiny(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", wheel], check=True)
+    # The libraries are those of this environment, behind the wheel's own files.
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib"))
+    words = [python.with_name("instahide-nb"), "reproduce", "--preset", "tiny", "--out", "run"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert str(ROOT) not in "".join(path.read_text() for path in (tmp_path / "run").rglob("*.ipynb"))
