@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import nbformat
@@ -208,3 +209,11 @@ def test_every_stage_of_unmask_has_a_picture_and_is_named_while_it_runs(
     assert [name for name, _ in walk.history][:2] == ["squares", "independent signs"]
     assert notebook.rounds(walk, images=5).shape[0] > notebook.rounds(walk, images=5).shape[1]
     assert steps.result().method == "unmask"
+
+
+def test_without_a_mask_the_features_are_the_channels_themselves() -> None:
+    rng = np.random.default_rng(0)
+    encryption = rng.uniform(-1, 1, (6, 8, 8, 3)).astype(np.float32)
+    feature = np.ascontiguousarray(encryption.transpose(0, 3, 1, 2))
+    walk = SimpleNamespace(encryption=encryption, energies=SimpleNamespace(feature=feature))
+    assert notebook.edge_maps(walk, rows=4).ndim == 3

@@ -240,8 +240,10 @@ def _grey(values: npt.NDArray[np.floating], most: float) -> UInt8:
 
 
 def _energy(feature: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Sum of the four edge energies of standardised features (n, planes, h, w), from 0."""
-    total = feature[:, 0] + feature[:, 1] + feature[:, 2] + feature[:, 3]
+    """Sum of the four edge energies of features (n, planes, h, w), from 0; without a mask, of the three channels."""
+    total = np.zeros_like(feature[:, 0])
+    for plane in range(min(4, feature.shape[1])):
+        total += feature[:, plane]
     return total - total.min(axis=(1, 2), keepdims=True)
 
 
