@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from instahide_nb.attacks.unmask.attack import Unmask
 
 _GROUP = "instahide_nb.attacks"
+_CROPS, _VIEWS = ("crop", "crop_flip"), ("flip", "crop", "crop_flip")
 _GIVEN = ("seed_start", "seed_stop", "workdir")  # what run_attack passes by itself
 _OWN = {
     "unmask": "instahide_nb.attacks.unmask.attack:run",
@@ -105,10 +106,8 @@ def why_not(method: str, about: GenDataParams | ReleaseInfo) -> str:
         return f"{name} needs labels; this release has none"
     if name == "prng-seed" and about.labels != "coefficients":
         return f"{name} needs labels with coefficients; the labels of this release are {about.labels!r}"
-    if name in ("unmask", "prng-state", "prng-seed") and about.augment != "none":
-        return (
-            f"{name} needs private images as they are; those of this release are augmented ({about.augment})"
-        )
+    if about.augment in {"unmask": _CROPS, "prng-state": _VIEWS, "prng-seed": _VIEWS}.get(name, ()):
+        return f"{name} does not know private images that are augmented ({about.augment})"
     return ""
 
 

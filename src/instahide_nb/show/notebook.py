@@ -309,7 +309,8 @@ def product_plot(walk: Unmask) -> Figure | None:
 
     y, x = walk.encryption.shape[1] // 2, walk.encryption.shape[2] // 2
     product, weight = pixel_matrix(walk.encryption, walk.now.mixtures, (y, x, 1))
-    value = walk.history[0][1][:, y, x, 1]
+    first = walk.history[0][1]
+    value = np.concatenate([first[:, y, x, 1], first[:, y, -1 - x, 1]])[: len(product)]
     seen = np.triu(weight > np.quantile(weight[weight > 0], 0.5), 1)
     return plots.product_plot(np.outer(value, value)[seen], product[seen])
 

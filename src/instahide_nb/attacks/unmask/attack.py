@@ -31,6 +31,7 @@ from instahide_nb.attacks.unmask.constraints import (
     scales_by_sum,
 )
 from instahide_nb.attacks.unmask.smoothness import Moments, Smoothness, public_moments, smoothness
+from instahide_nb.attacks.unmask.views import better_mirrored, both_ways, fit_views, image_of, mirrored
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import Stopwatch
@@ -79,6 +80,7 @@ class UnmaskResult:
 
     recovered: Float32  # (N, h, w, 3) in [-1, 1], ordered by class where there are labels
     assignment: Int64  # (n, p): the private images of each encryption, the largest coefficient first
+    flipped: npt.NDArray[np.bool_]  # (n, p): which of them are mirrored
     coefficient: Float32  # (n, p)
     confidence: Float32  # (n, p): log-likelihood of each image above the next best in its place
     signed: Float32  # (n, h, w, 3): each encryption with its mask lifted, |x| E[sign]
@@ -158,6 +160,10 @@ class Estimates:
         if weights is None:
             known = (self.mixtures.assignment >= 0).all(axis=1)
             weights = np.where(known, np.float32(1) / self.scale, 0)
+        if self.known.either_way:
+            self.fitted = fit_views(self.signed, self.mixtures, weights, self.mean, _PULL)
+            self.image = self.fitted.image
+            return
         flat = self.signed.reshape(len(self.signed), -1)
         image = np.clip(fit(flat, self.mixtures, weights, self.mean, _PULL), -1.0, 1.0)
         self.image = image.astype(np.float32).reshape(-1, *self.size.shape[1:])
@@ -181,8 +187,12 @@ class Estimates:
         for _ in range(2):
             image = self.image.reshape(len(self.image), -1)
             gain = signs.flip_gain(flat, image, self.mixtures, variance, self.mean)
-            gain = gain.reshape(self.image.shape)
-            self.image = signs.repair_signs(self.image, gain, self.moments.mean, local)
+            gain, whole = gain.reshape(self.image.shape), self.known.n_images
+            if self.known.either_way:
+                gain = gain[:whole] + mirrored(gain[whole:])
+            self.image = signs.repair_signs(self.image[:whole], gain, self.moments.mean, local)
+            if self.known.either_way:
+                self.image = np.concatenate([self.image, mirrored(self.image)])
 
     def find_codes(self) -> Codes:
         """Images and coefficients of all rows, each compared with images fitted without it: `mixtures`."""
@@ -213,10 +223,14 @@ class Estimates:
             coefficient = by_law(coefficient, self.law)
             few = self.mixtures.coefficient.sum(axis=1) < np.float32(_TOO_SMALL * self.least_sum)
             better |= few & (other.gain >= mine.gain)
-        rows = np.flatnonzero(better)
+        held, share = self.mixtures.assignment.copy(), self.mixtures.coefficient.copy()
+        whole, turned = self.known.n_images, np.zeros(held.shape, bool)
+        if self.known.either_way:
+            turned = better_mirrored(mine.score, held, whole, self.known.epochs)
+            held[turned] = (held[turned] + whole) % (2 * whole)
+        rows = np.flatnonzero(better | turned.any(axis=1))
         if len(rows):
-            held, share = self.mixtures.assignment.copy(), self.mixtures.coefficient.copy()
-            held[rows], share[rows] = other.mixtures.assignment[rows], coefficient[rows]
+            held[better], share[better] = other.mixtures.assignment[better], coefficient[better]
             self.mixtures = Mixtures(held, share, self.mixtures.n_images)
             self.scale[rows] = prior_scale(self.mixtures.part(rows), self.n_public)
             self.infer_signs(_RIDGE, coupled, rows)
@@ -228,7 +242,7 @@ class Estimates:
         `age` (N,) counts the rounds since an image was started; it is changed.
         """
         age += 1
-        margin, held = found.margin(), self.mixtures.assignment
+        margin, held = found.margin(), image_of(self.mixtures.assignment, len(age))
         # the median: epochs give an image that nobody wants the places that no other image wants
         median = np.array(
             [np.median(margin[held == j]) if (held == j).any() else 0.0 for j in range(len(age))]
@@ -239,8 +253,9 @@ class Estimates:
             return 0
         theirs = np.isin(held, poor)
         rows = np.flatnonzero(theirs.any(axis=1))
-        without = Mixtures(np.where(theirs, -1, held), self.mixtures.coefficient, len(age))
-        self.mixtures, before = without, self.mixtures
+        before, candidates = self.mixtures, self.mixtures.n_images
+        without = Mixtures(np.where(theirs, -1, before.assignment), before.coefficient, candidates)
+        self.mixtures = without
         table = codes.product_table(self.residual(rows), self.smoothness(_RIDGE))
         self.mixtures = before
         if self.known.epochs:
@@ -266,10 +281,10 @@ class Estimates:
                 assignment[row, place], share[row, place] = image, _STRENGTH
             age[image], many = 0, many + 1
         if many:
-            kept = np.isin(before.assignment, poor) & (assignment < 0)  # of images that found no group
+            kept = np.isin(held, poor) & (assignment < 0)  # of images that found no group
             assignment[kept], share[kept] = before.assignment[kept], before.coefficient[kept]
             share[assignment < 0] = 0
-            self.mixtures = Mixtures(assignment, share, len(age))
+            self.mixtures = Mixtures(assignment, share, candidates)
         return many
 
     def learn_shared_public(self, epoch: int | None, blocks: list[slice]) -> None:
@@ -282,7 +297,7 @@ class Estimates:
         if epoch is not None:
             self.weights, scale = shared_public.by_epoch(self.residual, epoch, local, expected)
         else:
-            held = self.mixtures.assignment
+            held = image_of(self.mixtures.assignment, self.known.n_images)
             self.weights, scale = shared_public.by_correlation(self.residual, held, blocks, local, expected)
         self.expected, self.scale = expected, np.maximum(scale, _SMALLEST)
 
@@ -330,9 +345,11 @@ def prior_scale(mixtures: Mixtures, n_public: int) -> Float32:
 
 def scaled(mixtures: Mixtures, known: Known, law: Float64, n_public: int) -> Mixtures:
     """Coefficients on the scale of the scheme: that of known sums, or else of their law."""
+    held = image_of(mixtures.assignment, known.n_images)
+    images = Mixtures(held, mixtures.coefficient, known.n_images)
     by_sum = known.share is not None or not n_public
-    by = scales_by_sum(mixtures, known) if by_sum else scales_by_law(mixtures, law)
-    return Mixtures(mixtures.assignment, mixtures.coefficient * by[mixtures.assignment], mixtures.n_images)
+    by = scales_by_sum(images, known) if by_sum else scales_by_law(images, law)
+    return Mixtures(mixtures.assignment, mixtures.coefficient * by[held], mixtures.n_images)
 
 
 def _check(release: Release, public: npt.NDArray[np.uint8]) -> None:
@@ -367,7 +384,9 @@ def _features(encryption: Float32, known: Known, moments: Moments, masked: bool,
         return edges.edges_of(encryption, known, squares=public)
     feature = _planar(encryption) - moments.mean[:, None, None]
     local = smoothness(moments, feature.shape[2], feature.shape[3], _RIDGE)
-    return edges.Edges(known, feature, local, codes.square_lengths(feature.__getitem__, len(feature), local))
+    planes = np.arange(feature.shape[1]) if known.either_way else None
+    square = codes.square_lengths(feature.__getitem__, len(feature), local)
+    return edges.Edges(known, feature, local, square, planes)
 
 
 def count_private(release: Release, public: npt.NDArray[np.uint8]) -> Release:
@@ -427,12 +446,12 @@ class Unmask:
             share = (
                 by_law(share, law) if n_public else share / np.maximum(share.sum(axis=1, keepdims=True), 1e-6)
             )
-            mixtures = Mixtures(mixtures.assignment, share.astype(np.float32), known.n_images)
+            mixtures = Mixtures(mixtures.assignment, share.astype(np.float32), mixtures.n_images)
             if not n_public and known.present.shape[1] == 1:
                 known = replace(known, share=np.ones((len(share), 1)))
         planar = _planar(self.encryption)
         size = np.abs(planar) if self.masked else planar
-        image = np.zeros((known.n_images, *planar.shape[1:]), np.float32)
+        image = np.zeros((mixtures.n_images, *planar.shape[1:]), np.float32)
         scale = prior_scale(mixtures, n_public)
         limits = law, n_public, info.min_private_sum
         self.now = Estimates(known, *limits, self.moments, size, mixtures, scale, image, planar.copy())
@@ -449,12 +468,16 @@ class Unmask:
         everything = now.mixtures
         now.mixtures = self._certain(everything)
         with self.watch.stage("squares"):
-            now.image = _planar(squares.first_images(self.encryption, now.mixtures))
+            if now.known.either_way:
+                rows = np.concatenate([self.encryption, self.encryption[:, :, ::-1]])
+                now.image = _planar(squares.first_images(rows, both_ways(now.mixtures)))
+            else:
+                now.image = _planar(squares.first_images(self.encryption, now.mixtures))
         self._remember("squares")
         with self.watch.stage("independent signs"):
             now.choose_sign(squares.colour_axis(self.public))
         first = self.history[0][1]
-        same = np.count_nonzero((first > 0) == (_interleaved(now.image) > 0))
+        same = np.count_nonzero((first > 0) == (_interleaved(now.image[: len(first)]) > 0))
         first *= np.float32(1 if 2 * same >= first.size else -1)
         self._remember("independent signs")
         if self.settings.repair:
@@ -472,7 +495,7 @@ class Unmask:
         if known.share is None or certain.sum() < _CERTAIN * known.n_images:
             return mixtures
         held = np.where(certain[:, None], mixtures.assignment, -1)
-        return Mixtures(held, mixtures.coefficient, known.n_images)
+        return Mixtures(held, mixtures.coefficient, mixtures.n_images)
 
     def refine(self) -> Estimates:
         """Stage 4: rounds of signs, codes and images, each encryption on its own."""
@@ -535,7 +558,7 @@ class Unmask:
         return math.fsum(square) <= len(square) * _SETTLED**2
 
     def _remember(self, name: str) -> None:
-        self.history.append((name, _interleaved(self.now.image)))
+        self.history.append((name, _interleaved(self.now.image[: self.now.known.n_images])))
 
     def result(self) -> UnmaskResult:
         """What was found."""
@@ -546,8 +569,9 @@ class Unmask:
             agreement = edges.agreement(self.energies, now.mixtures)
         stages = [name for name, _ in self.history]
         return UnmaskResult(
-            recovered=_interleaved(now.image),
-            assignment=now.mixtures.assignment,
+            recovered=_interleaved(now.image[: now.known.n_images]),
+            assignment=image_of(now.mixtures.assignment, now.known.n_images),
+            flipped=now.mixtures.assignment >= now.known.n_images,
             coefficient=now.mixtures.coefficient.astype(np.float32),
             confidence=confidence,
             signed=_interleaved(now.signed),
@@ -586,8 +610,10 @@ def decrypt(result: UnmaskResult) -> Float32:
     """For each encryption the private image that the attack is surest of, on the 8-bit grid, (n, h, w, 3)."""
     strength = result.confidence * result.coefficient
     place = np.argmax(strength, axis=1)
-    chosen = np.take_along_axis(result.assignment, place[:, None], axis=1)[:, 0]
-    return on_the_grid(result.recovered)[chosen]
+    row = np.arange(len(place))
+    image, flipped = on_the_grid(result.recovered)[result.assignment[row, place]], result.flipped[row, place]
+    image[flipped] = image[flipped, :, ::-1]
+    return image
 
 
 def answer(result: UnmaskResult) -> AttackResult:

@@ -47,11 +47,14 @@ class Codes:
     mixtures: Mixtures  # the largest coefficient first
     gain: Float64  # (n,): log-likelihood above that of no private image at all
     score: Float32  # (n, p, N): the gain with each image in each place, beside the images in the others
+    n_images: int  # N; candidates are their mirror images too, if there are more
 
     def margin(self) -> Float32:
         """Gain above that with the next best image in each place, float32 (n, p)."""
         other = self.score.copy()
-        np.put_along_axis(other, self.mixtures.assignment[:, :, None], np.float32(-1e30), axis=2)
+        held = self.mixtures.assignment[:, :, None]
+        for turn in range(0, other.shape[2], self.n_images):
+            np.put_along_axis(other, (held + turn) % other.shape[2], np.float32(-1e30), axis=2)
         return np.minimum(self.gain[:, None] - other.max(axis=2), 1e6).astype(np.float32)
 
 
@@ -156,6 +159,7 @@ def _code_rows(
     target: Float64,
     stiff: float,
     sweeps: int,
+    whole: int,
     assignment: Int64,
     coefficient: Float64,
     gain: Float64,
@@ -235,6 +239,8 @@ def _code_rows(
                         held = False
                         for u in range(many):
                             held = held or chosen[place_of[u]] == j
+                            if chosen[place_of[u]] != j and chosen[place_of[u]] % whole == j % whole:
+                                held, value = True, -1e30  # an image is not in a row both ways round
                         if not held:
                             slope, curve = right_of[j], length[j]
                             for u in range(many):
@@ -362,7 +368,7 @@ def code(found: Products, known: Known, assignment: Int64 | None = None) -> Code
     own = (np.full((n, 1), -1), np.zeros((n, 1)), np.zeros((0, n_images)))
     if fit is not None:
         own = (fit.mixtures.assignment, fit.mixtures.coefficient.astype(np.float64), fit.influence)
-    constraints = known.image_class, known.present, target, stiff, sweeps
+    constraints = known.image_class, known.present, target, stiff, sweeps, known.n_images
     out = held, coefficient, gain, score
     in_blocks(_code_rows, n, found.product, found.gram, *own, found.square, *constraints, *out)
     order = np.argsort(-coefficient, axis=1, kind="stable")
@@ -371,11 +377,15 @@ def code(found: Products, known: Known, assignment: Int64 | None = None) -> Code
         np.take_along_axis(coefficient, order, 1).astype(np.float32),
         n_images,
     )
-    return Codes(mixtures, gain, np.take_along_axis(score, order[:, :, None], 1))
+    return Codes(mixtures, gain, np.take_along_axis(score, order[:, :, None], 1), known.n_images)
 
 
 def assign_epochs(score: Float32, scale: Float32, n_images: int) -> Int64:
-    """Images of each row so that every image stands p times in each block of N rows and scores are largest."""
+    """Candidates of each row so that every image stands p times in each block of N rows and scores are largest.
+
+    Where candidates are images and their mirror images, an image is one of both in all its places of a block: that of
+    the larger total where every place takes the better one.
+    """
     from scipy.optimize import linear_sum_assignment
 
     n, places, _ = score.shape
@@ -383,12 +393,17 @@ def assign_epochs(score: Float32, scale: Float32, n_images: int) -> Int64:
 
     def blocks(first: int, last: int) -> None:
         for low in range(first * n_images, last * n_images, n_images):
-            part = (score[low : low + n_images] / scale[low : low + n_images, None, None]).reshape(
-                -1, n_images
-            )
-            part = np.maximum(part.astype(np.float64) - part.max(axis=1, keepdims=True), -1e6)
-            column = linear_sum_assignment(np.repeat(part, places, axis=1), maximize=True)[1]
-            out[low : low + n_images] = (column // places).reshape(-1, places)
+            part = (score[low : low + n_images] / scale[low : low + n_images, None, None]).astype(np.float64)
+            part = part.reshape(n_images * places, -1, n_images)
+            part = np.maximum(part - part.max(axis=(1, 2), keepdims=True), -1e6)
+            turn, one = np.zeros(n_images, np.int64), np.arange(n_images)
+            for last in range(part.shape[1]):
+                best = part[:, turn, one] if last or part.shape[1] == 1 else part.max(axis=1)
+                image = linear_sum_assignment(np.repeat(best, places, axis=1), maximize=True)[1] // places
+                total = np.zeros((n_images, part.shape[1]))
+                np.add.at(total, image, part[np.arange(len(part)), :, image])
+                turn = turn if last else total.argmax(axis=1)
+            out[low : low + n_images] = (image + n_images * turn[image]).reshape(-1, places)
 
     in_blocks(blocks, n // n_images, block=1)
     return out

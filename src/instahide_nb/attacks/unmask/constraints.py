@@ -42,16 +42,17 @@ class Known:
     """Constraints on the codes of all rows."""
 
     per_row: int  # private images of a row, p
-    image_class: Int64  # (N,), ascending: the labels say how many images a class has
+    image_class: Int64  # (N,), ascending: the labels say how many images a class has; twice, if `either_way`
     present: Bool  # (n, classes): which a row holds; without labels there is one class, present everywhere
     share: Float64 | None  # (n, classes): sum of the coefficients of each class, if known
     epochs: bool = False  # whether rows come in blocks of N in which each image stands p times
     stiffness: float = 1e3  # weight of known sums, in mean squared lengths of an image
+    either_way: bool = False  # whether candidates are N images and their N mirror images (`views`)
 
     @property
     def n_images(self) -> int:
         """Number of private images, N."""
-        return len(self.image_class)
+        return len(self.image_class) // (1 + self.either_way)
 
     def part(self, rows: slice | Int64) -> Known:
         """The same for some rows."""
@@ -168,7 +169,7 @@ def scales_by_sum(mixtures: Mixtures, known: Known) -> Float32:
 
     The sums are those of each class, or 1 for whole rows.
     """
-    share, image_class = known.share, known.image_class
+    share, image_class = known.share, known.image_class[: known.n_images]
     if share is None:
         share, image_class = np.ones((len(mixtures.assignment), 1)), np.zeros(known.n_images, np.int64)
     held = mixtures.assignment
@@ -186,5 +187,7 @@ def known_of(release: Release) -> Known:
     """The constraints of a release: its labels, and the sum of 1 where there are no public images and no labels."""
     info, n = release.info, len(release.encryption)
     known = read_known(release.label, n, info.n_private, info.private_per_row)
+    if "flip" in info.augment:
+        known = replace(known, image_class=np.tile(known.image_class, 2), either_way=True)
     # In a row of many images a small one is often wrong, and a stiff sum forces its whole coefficient on a wrong image.
     return replace(known, stiffness=0.1) if info.private_per_row > _MANY else known

@@ -33,6 +33,7 @@ from instahide_nb.attacks.unmask.codes import (
 )
 from instahide_nb.attacks.unmask.constraints import Known, in_epochs
 from instahide_nb.attacks.unmask.smoothness import Moments, Smoothness, autocovariance, smoothness
+from instahide_nb.attacks.unmask.views import EDGE_PLANES, fit_views, image_of, mirrored
 from instahide_nb.core.arrays import Float32, Float64, Int64
 from instahide_nb.core.threads import in_blocks
 
@@ -48,13 +49,15 @@ _MANY_PLACES = 3  # private images of a row above which epochs add nothing to co
 _PULL = 0.1  # of edge energies to zero, as a share of the mean diagonal: few rows hold an image
 _SAMPLE = 1000  # encryptions whose covariance is taken
 _ROWS, _COLUMNS = 100, 256  # at a time
+_TURNS = 10  # of a power iteration over the rows of a cluster
 
 
-def edge_energies(encryption: Float32, squares: bool = False) -> Float32:
+def edge_energies(encryption: Float32, squares: bool = False, even: bool = False) -> Float32:
     """Energy of four local differences of absolute values, summed over channels, float32 (n, 4, h-1, w-1).
 
     To the right, down, and along both diagonals (these divided by sqrt 2). With `squares` the energies stay squared,
-    and the square of each value follows: (n, 4 + channels, h-1, w-1).
+    and the square of each value follows: (n, 4 + channels, h-1, w-1). `even`: what belongs to one column is the mean
+    of two, so that a mirror image has the energies of the image in a mirror (:mod:`.views`).
     """
     n, h, w, channels = encryption.shape
     out = np.zeros((n, 4 + channels * squares, h - 1, w - 1), np.float32)
@@ -71,8 +74,13 @@ def edge_energies(encryption: Float32, squares: bool = False) -> Float32:
             for c in range(channels):
                 target += square[:, c]
             target *= share
+        if even:
+            square = (right - across) ** 2
+            for c in range(channels):
+                out[low:high, 1] += square[:, c]
+            out[low:high, 1] *= half
         if squares:
-            out[low:high, 4:] = here * here
+            out[low:high, 4:] = half * (here * here + right * right) if even else here * here
         else:
             np.sqrt(out[low:high], out=out[low:high])
 
@@ -80,12 +88,12 @@ def edge_energies(encryption: Float32, squares: bool = False) -> Float32:
     return out
 
 
-def edge_features(encryption: Float32, squares: bool = False) -> Float32:
+def edge_features(encryption: Float32, squares: bool = False, even: bool = False) -> Float32:
     """Edge energies (n, planes, h-1, w-1) standardised over the set at each place, then within each encryption.
 
     So a product of two rows over their size is a correlation.
     """
-    energy = edge_energies(encryption, squares)
+    energy = edge_energies(encryption, squares, even)
     table = energy.reshape(len(energy), -1)
 
     def over_set(low: int, high: int) -> None:
@@ -126,10 +134,13 @@ class Edges:
     feature: Float32  # (n, planes, h, w)
     local: Smoothness
     square: Float64  # (n,): whitened squared length of each encryption's features
+    planes: Int64 | None = None  # order of the planes in a mirror, where images stand either way round
 
     def fit(self, mixtures: Mixtures) -> Fit:
         """Features of the images by least squares."""
         flat, one = self.feature.reshape(len(self.feature), -1), np.ones(len(self.feature))
+        if self.planes is not None:
+            return fit_views(self.feature, mixtures, one, np.zeros(flat.shape[1]), _PULL, self.planes)
         found = fit(flat, mixtures, one, np.zeros(flat.shape[1]), _PULL).astype(np.float32)
         return Fit(found.reshape(-1, *self.feature.shape[1:]), mixtures, influence(mixtures, one, _PULL))
 
@@ -154,19 +165,34 @@ class Edges:
 
     def part(self, rows: slice) -> Edges:
         """The same for some rows, whole epochs."""
-        return Edges(self.known.part(rows), self.feature[rows], self.local, self.square[rows])
+        return replace(
+            self, known=self.known.part(rows), feature=self.feature[rows], square=self.square[rows]
+        )
+
+    def tables(self) -> tuple[Float32, Float32 | None]:
+        """Whitened products of all pairs of rows, and of rows with rows in a mirror where images are either way round.
+
+        For the even and odd parts s and d of rows these are ``<s, s'> + <d, d'>`` and ``<s, s'> - <d, d'>``.
+        """
+        if self.planes is None:
+            return product_table(self.feature, self.local), None
+        half, turned = np.float32(0.5), mirrored(self.feature, self.planes)
+        even = product_table(half * (self.feature + turned), self.local)
+        odd = product_table(half * (self.feature - turned), self.local)
+        return even + odd, even - odd
 
     def with_epochs(self, assignment: Int64) -> Edges:
         """The same, epochs being used if the codes show them."""
-        epochs = in_epochs(assignment, self.known.n_images, self.known.per_row)
+        epochs = in_epochs(image_of(assignment, self.known.n_images), self.known.n_images, self.known.per_row)
         return replace(self, known=replace(self.known, epochs=epochs))
 
 
 def edges_of(encryption: Float32, known: Known, squares: bool) -> Edges:
     """Features of masked encryptions (n, h, w, channels), ready to be compared."""
-    feature = edge_features(encryption, squares)
+    feature = edge_features(encryption, squares, known.either_way)
     local = edge_filter(feature)
-    return Edges(known, feature, local, square_lengths(feature.__getitem__, len(feature), local))
+    planes = EDGE_PLANES[: feature.shape[1]] if known.either_way else None
+    return Edges(known, feature, local, square_lengths(feature.__getitem__, len(feature), local), planes)
 
 
 def similarity(table: Float32) -> Float32:
@@ -199,15 +225,22 @@ def count_images(edges: Edges) -> int | None:
     return min(near, key=lambda d: abs(d - found), default=found)
 
 
-def clusters(table: Float32, known: Known) -> Mixtures:
+def clusters(table: Float32, known: Known, turned: Float32 | None = None) -> Mixtures:
     """Groups of encryptions that resemble each other, the largest of each class: at most one image a row.
 
-    Rows that share no class are kept apart.
+    Rows that share no class are kept apart. `turned` are the products with rows in a mirror, if they are compared
+    either way round.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
 
-    apart = 1.0 - similarity(table).astype(np.float64)
+    like = either = similarity(table)
+    if turned is not None:
+        length = np.sqrt(np.maximum(np.diagonal(table), np.float32(1e-9)))
+        other = turned / length[:, None] / length
+        either = np.minimum(np.maximum(like, other), np.float32(1))
+        like -= other
+    apart = 1.0 - either.astype(np.float64)
     if known.present.shape[1] > 1:
         present = known.present.astype(np.float32)
         apart[(present @ present.T) == 0] = 2.0
@@ -221,7 +254,10 @@ def clusters(table: Float32, known: Known) -> Mixtures:
     group_class = held.argmax(axis=1)
     image = np.full(len(size), -1)
     for c in range(known.present.shape[1]):
-        images, own = np.flatnonzero(known.image_class == c), np.flatnonzero(group_class == c)
+        images, own = (
+            np.flatnonzero(known.image_class[: known.n_images] == c),
+            np.flatnonzero(group_class == c),
+        )
         largest = own[np.argsort(-size[own], kind="stable")[: len(images)]]
         image[largest] = images[: len(largest)]
     assignment = image[group][:, None]
@@ -231,14 +267,33 @@ def clusters(table: Float32, known: Known) -> Mixtures:
     coefficient = np.ones(assignment.shape, np.float32)
     if known.share is not None:
         coefficient = known.share[row, known.image_class[assignment[:, 0]]][:, None].astype(np.float32)
-    return Mixtures(assignment, coefficient, known.n_images)
+    for one in range(known.n_images) if turned is not None else ():
+        rows = np.flatnonzero(assignment[:, 0] == one)
+        assignment[rows[_sides(like[np.ix_(rows, rows)]) < 0], 0] += known.n_images
+    return Mixtures(assignment, coefficient, len(known.image_class))
+
+
+def _sides(table: Float32) -> Float32:
+    """1 or -1 for rows of a group that stand one way round or the other: the sign of the leading eigenvector.
+
+    `table` is how much more rows resemble each other as they are than in a mirror.
+    """
+    side = np.ones(len(table), np.float32)
+    for turn in range(_TURNS):
+        first = (
+            table[np.abs(table).sum(axis=1).argmax()]
+            if turn == 0 and len(table)
+            else (table * side).sum(axis=1)
+        )
+        side = np.where(first < 0, np.float32(-1), np.float32(1))
+    return side
 
 
 def worth(codes: Codes) -> Float64:
     """What the rows would lose without each image, float64 (N,): each of them takes its next best image instead."""
     loss = np.maximum(codes.margin().astype(np.float64), 0)
-    out = np.zeros(codes.mixtures.n_images)
-    np.add.at(out, codes.mixtures.assignment.ravel(), loss.ravel())
+    out = np.zeros(codes.n_images)
+    np.add.at(out, image_of(codes.mixtures.assignment, codes.n_images).ravel(), loss.ravel())
     return out
 
 
@@ -339,7 +394,8 @@ def restart(mixtures: Mixtures, image: int, group: Group, known: Known) -> Mixtu
     It takes the place of the image that most of them hold, or else of the weakest.
     """
     held, share = mixtures.assignment.copy(), mixtures.coefficient.copy()
-    share[held == image], held[held == image] = 0, -1
+    own = image_of(held, known.n_images) == image
+    share[own], held[own] = 0, -1
     allowed = known.present[group.rows, known.image_class[image]]
     rows, strength = group.rows[allowed], group.strength[allowed]
     inside = held[rows]
@@ -361,8 +417,8 @@ def first_codes(edges: Edges) -> tuple[Codes, Edges]:
     """Codes of all encryptions from their features alone, and the edges with epochs if the codes show them."""
     n, whole = len(edges.feature), edges.known.n_images
     some = edges.part(slice(0, max(_TOGETHER // whole, 1) * whole)) if n > _TOGETHER else edges
-    table = product_table(some.feature, some.local)
-    codes, found = some.explain(clusters(table, some.known), _FIRST_FITS)
+    table, turned = some.tables()
+    codes, found = some.explain(clusters(table, some.known, turned), _FIRST_FITS)
     some = some.with_epochs(codes.mixtures.assignment)
     codes, found = some.explain(codes.mixtures, 1)
     for _ in range(_RESTARTS):
