@@ -159,7 +159,7 @@ def _code_rows(
     target: Float64,
     stiff: float,
     sweeps: int,
-    whole: int,
+    distinct: int,
     assignment: Int64,
     coefficient: Float64,
     gain: Float64,
@@ -239,7 +239,7 @@ def _code_rows(
                         held = False
                         for u in range(many):
                             held = held or chosen[place_of[u]] == j
-                            if chosen[place_of[u]] != j and chosen[place_of[u]] % whole == j % whole:
+                            if chosen[place_of[u]] != j and chosen[place_of[u]] % distinct == j % distinct:
                                 held, value = True, -1e30  # an image is not in a row both ways round
                         if not held:
                             slope, curve = right_of[j], length[j]
