@@ -304,9 +304,8 @@ class Estimates:
     def choose_sign(self, axis: Float64) -> None:
         """A few rounds that favour neither sign, then the sign under which mean colours are a photograph's: `image`.
 
-        The mean public image is left out of these rounds, so that they would give the negatives from the negatives.
-        The likelihood of the encryptions cannot decide: it takes the mean of the attacker's photographs for that of
-        the challenge's, and is certain of the wrong sign where the two differ. `axis` is from `squares.colour_axis`.
+        These rounds leave the mean public image out. The likelihood cannot decide: it takes the mean of the attacker's
+        photographs for that of the challenge's. `axis` is from `squares.colour_axis`.
         """
         known = self.moments
         self.moments = replace(known, mean=np.zeros_like(known.mean))
@@ -468,11 +467,10 @@ class Unmask:
         everything = now.mixtures
         now.mixtures = self._certain(everything)
         with self.watch.stage("squares"):
+            rows, mixtures = self.encryption, now.mixtures
             if now.known.either_way:
-                rows = np.concatenate([self.encryption, self.encryption[:, :, ::-1]])
-                now.image = _planar(squares.first_images(rows, both_ways(now.mixtures)))
-            else:
-                now.image = _planar(squares.first_images(self.encryption, now.mixtures))
+                rows, mixtures = np.concatenate([rows, rows[:, :, ::-1]]), both_ways(mixtures)
+            now.image = _planar(squares.first_images(rows, mixtures))
         self._remember("squares")
         with self.watch.stage("independent signs"):
             now.choose_sign(squares.colour_axis(self.public))

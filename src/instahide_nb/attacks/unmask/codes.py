@@ -9,9 +9,8 @@ so products with images and among images are all that is needed. Each of the p p
 the others (matching pursuit with re-choice). Whatever is known narrows the choice: classes named by the labels, sums
 of coefficients, and epochs, in each of which every image stands p times. The same holds of edge energies (`edges`).
 
-Each row is compared with the images as they would be without it: P_j - t_j r, with r the row's residual under the
-mixture the images were fitted to, t_j = influence_j / (1 - leverage). An image fitted to a row resembles it, so a wrong
-choice would otherwise stay.
+An image fitted to a row resembles it, so a wrong choice would stay. Each row is therefore compared with the images as
+they would be without it: P_j - t_j r, with r the row's residual and t_j = influence_j / (1 - leverage).
 """
 
 from __future__ import annotations
@@ -383,8 +382,7 @@ def code(found: Products, known: Known, assignment: Int64 | None = None) -> Code
 def assign_epochs(score: Float32, scale: Float32, n_images: int) -> Int64:
     """Candidates of each row so that every image stands p times in each block of N rows and scores are largest.
 
-    Where candidates are images and their mirror images, an image is one of both in all its places of a block: that of
-    the larger total where every place takes the better one.
+    An image stands one way round in all its places of a block: that of the larger total if each place could choose.
     """
     from scipy.optimize import linear_sum_assignment
 

@@ -1,16 +1,12 @@
 """What a sign mask cannot hide: the energy of edges, and the first codes that follow from it.
 
-Neighbouring pixels of a natural image nearly always have the same sign, so the difference of two neighbouring
-absolute values is, up to its sign, the difference of the pixels themselves. The energy of such differences over the
-channels is a feature of the unmasked mixture, close to a mixture of the edge energies of its private images with
-their coefficients. So edge energies of the images follow from codes by least squares, and codes follow from them
-(`codes`). Energies at neighbouring places rise and fall together whatever the private images, and are whitened first
-(docs/unmask.md says what that gains). Where there is no mask the images themselves serve as features.
+Neighbouring pixels of a natural image nearly always have the same sign, so the difference of neighbouring absolute
+values is that of the pixels, up to its sign. The energy of such differences is close to a mixture of the energies of
+the private images with their coefficients: these follow from codes by least squares, and codes from them (`codes`).
+Energies are whitened first. Where there is no mask the images themselves serve as features.
 
-The start is clusters of encryptions that resemble each other: average linkage on one minus the correlation, cut where
-most groups have a fair size. Fits and codes follow in turn. An image of little worth, such as the second one of a
-cluster that was split, is then started anew from rows whose residuals resemble each other: they share an image that
-no other has taken.
+The start is clusters of encryptions that resemble each other (average linkage). Fits and codes follow in turn. An image
+of little worth is started anew from rows whose residuals resemble each other: they share an image that no other took.
 """
 
 from __future__ import annotations
@@ -165,9 +161,8 @@ class Edges:
 
     def part(self, rows: slice) -> Edges:
         """The same for some rows, whole epochs."""
-        return replace(
-            self, known=self.known.part(rows), feature=self.feature[rows], square=self.square[rows]
-        )
+        known, feature, square = self.known.part(rows), self.feature[rows], self.square[rows]
+        return replace(self, known=known, feature=feature, square=square)
 
     def tables(self) -> tuple[Float32, Float32 | None]:
         """Whitened products of all pairs of rows, and of rows with rows in a mirror where images are either way round.
@@ -254,10 +249,8 @@ def clusters(table: Float32, known: Known, turned: Float32 | None = None) -> Mix
     group_class = held.argmax(axis=1)
     image = np.full(len(size), -1)
     for c in range(known.present.shape[1]):
-        images, own = (
-            np.flatnonzero(known.image_class[: known.n_images] == c),
-            np.flatnonzero(group_class == c),
-        )
+        images = np.flatnonzero(known.image_class[: known.n_images] == c)
+        own = np.flatnonzero(group_class == c)
         largest = own[np.argsort(-size[own], kind="stable")[: len(images)]]
         image[largest] = images[: len(largest)]
     assignment = image[group][:, None]
@@ -267,26 +260,18 @@ def clusters(table: Float32, known: Known, turned: Float32 | None = None) -> Mix
     coefficient = np.ones(assignment.shape, np.float32)
     if known.share is not None:
         coefficient = known.share[row, known.image_class[assignment[:, 0]]][:, None].astype(np.float32)
-    for one in range(known.n_images) if turned is not None else ():
+    for one in np.unique(assignment[assignment >= 0]) if turned is not None else ():
         rows = np.flatnonzero(assignment[:, 0] == one)
         assignment[rows[_sides(like[np.ix_(rows, rows)]) < 0], 0] += known.n_images
     return Mixtures(assignment, coefficient, len(known.image_class))
 
 
 def _sides(table: Float32) -> Float32:
-    """1 or -1 for rows of a group that stand one way round or the other: the sign of the leading eigenvector.
-
-    `table` is how much more rows resemble each other as they are than in a mirror.
-    """
-    side = np.ones(len(table), np.float32)
-    for turn in range(_TURNS):
-        first = (
-            table[np.abs(table).sum(axis=1).argmax()]
-            if turn == 0 and len(table)
-            else (table * side).sum(axis=1)
-        )
-        side = np.where(first < 0, np.float32(-1), np.float32(1))
-    return side
+    """1 or -1 for rows that stand one way round or the other, from how much more alike they are so than in a mirror."""
+    first = table[np.abs(table).sum(axis=1).argmax()]
+    for _ in range(_TURNS):
+        first = (table * np.where(first < 0, np.float32(-1), np.float32(1))).sum(axis=1)
+    return first
 
 
 def worth(codes: Codes) -> Float64:

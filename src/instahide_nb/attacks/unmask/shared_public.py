@@ -6,9 +6,8 @@ from diagonal; in some combinations of rows public images nearly cancel. The Gra
 estimates that covariance without knowing C or U. Its inverse K predicts each residual from the others,
 ``r_i ~ -sum_j K_ij r_j / K_ii``, and is the weight of generalised least squares for the private images (`by_epoch`).
 
-Where rows are in no epochs, or epochs are long, every row is compared with all others in a block, and its residual is
-regressed on those that correlate with it (`by_correlation`): the pool of public images is drawn from again in every
-epoch.
+Where rows are in no epochs, or epochs are long, the residual of every row is regressed on those of all rows of a block
+that correlate with it (`by_correlation`).
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@ A value of size ``|x|`` whose prediction is m, with residual variance v, is posi
 machine. The residual ``x - m`` is a mixture of public images and as smooth as they are, so the signs of an encryption
 are coupled: mean field infers them together, each pixel given its neighbours, at falling temperatures.
 
-Recovered images have pixels with the wrong sign where they are far from grey: |P| is right, and no encryption shows
-the sign where the other images are small. Such a pixel is flipped where the smoothness of natural images demands it
-more than the encryptions forbid it.
+A pixel of a recovered image may have the right size and the wrong sign. It is flipped where the smoothness of natural
+images demands it more than the encryptions forbid it.
 """
 
 from __future__ import annotations

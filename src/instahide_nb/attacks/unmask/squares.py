@@ -6,10 +6,8 @@ matrix of rank one over all images. Its leading eigenvector is the pixel in all 
 Neighbouring pixels are strongly correlated over the images, so a maximum spanning tree over neighbours carries the
 sign from pixel to pixel.
 
-The last sign, of everything at once, is read from mean colours. Natural photographs are darker than middle grey on
-the whole, and warmer than blue; negatives are brighter and colder. Brightness varies much from photograph to
-photograph and between collections, the balance of colours little: Fisher's discriminant between the attacker's own
-public images and their negatives weighs each by how reliable it is.
+The last sign, of everything at once, is read from mean colours: photographs are darker than middle grey on the whole,
+and warmer than blue. Fisher's discriminant between the attacker's public images and their negatives weighs the two.
 """
 
 from __future__ import annotations
