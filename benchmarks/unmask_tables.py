@@ -92,6 +92,10 @@ TABLES: dict[str, dict[str, Row]] = {
         "100 classes of 1": ({}, {}, partial(_relabelled, [1] * 100)),
         "classes of 35 to 1": ({}, {}, partial(_relabelled, [35, 20, 15, 10, 8, 5, 3, 2, 1, 1])),
     },
+    "views": {
+        f"flips, {given}": ({"augment": "flip", "labels": labels}, {}, None)
+        for labels, given in [("coefficients", "labels with coefficients"), ("none", "no labels")]
+    },
     "parts": {
         "the whole attack": ({}, {}, None),
         "first images only": ({}, {"rounds": 0, "shared_rounds": 0}, None),

@@ -424,11 +424,11 @@ class Unmask:
         with self.watch.stage("public model"):
             self.moments = public_moments(self.public)
         with self.watch.stage("edges"):
-            info = self.release.info
+            info, known = self.release.info, known_of(self.release)
+            if info.augment == "flip":
+                known = replace(known, image_class=np.tile(known.image_class, 2), either_way=True)
             public = info.k > info.private_per_row
-            self.energies = _features(
-                self.encryption, known_of(self.release), self.moments, self.masked, public
-            )
+            self.energies = _features(self.encryption, known, self.moments, self.masked, public)
         return self.energies
 
     def find_first_codes(self) -> Estimates:

@@ -187,7 +187,5 @@ def known_of(release: Release) -> Known:
     """The constraints of a release: its labels, and the sum of 1 where there are no public images and no labels."""
     info, n = release.info, len(release.encryption)
     known = read_known(release.label, n, info.n_private, info.private_per_row)
-    if "flip" in info.augment:
-        known = replace(known, image_class=np.tile(known.image_class, 2), either_way=True)
     # In a row of many images a small one is often wrong, and a stiff sum forces its whole coefficient on a wrong image.
     return replace(known, stiffness=0.1) if info.private_per_row > _MANY else known
