@@ -223,6 +223,6 @@ def test_attacks_that_know_no_views_refuse_augmented_images(challenge: Challenge
         challenge.release, info=dataclasses.replace(challenge.release.info, augment="crop")
     )
     for method in ("unmask", "prng-state", "prng-seed"):
-        with pytest.raises(InputError, match=rf"^method: {method} needs .* augmented \(crop\)$"):
+        with pytest.raises(InputError, match=rf"^method: {method} does not know .* augmented \(crop\)$"):
             run_attack(method, release, PUBLIC)
     assert why_not("carlini-v2", release.info) == ""
