@@ -108,9 +108,7 @@ def _growth(found: dict[str, Any]) -> str:
     quality = ", ".join(f"{about['max_ssim']:.3f} at {n:,}" for n, about in scored.items())
     text += f"Max_SSIM of unmask: {quality}.\n"
     kept = ", ".join(f"{stage} {peak:.2f} of {BOUNDS[stage]:g}" for stage, peak in _peaks(found).items())
-    return text + (
-        f"\nPeak memory at {PUBLISHED:,} encryptions, of its bound, in GB: {kept}.\n" if kept else ""
-    )
+    return text + (f"\nPeak memory at {PUBLISHED:,} encryptions, of its bound, in GB: {kept}.\n" if kept else "")
 
 
 def _peaks(found: dict[str, Any]) -> dict[str, float]:

@@ -128,9 +128,7 @@ def main() -> None:
             if key in kept and not options.again:
                 continue
             found = in_a_process(key, _measure, table, name, base | {"seed": seed}, options.attacker)
-            kept = (
-                json.loads(KEPT.read_text()) if KEPT.exists() else {}
-            )  # another process may have added a row
+            kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}  # another process may have added a row
             kept[key] = found
             KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
     page = PAGE.read_text(encoding="utf-8")
@@ -186,9 +184,7 @@ def markdown(kept: dict[str, dict[str, Any]], table: str) -> str:
             continue
         seeds = ", ".join(f"{value:.3f}" for value in found["max_ssim"])
         cells = [f"{found['image_ssim'].mean():.3f}", f"{found['worst'].min():.2f}"]
-        cells += [f"{found[c].mean():.3f}" for c in ("right", "own")] + [
-            f"{found['processor_seconds'].mean():.0f}"
-        ]
+        cells += [f"{found[c].mean():.3f}" for c in ("right", "own")] + [f"{found['processor_seconds'].mean():.0f}"]
         lines.append(f"| {name} | {seeds} | {' | '.join(cells)} |\n")
     return "".join(lines)
 

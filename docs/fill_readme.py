@@ -115,9 +115,7 @@ def filled(page: str, text: str) -> str:
     """A page with each marked part made anew."""
     for name, make in PAGES[page].items():
         pattern = rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)"
-        text, count = re.subn(
-            pattern, lambda m, make=make: m[1] + make() + "\n" + m[2], text, flags=re.DOTALL
-        )
+        text, count = re.subn(pattern, lambda m, make=make: m[1] + make() + "\n" + m[2], text, flags=re.DOTALL)
         if count != 1:
             raise SystemExit(f"{page}: {count} parts are marked {name}; one is expected")
     return text

@@ -32,9 +32,7 @@ def k_finding(table: DataFrame) -> Finding:
     at = table.pivot_table("max_ssim", "encryptions_per_image", "k")
     fewer = (at.loc[10] - at.loc[50])[[4, 6, 8]].mean()
     more = (at[8] - at[4]).mean()
-    parts = [
-        f"{', '.join(f'{s:.3f}' for s in at.loc[e])} with {e} encryptions per image" for e in (50, 20, 10)
-    ]
+    parts = [f"{', '.join(f'{s:.3f}' for s in at.loc[e])} with {e} encryptions per image" for e in (50, 20, 10)]
     return Finding(
         f"With 10 instead of 50 encryptions per image, `unmask` {_change(fewer)} in Max_SSIM. With 8 instead of 4 "
         f"mixed images, it {_change(more)}. Without public images (k = 2) it reaches {at[2].min():.3f} or more",
@@ -56,9 +54,7 @@ def scheme_finding(table: DataFrame) -> Finding:
         1: f"images remain hidden in {' '.join(hidden)}-dataset InstaHide only",
         2: "images remain hidden in cross-dataset and inside-dataset InstaHide",
     }
-    cross, inside = (
-        ", ".join(f"{score:.3f}" for score in scores.loc[scheme]) for scheme in ("cross", "inside")
-    )
+    cross, inside = (", ".join(f"{score:.3f}" for score in scores.loc[scheme]) for scheme in ("cross", "inside"))
     return Finding(
         f"Once the seed is known, {lead[len(hidden)]}",
         f"for k = {', '.join(map(str, scores))} `prng-seed` reaches Max_SSIM {cross} in the first "
@@ -131,9 +127,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--keep"]:
         for folder in map(Path, sys.argv[2:]):
             for name in ("table.csv", "times.csv", "figure.png"):
-                kept = (
-                    folder.name + {"table.csv": ".csv", "times.csv": "-times.csv", "figure.png": ".png"}[name]
-                )
+                kept = folder.name + {"table.csv": ".csv", "times.csv": "-times.csv", "figure.png": ".png"}[name]
                 shutil.copyfile(folder / name, TABLES / kept)
     for path, make in ((PAGE, page_part), (README, readme_part)):
         path.write_text(filled(path.read_text(encoding="utf-8"), make()), encoding="utf-8")

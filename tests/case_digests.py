@@ -59,9 +59,7 @@ def run_digests(preset: str, methods: Sequence[str]) -> dict[str, str]:
         save_result(attack, result)
         scores = score(result.decryption, secret.private, secret.pair)
         save_evaluation(evaluate, method, scores, release, read_json(attack / "attack.json"))
-        grid = grids.comparison_grid(
-            release.encryption, result.decryption, secret.private, secret.pair, scores
-        )
+        grid = grids.comparison_grid(release.encryption, result.decryption, secret.private, secret.pair, scores)
         write_png(evaluate / "comparison_grid.png", grid)
         if len(result.recovered) >= len(secret.private):
             write_png(evaluate / "overview.png", grids.overview(secret.private, result.recovered))

@@ -57,9 +57,7 @@ def lost(release: Any, public: Any) -> AttackResult:
     return AttackResult.not_found("lost", "O(1)", "nothing there", release=release, seconds={}, details={})
 
 
-def run_cells(
-    notebook: str, parameters: Mapping[str, Any], output: Path, *, cwd: Path, **others: object
-) -> Usage:
+def run_cells(notebook: str, parameters: Mapping[str, Any], output: Path, *, cwd: Path, **others: object) -> Usage:
     """What :func:`instahide_nb.run.notebooks.execute` does, in this process."""
     book = nbformat.read(pipeline.home() / "notebooks" / f"{notebook}.ipynb", 4)
     names: dict[str, Any] = {}
@@ -83,9 +81,7 @@ def small_plan(run: Path, *methods: str, **changes: object) -> pipeline.Plan:
     return pipeline.make_plan("tiny", methods or ["forked_runs:attack"], run, small(run.parent) | changes)
 
 
-def start(
-    folder: Path, sources: Path, method: str, out: str = "run", **changes: Any
-) -> subprocess.Popen[str]:
+def start(folder: Path, sources: Path, method: str, out: str = "run", **changes: Any) -> subprocess.Popen[str]:
     """Start ``instahide-nb reproduce`` in `folder`, with the modules beside the tests."""
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     words = [sys.executable, "-m", "instahide_nb.run.cli", "reproduce", "--preset", "tiny", "--out", out]
@@ -97,9 +93,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # a shell's background jobs ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
 
 

@@ -41,9 +41,7 @@ class Case:
 
     name: str
     changes: dict[str, str] = field(default_factory=dict)  # environment variables
-    seen: dict[str, Any] = field(
-        default_factory=dict
-    )  # what the process then says of itself (case_digests.py)
+    seen: dict[str, Any] = field(default_factory=dict)  # what the process then says of itself (case_digests.py)
     needs: str = ""  # what a machine must have to run it, of `HAS`
 
     def impossible(self) -> str:
@@ -122,9 +120,7 @@ def run_case(
     # Nothing that one case computed serves another; OpenBLAS names its kernel on stderr when it is loaded.
     own = {"INSTAHIDE_NB_CACHE": str(place / "cache"), "OPENBLAS_VERBOSE": "2"}
     words, environment = [python, str(SCRIPT), preset, *methods], os.environ | own | case.changes
-    done = subprocess.run(
-        words, cwd=place / "run", env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(words, cwd=place / "run", env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{case.name}: exit code {done.returncode}\n{done.stderr[-2000:]}")
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -163,9 +159,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--method", action="append", help="may be repeated; unmask by default")
-    parser.add_argument(
-        "--case", action="append", choices=[case.name for case in CASES], help="all by default"
-    )
+    parser.add_argument("--case", action="append", choices=[case.name for case in CASES], help="all by default")
     parser.add_argument("--other-python", help="an interpreter with other versions: one case more")
     options = parser.parse_args()
     chosen = [(case, sys.executable) for case in CASES if not options.case or case.name in options.case]
@@ -181,15 +175,11 @@ def main() -> int:
             answer = run_case(case, Path(place), options.preset, options.method or ["unmask"], python)
         found[case.name] = answer["digests"]
         wrong += [f"{case.name}: {line}" for line in not_seen(case, answer["surroundings"])]
-        print(
-            f"{case.name}: {time.monotonic() - start:.0f} s, {json.dumps(answer['surroundings'])}", flush=True
-        )
+        print(f"{case.name}: {time.monotonic() - start:.0f} s, {json.dumps(answer['surroundings'])}", flush=True)
     known = expected(options.preset) or {}
     wrong += faults(found, known)
     compared = {name for digests in found.values() for name in digests}
-    print(
-        f"{len(found)} cases, {len(compared)} files, {len(compared & known.keys())} of them with an expected hash"
-    )
+    print(f"{len(found)} cases, {len(compared)} files, {len(compared & known.keys())} of them with an expected hash")
     print("\n".join(wrong or ["The same bits in all."]))
     return 1 if wrong else 0
 

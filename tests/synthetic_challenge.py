@@ -65,10 +65,7 @@ def make(
             stream.words(extra_words[e % len(extra_words)])
         parts.append(encrypt(private, public, stream, encryptions_per_image=together, **settings))
     mixtures = Mixtures(
-        *(
-            np.concatenate([getattr(p, name) for p in parts])
-            for name in ("encryption", "index", "weight", "mask")
-        )
+        *(np.concatenate([getattr(p, name) for p in parts]) for name in ("encryption", "index", "weight", "mask"))
     )
     places = p if scheme == "cross" else k
     classes = np.arange(n_private) % CLASSES

@@ -79,9 +79,7 @@ def test_attacks_do_not_reach_the_secret_half(module: str) -> None:
     assert reached(module) & {"instahide_nb.challenge.secret", "instahide_nb.challenge.build"} == set()
     constants = [n.value for n in ast.walk(TREES[module]) if isinstance(n, ast.Constant)]
     texts = [text for text in constants if isinstance(text, str) and "\n" not in text and len(text) < 40]
-    secret = re.compile(
-        r"secret\b|private(_label)?\.npy|pair\.npy|coefficient\.npy|mask\.npy|view\.npy|public_index"
-    )
+    secret = re.compile(r"secret\b|private(_label)?\.npy|pair\.npy|coefficient\.npy|mask\.npy|view\.npy|public_index")
     assert [text for text in texts if secret.search(text)] == []
 
 

@@ -77,9 +77,7 @@ def damaged(draw: st.DrawFn, whole: bytes, focus: int) -> bytes:
         elif kind == "drop":
             del data[place : place + draw(st.integers(1, 20))]
         elif kind == "insert":
-            data[place:place] = draw(
-                st.binary(max_size=6) | st.sampled_from([b"9" * 20, b"-1", b"O", b"(", b"\0"])
-            )
+            data[place:place] = draw(st.binary(max_size=6) | st.sampled_from([b"9" * 20, b"-1", b"O", b"(", b"\0"]))
         elif kind == "cut":
             del data[place:]
         elif kind == "double":

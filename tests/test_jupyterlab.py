@@ -79,9 +79,7 @@ def picks_another_encryption(page: Any) -> bool:
 
 
 def test_gen_data_runs_in_jupyterlab(lab: str, tmp_path: Path) -> None:
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not here: make test-browser"
-    )
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not here: make test-browser")
     if CHROMIUM is None and "INSTAHIDE_NB_SCREENSHOT" in os.environ:  # as make test-browser sets it
         pytest.fail("no chromium here, though make test-browser should have installed it")
     if CHROMIUM is None:

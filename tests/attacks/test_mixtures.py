@@ -70,9 +70,7 @@ def test_predictions_mix_the_images_and_the_mean(places: int) -> None:
     a = dense(mixtures)
     assert np.allclose(predictions(mixtures, image, mean), a @ image + (1 - a.sum(axis=1))[:, None] * mean)
     part = slice(4, 9)
-    assert np.array_equal(
-        predictions(mixtures.part(part), image, mean), predictions(mixtures, image, mean)[part]
-    )
+    assert np.array_equal(predictions(mixtures.part(part), image, mean), predictions(mixtures, image, mean)[part])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -107,8 +105,6 @@ def test_the_same_bits_with_any_number_of_threads(kind: str, monkeypatch: pytest
     found = []
     for threads in ("1", "3"):
         monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
-        found.append(
-            (fit(rows, mixtures, weights(kind)[0], mean, 0.01), influence(mixtures, weights(kind)[0], 0.01))
-        )
+        found.append((fit(rows, mixtures, weights(kind)[0], mean, 0.01), influence(mixtures, weights(kind)[0], 0.01)))
     assert np.array_equal(found[0][0], found[1][0])
     assert np.array_equal(found[0][1], found[1][1])

@@ -52,9 +52,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         sys.modules.pop(name, None)
 
 
-def test_keywords_are_given_to_whom_they_are_named_by(
-    challenge: Challenge, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keywords_are_given_to_whom_they_are_named_by(challenge: Challenge, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
 
     def everything(release: Any, public: Any, **options: Any) -> AttackResult:
@@ -130,9 +128,7 @@ def test_options_follow_the_method(module: Path, challenge: Challenge) -> None:
     ],
 )
 def test_options_that_do_not_fit_are_named(method: str, words: str, module: Path) -> None:
-    (module / "foreign.py").write_text(
-        "def attack(release, public, *, workdir, colour='grey', depth='1'): ...\n"
-    )
+    (module / "foreign.py").write_text("def attack(release, public, *, workdir, colour='grey', depth='1'): ...\n")
     with pytest.raises(InputError, match=r"^method: ") as caught:
         find_attack(method)
     assert words in str(caught.value)
@@ -157,9 +153,7 @@ def test_results_that_do_not_fit_are_refused(
         run_attack("x", challenge.release, PUBLIC)
 
 
-@pytest.mark.parametrize(
-    "function", [dict, lambda: RESULT, lambda release: RESULT, lambda r, p, more: RESULT]
-)
+@pytest.mark.parametrize("function", [dict, lambda: RESULT, lambda release: RESULT, lambda r, p, more: RESULT])
 def test_functions_of_other_arguments_are_refused(
     function: Any, challenge: Challenge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,9 +213,7 @@ def test_the_nearest_value_of_the_grid_is_taken(values: np.ndarray[Any, Any]) ->
 
 
 def test_attacks_that_know_no_views_refuse_augmented_images(challenge: Challenge) -> None:
-    release = dataclasses.replace(
-        challenge.release, info=dataclasses.replace(challenge.release.info, augment="crop")
-    )
+    release = dataclasses.replace(challenge.release, info=dataclasses.replace(challenge.release.info, augment="crop"))
     for method in ("unmask", "prng-state", "prng-seed"):
         with pytest.raises(InputError, match=rf"^method: {method} does not know .* augmented \(crop\)$"):
             run_attack(method, release, PUBLIC)

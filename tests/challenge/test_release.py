@@ -146,9 +146,7 @@ def test_missing_changed_and_damaged_files_are_refused(run: Path) -> None:
     ],
     ids=str,
 )
-def test_a_release_json_that_does_not_fit_is_refused(
-    values: dict[str, Any], words: tuple[str, ...], run: Path
-) -> None:
+def test_a_release_json_that_does_not_fit_is_refused(values: dict[str, Any], words: tuple[str, ...], run: Path) -> None:
     path = run / "release" / "release.json"
     path.write_text(json.dumps(read_json(path) | values))
     refused(run / "release", *words)

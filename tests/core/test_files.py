@@ -137,9 +137,7 @@ def test_damaged_arrays_are_refused_in_little_memory(name: str, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    "act", [load_array, read_json, sha256_file, make_folder, lambda path: write_bytes(path, b"")]
-)
+@pytest.mark.parametrize("act", [load_array, read_json, sha256_file, make_folder, lambda path: write_bytes(path, b"")])
 def test_what_is_no_file_can_be_neither_read_nor_written(act: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name in ("file/below", "x" * 300, "nul\0"):

@@ -148,9 +148,7 @@ ALL = "\n".join(f"{name} = None" for name in CONTRACT["gen_data"].split())
         ([ALL, "# Parameters\nsede = 8"], True),
     ],
 )
-def test_misspelt_parameters_are_errors_and_other_variables_are_left_alone(
-    cells: list[str], wrong: bool
-) -> None:
+def test_misspelt_parameters_are_errors_and_other_variables_are_left_alone(cells: list[str], wrong: bool) -> None:
     names = {"seed": 7, "k": 3, "sede": 8, "np": object(), "PAPERMILL_INPUT_PATH": "x", "In": ["", *cells]}
     if wrong:
         with pytest.raises(InputError, match=r"^sede: no such parameter; did you mean seed"):

@@ -172,9 +172,7 @@ def test_too_few_crops_that_pass(photos: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(crops, "count_key_points", count)
     assert public_crops(photos, 30).kept.sum() == 30
     for _ in range(2):  # the second time from the cache
-        with pytest.raises(
-            InputError, match="only 30 of 2048 random crops have more than 40 SIFT key points"
-        ):
+        with pytest.raises(InputError, match="only 30 of 2048 random crops have more than 40 SIFT key points"):
             public_patches(photos, 31)
         assert len(done) == 2048
 

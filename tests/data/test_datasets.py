@@ -54,9 +54,7 @@ def pickle_of_2009(data: np.ndarray, labels: list[int]) -> bytes:
 def cifar10_files() -> dict[str, bytes]:
     names = pickle.dumps({b"label_names": [b"airplane", b"automobile", b"bird", b"cat"]}, protocol=3)
     content = {f"data_batch_{i + 1}": batch(IMAGES[i], LABELS[i].tolist()) for i in range(5)}
-    content["data_batch_2"] = pickle_of_2009(
-        IMAGES[1].transpose(0, 3, 1, 2).reshape(6, 3072), LABELS[1].tolist()
-    )
+    content["data_batch_2"] = pickle_of_2009(IMAGES[1].transpose(0, 3, 1, 2).reshape(6, 3072), LABELS[1].tolist())
     content |= {"batches.meta": names, "test_batch": b"not read"}
     return {f"cifar-10-batches-py/{name}": data for name, data in content.items()}
 
@@ -71,10 +69,7 @@ def jpeg(seed: int) -> bytes:
 
 def imagenette_files() -> dict[str, bytes]:
     places = [(half, kind, i) for half in ("train", "val") for kind in range(2) for i in range(3)]
-    return {
-        f"imagenette2-160/{h}/n0{k}/n0{k}_{i}.JPEG": jpeg(10 * k + i + (h == "val") * 100)
-        for h, k, i in places
-    }
+    return {f"imagenette2-160/{h}/n0{k}/n0{k}_{i}.JPEG": jpeg(10 * k + i + (h == "val") * 100) for h, k, i in places}
 
 
 FILES = {"cifar10": cifar10_files(), "imagenette": imagenette_files()}
@@ -164,9 +159,7 @@ def test_hostile_damaged_and_foreign_archives_leave_nothing(
         data_set_folder("imagenette", tmp_path)
 
 
-parts = st.sampled_from(
-    ["train", "val", "n01", "a.JPEG", "..", ".", "", "/tmp", "a\\..\\..\\b", "\n", "x" * 120]
-)
+parts = st.sampled_from(["train", "val", "n01", "a.JPEG", "..", ".", "", "/tmp", "a\\..\\..\\b", "\n", "x" * 120])
 kinds = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, b"7"]
 
 
@@ -175,9 +168,7 @@ def hostile_archives(draw: st.DrawFn) -> bytes:
     """Members of any name and kind; damaged before it was compressed (its checksum is right then), or after, or not."""
     paths = draw(st.lists(st.lists(parts, min_size=1, max_size=5).map("/".join), max_size=3))
     targets = st.sampled_from(["", "/etc/passwd", "../../..", "imagenette2-160/train"])
-    extra = [
-        entry(path, draw(mostly(st.just(b"0"), st.sampled_from(kinds))), draw(targets)) for path in paths
-    ]
+    extra = [entry(path, draw(mostly(st.just(b"0"), st.sampled_from(kinds))), draw(targets)) for path in paths]
     data = tar({"imagenette2-160/train/n01/z.JPEG": b"z", "imagenette2-160/val/n01/z.JPEG": b"z"}, *extra)
     place = draw(st.sampled_from(["inside", "outside", "nowhere", "nowhere"]))
     data = gzip.compress(draw(damaged(data, len(data))) if place == "inside" else data, 1, mtime=0)
@@ -231,9 +222,7 @@ def test_an_archive_is_fetched_once_and_again_when_damaged(served: Path, own_cac
     with pytest.raises(InputError, match=r"cifar10: http.* sent a file whose md5 is not"):
         fetch("cifar10")
     served.unlink()
-    with pytest.raises(
-        InputError, match=r"cannot be fetched .* put set\.tgz in a FOLDER and write cifar10:F"
-    ):
+    with pytest.raises(InputError, match=r"cannot be fetched .* put set\.tgz in a FOLDER and write cifar10:F"):
         fetch("cifar10")
     assert list(path.parent.iterdir()) == []
     assert capfd.readouterr() == ("", "")
@@ -314,8 +303,6 @@ def test_private_and_public_images_come_from_different_halves(tmp_path: Path) ->
     assert private.class_names == ("n00", "n01")
     assert private.labels.tolist() == [0, 0, 1, 1]
     public = source_photographs(source)
-    assert [photo.name for photo in public] == [
-        f"n0{kind}/n0{kind}_{i}.JPEG" for kind in range(2) for i in range(3)
-    ]
+    assert [photo.name for photo in public] == [f"n0{kind}/n0{kind}_{i}.JPEG" for kind in range(2) for i in range(3)]
     assert all(photo.path.parts[-3] == "train" for photo in public)
     assert public_patches(source, 5, min_keypoints=10).shape == (5, 32, 32, 3)

@@ -109,11 +109,7 @@ def read_picture(content: bytes) -> Any:
 
 
 @settings(max_examples=80)
-@given(
-    st.sampled_from([encoded(k) for k in ("PNG", "JPEG", "BMP", "WEBP")]).flatmap(
-        lambda whole: damaged(whole, 200)
-    )
-)
+@given(st.sampled_from([encoded(k) for k in ("PNG", "JPEG", "BMP", "WEBP")]).flatmap(lambda whole: damaged(whole, 200)))
 def test_damaged_pictures(content: bytes) -> None:
     found = read_picture(content)
     assert found is None or (found.dtype == np.uint8 and found.shape[2:] == (3,))
@@ -122,17 +118,13 @@ def test_damaged_pictures(content: bytes) -> None:
 
 @settings(max_examples=40)
 @given(st.tuples(*[st.integers(3, 12)] * 2), st.tuples(*[st.integers(1, 3)] * 2), st.integers(0, 2**32 - 1))
-def test_each_new_pixel_is_the_rounded_mean_of_its_area(
-    old: tuple[int, int], new: tuple[int, int], seed: int
-) -> None:
+def test_each_new_pixel_is_the_rounded_mean_of_its_area(old: tuple[int, int], new: tuple[int, int], seed: int) -> None:
     image = pixels(*old, seed)
 
     def covered(length: int, count: int, place: int) -> list[tuple[int, Fraction]]:
         """Source pixels, and how much of each the new pixel `place` covers."""
         low, high = Fraction(place * length, count), Fraction((place + 1) * length, count)
-        return [
-            (p, min(high, Fraction(p + 1)) - max(low, Fraction(p))) for p in range(int(low), -int(-high // 1))
-        ]
+        return [(p, min(high, Fraction(p + 1)) - max(low, Fraction(p))) for p in range(int(low), -int(-high // 1))]
 
     reduced = reduce_area(image, new)
     for i, j, c in np.ndindex(*reduced.shape):

@@ -108,8 +108,7 @@ def test_the_draw_is_the_generators_permutation() -> None:
 def test_embedded_as_a_whole_keeps_its_order_and_a_part_is_drawn_with_the_generator() -> None:
     images, labels, names = private_crops()
     whole, part, again, other = (
-        private_images("embedded", n, generator=rng(seed))
-        for n, seed in ((100, 0), (23, 0), (23, 0), (23, 1))
+        private_images("embedded", n, generator=rng(seed)) for n, seed in ((100, 0), (23, 0), (23, 0), (23, 1))
     )
     assert np.array_equal(whole.images, images)
     assert np.array_equal(whole.labels, labels)

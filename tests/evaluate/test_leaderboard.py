@@ -99,9 +99,7 @@ def test_a_field_of_the_wrong_type_or_out_of_range_is_named_in_one_line(field, v
     with pytest.raises(InputError, match=f"^{field}: ") as caught:
         row(**{field: value})
     assert "\n" not in str(caught.value)
-    assert Row(**CONTENT | {"kind": "reported", "max_l2": None}).max_l2 is None, (
-        "only a reported row may lack it"
-    )
+    assert Row(**CONTENT | {"kind": "reported", "max_l2": None}).max_l2 is None, "only a reported row may lack it"
 
 
 def test_rows_are_sorted_and_ties_do_not_depend_on_the_order_given():
@@ -157,6 +155,4 @@ def test_score_table_gives_metrics_and_rank():
         "Rank       3 of 4, below Carlini et al. ver.1 (0.90)",
     ]
     assert score_table(scores(1.0), []).splitlines()[-1] == "Rank       1 of 1"
-    assert score_table(scores(1.0), [row(max_ssim=0.95)]).endswith("1 of 2, above all others"), (
-        "a tie is shared"
-    )
+    assert score_table(scores(1.0), [row(max_ssim=0.95)]).endswith("1 of 2, above all others"), "a tie is shared"

@@ -22,9 +22,7 @@ def call(*words: object) -> Result:
 
 
 @pytest.fixture
-def refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., str]:
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs the command in an empty folder; the one line that it says, with exit code 2 and nothing written."""
 
     def refuse(*words: str) -> str:

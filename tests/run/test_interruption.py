@@ -84,9 +84,7 @@ def test_files_that_cannot_grow_as_on_a_full_disk(finished: Path, tmp_path: Path
     assert_finished(run, finished)
 
 
-def test_a_drawn_seed_that_was_never_announced_is_drawn_again(
-    tmp_path: Path, in_process: pytest.MonkeyPatch
-) -> None:
+def test_a_drawn_seed_that_was_never_announced_is_drawn_again(tmp_path: Path, in_process: pytest.MonkeyPatch) -> None:
     run, plan = tmp_path / "run", small_plan(tmp_path / "run", seed="entropy")
 
     def killed(*words: object) -> None:

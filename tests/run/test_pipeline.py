@@ -116,9 +116,7 @@ def test_a_failing_cell_is_one_line_and_a_partial_notebook(copied: Path) -> None
     assert not (copied / "attack/broken-attack/attack.json").exists()
 
 
-def test_an_attack_that_does_not_find_the_generator_is_unranked(
-    tmp_path: Path, in_process: pytest.MonkeyPatch
-) -> None:
+def test_an_attack_that_does_not_find_the_generator_is_unranked(tmp_path: Path, in_process: pytest.MonkeyPatch) -> None:
     run, methods = tmp_path / "run", ("forked_runs:lost", "forked_runs:attack")
     assert again(run, *methods) == ["made"] * 5
     assert not (run / "attack/forked_runs-lost/decryption.npy").exists()
@@ -142,9 +140,7 @@ def test_an_attack_that_does_not_find_the_generator_is_unranked(
     assert {path.name for path in (run / "evaluate/forked_runs-lost").iterdir()} == {"row.json"}
 
 
-def test_methods_that_cannot_attack_the_scheme_are_named_and_the_others_run(
-    tmp_path: Path, in_process: object
-) -> None:
+def test_methods_that_cannot_attack_the_scheme_are_named_and_the_others_run(tmp_path: Path, in_process: object) -> None:
     methods = ("prng-seed", "carlini-v2", "forked_runs:attack")
     plan = small_plan(tmp_path / "run", *methods, scheme="inside", labels="none")
     assert list(plan.left_out()) == ["prng-seed", "carlini-v2"]

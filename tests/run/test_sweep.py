@@ -294,9 +294,7 @@ def await_content(path: Path, read: Any, seconds: float = 120) -> Any:
     raise AssertionError(f"{path} did not come")
 
 
-def test_a_worker_that_is_killed_leaves_the_table_as_it_is(
-    place: Path, one_worker: tuple[Path, int, str, str]
-) -> None:
+def test_a_worker_that_is_killed_leaves_the_table_as_it_is(place: Path, one_worker: tuple[Path, int, str, str]) -> None:
     challenges = shutil.ignore_patterns("attack", "evaluate", "sweep*.json")
     shutil.copytree(one_worker[0] / "runs", place / "two" / "runs", ignore=challenges)
     with cluster(place) as (address, workers):

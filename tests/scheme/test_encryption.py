@@ -117,9 +117,7 @@ def slow_encrypt(
             index = [column[r] for column in columns]
             weight = [math.floor(Fraction(x) * 2**24) for x in rows[r]]
             weight[rows[r].index(max(rows[r]))] += 2**24 - sum(weight)
-            images = [
-                (public if cross and j >= p else private)[i].reshape(-1).tolist() for j, i in enumerate(index)
-            ]
+            images = [(public if cross and j >= p else private)[i].reshape(-1).tolist() for j, i in enumerate(index)]
             values = [
                 Fraction(sum(w * (2 * u - 255) for w, u in zip(weight, pixels, strict=True)), ONE)
                 for pixels in zip(*images, strict=True)
@@ -233,7 +231,5 @@ def test_images_that_do_not_fit_and_constraints_that_are_never_met_are_refused(m
     with pytest.raises(InputError, match="public_source: images of "):
         encrypt(private, made_images(3, 2, 3, 1), stream)
     # Sixteen coefficients of at most 0.0626, their mean being 0.0625.
-    with pytest.raises(
-        InputError, match="max_coefficient, min_private_sum: no row of coefficients in 500 draws"
-    ):
+    with pytest.raises(InputError, match="max_coefficient, min_private_sum: no row of coefficients in 500 draws"):
         encrypt(private, public, stream, scheme="inside", k=16, max_coefficient=0.0626)

@@ -45,9 +45,7 @@ def test_secure_permutations_take_no_words_and_all_else_is_stream_v1() -> None:
 
 @pytest.mark.parametrize("rng", ["mt19937", "mt19937-secure-permutations"])
 def test_states_of_a_key_can_be_made_again(rng: str) -> None:
-    first, again, other = (
-        open_stream(rng, seed="entropy", key=key).secret() for key in (KEY, KEY, KEY[::-1])
-    )
+    first, again, other = (open_stream(rng, seed="entropy", key=key).secret() for key in (KEY, KEY, KEY[::-1]))
     assert first == again
     assert len({first["states"]["C"], first["states"]["T"], other["states"]["C"]}) == 3
     restored = open_stream(rng, seed="entropy", key=first.get("key", ""), states=first["states"])

@@ -43,9 +43,7 @@ def places(canvas, image, factor):
     height, width = tile.shape[:2]
     corner = (canvas[: 1 - height or None, : 1 - width or None] == tile[0, 0]).all(axis=2)
     return [
-        (int(x), int(y))
-        for y, x in np.argwhere(corner)
-        if np.array_equal(canvas[y : y + height, x : x + width], tile)
+        (int(x), int(y)) for y, x in np.argwhere(corner) if np.array_equal(canvas[y : y + height, x : x + width], tile)
     ]
 
 

@@ -135,15 +135,11 @@ def test_what_is_in_an_encryption(scheme: str, gen_data_params: GenDataParams) -
     k = {"cross": 4, "inside": 4, "mixup": 2}[scheme]
     made = build_challenge(gen_data_params.changed(scheme=scheme, k=k))
     release, secret, row = made.release, made.secret, 5
-    images = [secret.private[i] for i in secret.pair[row]] + [
-        secret.public[i] for i in secret.public_index[row]
-    ]
+    images = [secret.private[i] for i in secret.pair[row]] + [secret.public[i] for i in secret.public_index[row]]
     mixture = np.einsum("j,jhwc->hwc", secret.coefficient[row].astype(float), pixel_values(np.stack(images)))
     x = release.encryption[row]
     captions = [f"{j + 1}: {c:.2f}" for j, c in enumerate(secret.coefficient[row])]
-    expected = strip(
-        [*images, mixture, x, absolute_pixels(x)], [*captions, "mixture", "encryption", "absolute value"]
-    )
+    expected = strip([*images, mixture, x, absolute_pixels(x)], [*captions, "mixture", "encryption", "absolute value"])
     np.testing.assert_array_equal(notebook.composed(release, secret, row), expected)
 
 
@@ -191,9 +187,7 @@ def test_every_stage_of_unmask_has_a_picture_and_is_named_while_it_runs(
     monkeypatch.setenv("INSTAHIDE_NB_PROGRESS", "text")
     images = dead_leaves(8, (16, 16), 1)
     stream = open_stream("mt19937", seed=3, key="", states=None)
-    made = encrypt(
-        images, dead_leaves(60, (16, 16), 2), stream, scheme="cross", k=4, encryptions_per_image=30
-    )
+    made = encrypt(images, dead_leaves(60, (16, 16), 2), stream, scheme="cross", k=4, encryptions_per_image=30)
     info = ReleaseInfo(k=4, n_private=8, encryptions_per_image=30)
     steps = Steps("unmask", Release(made.encryption, None, info), dead_leaves(60, (16, 16), 3))
     assert notebook.edge_maps(steps("find_edges"), rows=4).shape[2] == 3

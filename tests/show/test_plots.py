@@ -122,9 +122,7 @@ def test_own_settings_of_the_user_change_nothing():
         return plots.figure_bytes(plots.similarity_histogram(np.arange(9.0), np.arange(5.0)))
 
     plain = draw()
-    with matplotlib.rc_context(
-        {"font.size": 20, "axes.facecolor": "red", "lines.linewidth": 9, "savefig.dpi": 30}
-    ):
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "lines.linewidth": 9, "savefig.dpi": 30}):
         assert draw() == plain
 
 

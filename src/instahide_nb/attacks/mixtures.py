@@ -83,9 +83,7 @@ Weights = Float | Regression
 
 
 @numba.njit(cache=True, nogil=True)
-def _add_rows(
-    first: int, last: int, start: Int32, column: Int32, value: Float, table: Float, out: Float
-) -> None:
+def _add_rows(first: int, last: int, start: Int32, column: Int32, value: Float, table: Float, out: Float) -> None:
     """out_i += sum_e value_e table_column(e), rows first .. last-1 of a CSR matrix, entries in their order."""
     width = table.shape[1]
     for i in range(first, last):

@@ -81,9 +81,7 @@ def split_options(method: str) -> tuple[str, dict[str, str]]:
     for part in text.split(","):
         option, equals, value = part.partition("=")
         if not (option and equals and value) or option in options:
-            raise InputError(
-                f"method: {method!r} is not understood at {part!r}; write NAME:option=value,option=value"
-            )
+            raise InputError(f"method: {method!r} is not understood at {part!r}; write NAME:option=value,option=value")
         options[option] = value
     return name, options
 
@@ -147,17 +145,13 @@ def _find_function(method: str) -> Callable[..., AttackResult]:
     target = target or method
     module_name, _, function_name = target.partition(":")
     if not function_name or not module_name or module_name.startswith("."):
-        raise InputError(
-            f"method: {method!r} is not known; choose {', '.join(method_names())} or module:function"
-        )
+        raise InputError(f"method: {method!r} is not known; choose {', '.join(method_names())} or module:function")
     if "" not in sys.path:
         sys.path.append("")  # a module beside the notebook or in the working directory
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"method: {method!r} cannot be loaded ({error}); install it or correct the name"
-        ) from None
+        raise InputError(f"method: {method!r} cannot be loaded ({error}); install it or correct the name") from None
     found = getattr(module, function_name, None)
     if not callable(found):
         raise InputError(f"method: module {module_name} has no function {function_name}; correct the name")
@@ -196,9 +190,7 @@ def run_attack(
     with one_blas_thread(), watch.stage("attack"):
         result = attack(release, public, **options)
     if not isinstance(result, AttackResult):
-        raise InputError(
-            f"method: {method} returned {type(result).__name__}; an attack returns an AttackResult"
-        )
+        raise InputError(f"method: {method} returned {type(result).__name__}; an attack returns an AttackResult")
     n, image = len(release.encryption), release.encryption.shape[1:]
     expected = (
         ("decryption", np.float32, (n, *image)),
@@ -222,9 +214,7 @@ class Steps:
     `options` are those of :func:`run_attack`.
     """
 
-    def __init__(
-        self, method: str, release: Release, public: npt.NDArray[np.uint8], **options: int | Path
-    ) -> None:
+    def __init__(self, method: str, release: Release, public: npt.NDArray[np.uint8], **options: int | Path) -> None:
         self._whole: Callable[[], AttackResult] = partial(run_attack, method, release, public, **options)  # type: ignore[arg-type]
         self._walk: Unmask | None = None
         if split_options(method)[0] == "unmask":

@@ -33,9 +33,7 @@ class AttackResult:
     reason: str = ""  # why the generator was not found, in one line
     # arrays for the notebook, such as the `history` of images after each stage; not saved
     extras: dict[str, Any] = field(default_factory=dict)
-    coefficient: Float32 | None = (
-        None  # (n, p): of the images in `assignment`, where the attack estimates them
-    )
+    coefficient: Float32 | None = None  # (n, p): of the images in `assignment`, where the attack estimates them
 
     @classmethod
     def not_found(

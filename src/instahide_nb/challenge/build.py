@@ -47,9 +47,7 @@ def build_challenge(params: GenDataParams) -> Challenge:
     """
     p = params
     seed = int(p.key, 16) if p.key else p.seed if p.rng == "mt19937" and isinstance(p.seed, int) else None
-    images, labels, class_names = private_images(
-        p.private_source, p.n_private, generator=np.random.default_rng(seed)
-    )
+    images, labels, class_names = private_images(p.private_source, p.n_private, generator=np.random.default_rng(seed))
     size = images.shape[1], images.shape[2]
     public = np.empty((0, *size, 3), np.uint8)
     if p.scheme == "cross":
@@ -96,9 +94,7 @@ def _views(p: GenDataParams, start: dict[str, Any]) -> npt.NDArray[np.int8] | No
     if p.augment == "none":
         return None
     drawn = start.get("views") or start.get("key")
-    return draw_views(
-        p.augment, int(drawn, 16) if drawn else start["seed"], p.encryptions_per_image, p.n_private
-    )
+    return draw_views(p.augment, int(drawn, 16) if drawn else start["seed"], p.encryptions_per_image, p.n_private)
 
 
 def _publish(params: GenDataParams, mixtures: Mixtures, secret: Secret) -> Release:

@@ -135,9 +135,7 @@ def load_release(folder: Path | str) -> Release:
         arrays[name] = array.astype(np.float32, copy=False)
     encryption, label = arrays["encryption"], arrays.get("label")
     if label is not None and len(encryption) != len(label):
-        raise InputError(
-            f"{folder}/label.npy: {len(label)} labels for {len(encryption)} encryptions; they must match"
-        )
+        raise InputError(f"{folder}/label.npy: {len(label)} labels for {len(encryption)} encryptions; they must match")
     info = _read_info(path, said, len(encryption))
     if "labels" not in said:
         whole = label is not None and bool(np.isin(label, (0, 1)).all())
@@ -176,9 +174,7 @@ def _read_info(path: Path, said: dict[str, Any], rows: int) -> ReleaseInfo:
     """What a release.json says, for an encryption.npy with `rows` rows."""
     try:
         info = TypeAdapter(ReleaseInfo).validate_json(json.dumps(said), strict=True)
-        check_constraints(
-            info.scheme, info.k, info.max_coefficient, info.min_private_sum, info.private_per_mix
-        )
+        check_constraints(info.scheme, info.k, info.max_coefficient, info.min_private_sum, info.private_per_mix)
         if info.format != FORMAT_VERSION:
             raise InputError(f"format {info.format}; this version reads {FORMAT_VERSION}")
         if info.n_private < 2:
@@ -191,8 +187,7 @@ def _read_info(path: Path, said: dict[str, Any], rows: int) -> ReleaseInfo:
         epochs = info.encryptions_per_image if "encryptions_per_image" in said else rows // info.n_private
         if "encryptions_per_image" in said and info.n_private * epochs != rows:
             raise InputError(
-                f"n_private x encryptions_per_image is {info.n_private} x {epochs}, "
-                f"but encryption.npy has {rows} rows"
+                f"n_private x encryptions_per_image is {info.n_private} x {epochs}, but encryption.npy has {rows} rows"
             )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -204,7 +199,5 @@ def _read_info(path: Path, said: dict[str, Any], rows: int) -> ReleaseInfo:
     arrays = ("encryption.npy", "label.npy")[: 1 if info.labels == "none" else 2]
     for name in arrays if digests != {} else ():
         if not isinstance(digests, dict) or sha256_file(path.with_name(name)) != digests.get(name):
-            raise InputError(
-                f"{path.with_name(name)}: its sha256 differs from the one in release.json; fetch it again"
-            )
+            raise InputError(f"{path.with_name(name)}: its sha256 differs from the one in release.json; fetch it again")
     return replace(info, encryptions_per_image=epochs)

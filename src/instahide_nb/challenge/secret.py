@@ -93,9 +93,7 @@ def load_secret(folder: Path | str) -> Secret:
     for name, count in ((name, len(of)) for name, of in counts.items()):
         index = getattr(secret, name)
         if index.size and (index.min() < 0 or index.max() >= count):
-            raise InputError(
-                f"{folder / name}.npy: has values outside 0 .. {count - 1}; make the challenge again"
-            )
+            raise InputError(f"{folder / name}.npy: has values outside 0 .. {count - 1}; make the challenge again")
     return secret
 
 

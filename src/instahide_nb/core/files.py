@@ -101,8 +101,7 @@ def load_array(
     if dtype is not None and array.dtype != np.dtype(dtype):
         raise InputError(f"{path}: holds {array.dtype}; {np.dtype(dtype)} is expected")
     if shape is not None and (
-        array.ndim != len(shape)
-        or any(want not in (None, have) for want, have in zip(shape, array.shape, strict=True))
+        array.ndim != len(shape) or any(want not in (None, have) for want, have in zip(shape, array.shape, strict=True))
     ):
         wanted = ", ".join("any" if n is None else str(n) for n in shape)
         raise InputError(f"{path}: has shape {array.shape}; ({wanted}) is expected")

@@ -178,9 +178,7 @@ class GenDataParams(_Parameters):
         if self.key and self.rng == "mt19937" and self.seed != "entropy":
             raise InputError("key: rng mt19937 has a seed, not a key; leave key empty or choose another rng")
         check_key(self.key)
-        check_constraints(
-            self.scheme, self.k, self.max_coefficient, self.min_private_sum, self.private_per_mix
-        )
+        check_constraints(self.scheme, self.k, self.max_coefficient, self.min_private_sum, self.private_per_mix)
         uses = self.encryptions_per_image * (self.k - self.private_per_mix) if self.public_once else 1
         needed = self.n_private * max(uses, 1)
         if self.scheme == "cross" and self.n_public < needed:

@@ -12,11 +12,7 @@ from typing import Any
 
 def in_jupyterlab() -> bool:
     """True in a notebook that a person works in; papermill and nbval name no Jupyter session."""
-    return (
-        "ipykernel" in sys.modules
-        and "JPY_SESSION_NAME" in os.environ
-        and "PYTEST_CURRENT_TEST" not in os.environ
-    )
+    return "ipykernel" in sys.modules and "JPY_SESSION_NAME" in os.environ and "PYTEST_CURRENT_TEST" not in os.environ
 
 
 def progress(

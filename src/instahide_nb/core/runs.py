@@ -70,9 +70,7 @@ def remove_leftovers(run: Path) -> list[str]:
 
 
 logger = logging.getLogger("instahide_nb.run")
-logger.setLevel(
-    logging.DEBUG
-)  # INFO: stages; WARNING: what notebooks write to stderr; DEBUG: the rest of ``-v``
+logger.setLevel(logging.DEBUG)  # INFO: stages; WARNING: what notebooks write to stderr; DEBUG: the rest of ``-v``
 
 
 class _Handler(logging.StreamHandler[TextIO]):

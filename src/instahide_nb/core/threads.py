@@ -62,9 +62,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
-def in_blocks(
-    kernel: Callable[..., object], count: int, *arguments: object, block: int | None = None
-) -> None:
+def in_blocks(kernel: Callable[..., object], count: int, *arguments: object, block: int | None = None) -> None:
     """Run ``kernel(low, high, *arguments)`` over 0 .. count-1 in blocks, several at a time.
 
     `kernel` should release the interpreter lock. Without `block` each thread gets about four blocks.

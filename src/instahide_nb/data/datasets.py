@@ -125,9 +125,7 @@ def _unpack(archive: Path, folder: Path) -> None:
             path = PurePosixPath(member.name)
             total += member.size
             if path.is_absolute() or ".." in path.parts or not (member.isreg() or member.isdir()):
-                raise InputError(
-                    f"{archive}: holds {member.name!r}, a link, a device or a path outside its folder"
-                )
+                raise InputError(f"{archive}: holds {member.name!r}, a link, a device or a path outside its folder")
             if total > _LARGEST:
                 raise InputError(f"{archive}: unpacks to more than 8 GiB")
             if (content := tar.extractfile(member)) is not None:

@@ -92,9 +92,7 @@ def _folder() -> Path:
         found = "".join(sha256_file(folder / name) for name in PHOTOGRAPHS)
         if hashlib.sha256(found.encode()).hexdigest() == _SHA256:
             return folder
-    raise InputError(
-        f"embedded: {folder} does not contain scikit-image's photographs; reinstall scikit-image"
-    )
+    raise InputError(f"embedded: {folder} does not contain scikit-image's photographs; reinstall scikit-image")
 
 
 def photograph_path(name: str) -> Path:

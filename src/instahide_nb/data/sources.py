@@ -158,9 +158,7 @@ def _central_square(file: Path) -> UInt8:
     photo = open_photograph(file)
     side, width, height = photo.side, photo.width, photo.height
     if side < SIDE:
-        raise InputError(
-            f"{file}: has {width} x {height} pixels; private images need {SIDE} or more per side"
-        )
+        raise InputError(f"{file}: has {width} x {height} pixels; private images need {SIDE} or more per side")
     square = replace(photo, width=side, height=side, corner=((width - side) // 2, (height - side) // 2))
     return reduce_area(square.read(), (SIDE, SIDE))
 
@@ -178,14 +176,10 @@ def source_photographs(source: str) -> list[Photograph]:
     if kind == "embedded":
         return embedded.public_regions("attacker" if source == _ATTACKER else "challenge")
     if kind in ("cifar10", "npz"):
-        raise InputError(
-            f"public_source {source!r}: has no photographs; choose a source that has, such as embedded"
-        )
+        raise InputError(f"public_source {source!r}: has no photographs; choose a source that has, such as embedded")
     if kind == "imagenette" or path is None:
         path = data_set_folder(kind, path) / "train"
-    files = progress(
-        _images_in(path, f"public_source {source!r}"), desc="measuring photographs", unit="photo"
-    )
+    files = progress(_images_in(path, f"public_source {source!r}"), desc="measuring photographs", unit="photo")
     return [open_photograph(file, file.relative_to(path).as_posix()) for file in files]
 
 

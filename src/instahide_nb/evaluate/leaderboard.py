@@ -152,9 +152,7 @@ def save_evaluation(
         metrics = scores.metrics()
         save_array(out / "per_encryption.npy", scores.per_encryption)
         write_json(out / "metrics.json", metrics)
-    row = measured_row(
-        metrics, details, challenge=sha256_array(release.encryption), name=name, info=release.info
-    )
+    row = measured_row(metrics, details, challenge=sha256_array(release.encryption), name=name, info=release.info)
     write_json(out / "row.json", row.as_dict())
     return row
 
@@ -213,9 +211,7 @@ def to_markdown(rows: Iterable[Row], *, costs: bool = True) -> str:
         "Success: share of encryptions with an SSIM above 0.8."
     )
     notes = [f"{_escape(row.attack)}: {_escape(row.note)}" for row in ordered if row.note]
-    notes += [
-        f"{_MARK} {_escape(row.attack)}: not comparable with 2020 ({row.form})" for row in ordered if row.form
-    ]
+    notes += [f"{_MARK} {_escape(row.attack)}: not comparable with 2020 ({row.form})" for row in ordered if row.form]
     return "\n\n".join([table, below, *notes]) + "\n"
 
 

@@ -77,9 +77,7 @@ def _check(array: npt.NDArray[np.generic], name: str, shape: tuple[int, ...]) ->
         )
     finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
     if not finite.all():
-        raise InputError(
-            f"{name}: image {int(finite.argmin())} holds NaN or infinity; every value must lie in [-1, 1]"
-        )
+        raise InputError(f"{name}: image {int(finite.argmin())} holds NaN or infinity; every value must lie in [-1, 1]")
     low, high = float(array.min()), float(array.max())
     if low < -1 - TOLERANCE or high > 1 + TOLERANCE:
         raise InputError(f"{name}: values run from {low:g} to {high:g}; [-1, 1] is expected {meaning}")
@@ -118,9 +116,7 @@ def about_attack(decryption: Path | str) -> AboutAttack:
         details = load_attack_info(decryption)
     images = _beside(decryption, "recovered", np.float32, (None, None, None, 3))
     assignment = _beside(decryption, "assignment", np.int64, (None, None))
-    return AboutAttack(
-        details, images, assignment, _beside(decryption, "coefficient", np.float32, (None, None))
-    )
+    return AboutAttack(details, images, assignment, _beside(decryption, "coefficient", np.float32, (None, None)))
 
 
 def _beside(decryption: Path | str, name: str, dtype: type, shape: tuple[int | None, ...]) -> Any:
@@ -159,9 +155,7 @@ def _read_member(file: Path, name: str, limit: int) -> bytes | None:
         return data
 
 
-def make_submission(
-    attack_dir: Path | str, out: Path | str | None = None, *, source: Path | str | None = None
-) -> Path:
+def make_submission(attack_dir: Path | str, out: Path | str | None = None, *, source: Path | str | None = None) -> Path:
     """Pack an attack's result for the challenge, and return the path of the zip.
 
     The folder `attack_dir` holds ``decryption.npy``, ``attack.json`` and perhaps ``attack.ipynb``; the zip is `out`,
@@ -170,9 +164,7 @@ def make_submission(
     """
     folder = Path(attack_dir)
     if not folder.is_dir():
-        raise InputError(
-            f"{folder}: no such folder; give an attack's folder, such as runs/demo/attack/unmask"
-        )
+        raise InputError(f"{folder}: no such folder; give an attack's folder, such as runs/demo/attack/unmask")
     about, file = read_json(folder / "attack.json"), folder / "decryption.npy"
     decryption = load_decryption(file, load_array(file, shape=(None, None, None, 3)).shape)
     method = str(about.get("method") or folder.name)
@@ -202,9 +194,7 @@ def make_submission(
     return target
 
 
-def _description(
-    about: Mapping[str, object], method: str, shape: tuple[int, ...], entry: Attack | None
-) -> str:
+def _description(about: Mapping[str, object], method: str, shape: tuple[int, ...], entry: Attack | None) -> str:
     """``description.md``; the docstring of the attack's module describes the algorithm."""
     module = inspect.getmodule(entry) if entry else None
     algorithm = inspect.getdoc(module) or inspect.getdoc(entry) if entry else None

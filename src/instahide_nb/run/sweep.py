@@ -184,9 +184,7 @@ def _run(preset: str, fixed: Mapping[str, Any], shown: dict[str, Any], repeat: i
     # Sources as written, not as the absolute paths that the plan has.
     written |= {name: values["gen_data"][name] for name in ("private_source", "public_source")}
     written["attack.public_source"] = values["attack"]["public_source"]
-    usual = (
-        GenDataParams().as_dict()
-    )  # is left out, so that a new parameter does not make other runs of these
+    usual = GenDataParams().as_dict()  # is left out, so that a new parameter does not make other runs of these
     named = {name: value for name, value in written.items() if name not in usual or value != usual[name]}
     text = json.dumps({"version": __version__, "preset": preset, **named}, sort_keys=True)
     parameters = {"preset": preset, **variant} | {
@@ -218,9 +216,7 @@ def run_task(task: Mapping[str, Any]) -> dict[str, str]:
     command = [sys.executable, "-m", "instahide_nb.run.sweep"]
     with open(make_folder(folder / "log", secret=True) / "worker.log", "ab") as log:
         streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log}
-        with subprocess.Popen(
-            command, cwd=task["cwd"], env=environment, start_new_session=True, **streams
-        ) as process:
+        with subprocess.Popen(command, cwd=task["cwd"], env=environment, start_new_session=True, **streams) as process:
             assert process.stdin is not None
             process.stdin.write(json.dumps(dict(task)).encode() + b"\n")  # not an argument: it may hold a key
             process.stdin.flush()
@@ -408,9 +404,7 @@ _TYPES = (
 )
 
 
-def make_tables(
-    runs: Sequence[SweepRun], sweep: Path, errors: Mapping[str, str]
-) -> tuple[DataFrame, DataFrame]:
+def make_tables(runs: Sequence[SweepRun], sweep: Path, errors: Mapping[str, str]) -> tuple[DataFrame, DataFrame]:
     """The results and the times of the runs in the folder `sweep`; `errors` of those that failed, by identity."""
     import pandas
 

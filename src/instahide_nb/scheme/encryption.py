@@ -63,9 +63,7 @@ class Mixtures:
     """Encryptions and everything secret about them."""
 
     encryption: npt.NDArray[np.float32]  # (n, h, w, 3), in [-1, 1]
-    index: npt.NDArray[
-        np.int32
-    ]  # (n, k): the images mixed, first the private ones, then (cross) the public ones
+    index: npt.NDArray[np.int32]  # (n, k): the images mixed, first the private ones, then (cross) the public ones
     weight: npt.NDArray[np.uint32]  # (n, k): their coefficients times 2**24; each row sums to 2**24
     # (n, ceil(h*w*3/8)): signs in the order of the pixels, 1 meaning +1, packed by numpy.packbits; Mixup: all ones
     mask: npt.NDArray[np.uint8]

@@ -261,9 +261,7 @@ def comparison_grid(
         "Encryptions and decryptions, best to worst",
         f"{count} of {n:,} encryptions, evenly spaced in rank",
     )
-    canvas, middle = _sheet(
-        tiles, len(shown.images), step, heading=heading, gap=_GAP, left=label, top=line + 6
-    )
+    canvas, middle = _sheet(tiles, len(shown.images), step, heading=heading, gap=_GAP, left=label, top=line + 6)
     rank = np.empty(n, np.int64)
     rank[np.argsort(-scores.best_ssim, kind="stable")] = np.arange(1, n + 1)
     for place, row in enumerate(shown.chosen):
@@ -280,9 +278,7 @@ def comparison_grid(
     return canvas
 
 
-def overview(
-    private: UInt8, recovered: npt.NDArray[np.floating], *, columns: int = 8, augment: str = "none"
-) -> UInt8:
+def overview(private: UInt8, recovered: npt.NDArray[np.floating], *, columns: int = 8, augment: str = "none") -> UInt8:
     """All private images, each beside the recovered image that :func:`match_images` gives it, best to worst."""
     place, ssim, private = match_images(recovered, private, augment)
     order, n = np.argsort(-ssim, kind="stable"), len(private)
@@ -338,9 +334,7 @@ def write_method_grid(run: Path, methods: Sequence[str], augment: str = "none") 
     return run / "methods.png"
 
 
-def contact_sheet(
-    images: Images, captions: Sequence[str] = (), *, columns: int = 10, tile: int = 64
-) -> UInt8:
+def contact_sheet(images: Images, captions: Sequence[str] = (), *, columns: int = 10, tile: int = 64) -> UInt8:
     """Images (n, h, w, 3), pixels or values in [-1, 1], in rows of `columns`, with a caption below each when given.
 
     They are enlarged by the largest whole factor that keeps them within `tile` pixels of height.

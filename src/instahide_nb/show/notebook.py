@@ -103,9 +103,7 @@ def slider(draw: Draw, rows: int, row: int = 0) -> ipywidgets.VBox | None:
         import ipywidgets
     except ImportError:
         return None
-    place = ipywidgets.IntSlider(
-        row, 0, rows - 1, description="encryption", readout=False, layout={"width": "420px"}
-    )
+    place = ipywidgets.IntSlider(row, 0, rows - 1, description="encryption", readout=False, layout={"width": "420px"})
     number = ipywidgets.BoundedIntText(row, 0, rows - 1, layout={"width": "90px"})
     picture = ipywidgets.Image(value=png_bytes(draw(row)), format="png", layout={"object_fit": "none"})
     ipywidgets.link((place, "value"), (number, "value"))
@@ -144,9 +142,7 @@ def views(secret: Secret, *, image: int = 0) -> UInt8 | None:
     _, first = np.unique(epochs[0] // len(secret.private), return_index=True)
     shown = np.stack([drawn[row, slot] for row, slot in np.stack(epochs, axis=1)[first[:9]]])
     mixed = apply_views(secret.private[[image] * len(shown)], shown)
-    names = ["image"] + [
-        f"epoch {e}: {dy}, {dx}" + ", flip" * flip for e, (dy, dx, flip) in enumerate(shown.tolist())
-    ]
+    names = ["image"] + [f"epoch {e}: {dy}, {dx}" + ", flip" * flip for e, (dy, dx, flip) in enumerate(shown.tolist())]
     return contact_sheet(np.concatenate([secret.private[[image]], mixed]), names, columns=5, tile=_TILE)
 
 
@@ -162,9 +158,7 @@ def answered(release: Release, result: AttackResult, row: int) -> UInt8:
     return _strip(parts | {f"image {i}": result.recovered[i] for i in result.assignment[row] if i >= 0})
 
 
-def scored(
-    release: Release, secret: Secret, decryption: npt.NDArray[np.floating], scores: Scores, row: int
-) -> UInt8:
+def scored(release: Release, secret: Secret, decryption: npt.NDArray[np.floating], scores: Scores, row: int) -> UInt8:
     """Encryption `row`, its absolute value, its decryption, and the private images inside with their SSIM."""
     parts = _masked(release.encryption[row]) | {"decryption": decryption[row]}
     for slot, image in enumerate(secret.inside(row)[: secret.pair.shape[1]]):
@@ -177,9 +171,7 @@ def labels(release: Release, *, rows: int = 3) -> str:
     if release.label is None:
         return "no labels are published"
     names = release.info.class_names or tuple(f"class {c}" for c in range(release.label.shape[1]))
-    return "\n".join(
-        ", ".join(f"{names[c]} {row[c]:.7g}" for c in np.flatnonzero(row)) for row in release.label[:rows]
-    )
+    return "\n".join(", ".join(f"{names[c]} {row[c]:.7g}" for c in np.flatnonzero(row)) for row in release.label[:rows])
 
 
 def own_report(result: AttackResult) -> str:
@@ -189,12 +181,9 @@ def own_report(result: AttackResult) -> str:
     lines += [f"{count:>13,}  {name}" for name, count in details.get("funnel", {}).items()]
     if "bits_used" in details:
         right = f"{details['bits_agreeing']:,} of {details['bits_checked']:,}"
-        lines.append(
-            f"{details['bits_used']:,} equations from {details['bits_from']}; {right} other bits predicted"
-        )
+        lines.append(f"{details['bits_used']:,} equations from {details['bits_from']}; {right} other bits predicted")
     lines += [
-        f"{wrong:,} of the {taken:,} most certain signs are wrong"
-        for taken, wrong in details.get("sign_errors", [])
+        f"{wrong:,} of the {taken:,} most certain signs are wrong" for taken, wrong in details.get("sign_errors", [])
     ]
     if details.get("seed") is not None:
         lines.append(f"seed {details['seed']}")
@@ -350,9 +339,7 @@ def answers(release: Release, result: AttackResult, *, images: int = 10) -> UInt
         return None
     n = len(release.encryption)
     some = np.arange(0, n, max(1, n // images))[:images]
-    return contact_sheet(
-        np.concatenate([release.encryption[some], result.decryption[some]]), columns=len(some)
-    )
+    return contact_sheet(np.concatenate([release.encryption[some], result.decryption[some]]), columns=len(some))
 
 
 def coefficients(secret: Secret, attack: AboutAttack) -> Figure | None:

@@ -106,9 +106,7 @@ def image_table(compare: Callable[[int], Comparison], *, width: float) -> Figure
     rows, columns = len(shown.images), len(shown.chosen)
     height, wide = next(iter(shown.images.values())).shape[1:3]
     tall = rows * (width - 0.2) / columns * height / wide + 0.13 * len(shown.ssim)  # captions below some rows
-    figure = Figure(
-        figsize=(width, tall), layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
-    )
+    figure = Figure(figsize=(width, tall), layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0))
     axes = figure.subplots(rows, columns, squeeze=False)
     for line, (name, images) in zip(axes, shown.images.items(), strict=True):
         line[0].set_ylabel(name.removesuffix(" image").removesuffix(" value"), fontsize=7)
@@ -188,8 +186,7 @@ def _attacks(run: _Run) -> Plan:
     private, files = run.secret.private, {method: f"attack/{method}/recovered.npy" for method in run.ssim}
     recovered = {method: run.array(file) for method, file in files.items()}
     means = ", ".join(
-        f"{m} {mean:.3f}"
-        for m, mean in compare_attacks(private, recovered, 1, run.secret.augment).mean.items()
+        f"{m} {mean:.3f}" for m, mean in compare_attacks(private, recovered, 1, run.secret.augment).mean.items()
     )
     compare = partial(compare_attacks, private, recovered, augment=run.secret.augment)
     draw = partial(image_table, compare)

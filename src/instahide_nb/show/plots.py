@@ -94,9 +94,7 @@ def ssim_histogram(best_ssim: Mapping[str, Float64], *, width: float = 6.0) -> F
 
 
 @styled
-def keypoint_histogram(
-    keypoints: npt.NDArray[np.integer], min_keypoints: int = 40, *, width: float = 6.0
-) -> Figure:
+def keypoint_histogram(keypoints: npt.NDArray[np.integer], min_keypoints: int = 40, *, width: float = 6.0) -> Figure:
     """Numbers of SIFT key points (m,) of random crops; crops with more than `min_keypoints` are kept."""
     kept, highest = keypoints > min_keypoints, int(keypoints.max(initial=1))
     # A bin ends exactly at the cut, so that no bar holds both kept and refused crops.
@@ -152,9 +150,7 @@ def similarity_histogram(same: Float64, different: Float64, *, width: float = 6.
 
 
 @styled
-def product_plot(
-    seen: npt.NDArray[np.floating], estimated: npt.NDArray[np.floating], *, width: float = 6.0
-) -> Figure:
+def product_plot(seen: npt.NDArray[np.floating], estimated: npt.NDArray[np.floating], *, width: float = 6.0) -> Figure:
     """Products of one pixel in pairs of images: (m,) in the first images, (m,) as estimated from encryptions."""
     figure, axis = _new(width, 0.53 * width)
     axis.plot(seen, estimated, ".", markersize=3)
@@ -177,9 +173,7 @@ def coefficient_plot(true: npt.NDArray[np.floating], estimated: npt.NDArray[np.f
 @styled
 def attack_comparison(rows: Sequence[Row], *, width: float = 6.0) -> Figure:
     """Max_SSIM of each row of the leaderboard that has scores, best first; reported rows are hatched."""
-    scored = {
-        place: row for place, row in enumerate(r for r in sort_rows(rows)[::-1] if r.max_ssim is not None)
-    }
+    scored = {place: row for place, row in enumerate(r for r in sort_rows(rows)[::-1] if r.max_ssim is not None)}
     if not scored:
         raise InputError("rows: no attack is given; give one or more")
     figure, axis = _new(width, 0.55 + 0.24 * len(scored))
@@ -249,9 +243,7 @@ def _coloured(texts: DataFrame, what: str, width: float) -> Figure:
 
 
 @styled
-def sweep_plot(
-    table: DataFrame, x: str, *, y: str = "max_ssim", lines: str = "method", width: float = 6.0
-) -> Figure:
+def sweep_plot(table: DataFrame, x: str, *, y: str = "max_ssim", lines: str = "method", width: float = 6.0) -> Figure:
     """A metric of a sweep's table against a parameter, for each value of the column `lines`.
 
     The mean of repeated runs, with a bar from the worst to the best; curves where the parameter is a number, grouped

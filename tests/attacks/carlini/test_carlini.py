@@ -21,9 +21,7 @@ from instahide_nb.evaluate.metrics import score
 
 @pytest.fixture(scope="module")
 def challenge():
-    return build_challenge(
-        GenDataParams(**{"n_private": 10, "n_public": 60, "k": 4, "encryptions_per_image": 30})
-    )
+    return build_challenge(GenDataParams(**{"n_private": 10, "n_public": 60, "k": 4, "encryptions_per_image": 30}))
 
 
 @pytest.fixture(scope="module")

@@ -165,9 +165,7 @@ def test_large_neighbours_are_enough(without_unmask, monkeypatch, scheme, k, ext
     result = prng_state(made.release, OTHER_PUBLIC)
     assert_found(result, made)
     assert result.details["bits_from"] == "pairs of neighbours"
-    assert (
-        result.details["bits_agreeing"] > 0.8 * result.details["bits_checked"] > 1000
-    )  # pairs at edges, too
+    assert result.details["bits_agreeing"] > 0.8 * result.details["bits_checked"] > 1000  # pairs at edges, too
     assert result.details["seed"] == 987_654_321
     signs = result.extras["signed"] > 0
     curve = result.details["sign_errors"]

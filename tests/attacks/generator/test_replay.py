@@ -16,9 +16,7 @@ from instahide_nb.attacks.generator.replay import (
 from instahide_nb.scheme.mersenne import seeded_window
 
 
-@pytest.mark.parametrize(
-    ("scheme", "k"), [("cross", 6), ("cross", 3), ("cross", 2), ("inside", 4), ("mixup", 2)]
-)
+@pytest.mark.parametrize(("scheme", "k"), [("cross", 6), ("cross", 3), ("cross", 2), ("inside", 4), ("mixup", 2)])
 def test_replay_is_what_was_drawn(scheme, k):
     made = make(seed=123, scheme=scheme, k=k, epochs=4)
     replay, pairs_fit, _ = find_replay(made.release, seeded_window(123), 123)

@@ -20,9 +20,7 @@ from instahide_nb.scheme.encryption import class_coefficients, draw_coefficients
 from instahide_nb.scheme.streams import open_stream
 
 
-def labelled(
-    seed: int, k: int = 6, places: int = 2, decimals: int | None = None
-) -> tuple[Release, np.ndarray]:
+def labelled(seed: int, k: int = 6, places: int = 2, decimals: int | None = None) -> tuple[Release, np.ndarray]:
     """A release of one epoch with labels of ten classes, and its integer coefficients."""
     stream = open_stream("mt19937", seed=seed, key="", states=None)
     weight = integer_weights(draw_coefficients(stream, 100, k, min_private_sum=0.3 if places == 2 else 0.0))

@@ -46,9 +46,7 @@ def epoch_weights() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("row", [0, 30])
-def test_expected_residuals_of_an_epoch_are_the_regressions(
-    row: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_expected_residuals_of_an_epoch_are_the_regressions(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision_of, "__defaults__", (0.0,))
     _, scale, expected = epoch_weights()
     others = [s for s in range(row // SIZE * SIZE, row // SIZE * SIZE + SIZE) if s != row]

@@ -88,9 +88,7 @@ def test_signs_are_mostly_right(case: Case) -> None:
 
 
 @pytest.mark.parametrize("labels", [True, False])
-def test_the_same_bits_with_any_number_of_threads(
-    case: Case, monkeypatch: pytest.MonkeyPatch, labels: bool
-) -> None:
+def test_the_same_bits_with_any_number_of_threads(case: Case, monkeypatch: pytest.MonkeyPatch, labels: bool) -> None:
     short = Settings(rounds=1, shared_rounds=1)
     results = []
     for threads in ("1", "3"):
@@ -120,9 +118,7 @@ def test_coefficients_are_not_needed(case: Case, labels: str) -> None:
 
 @pytest.mark.parametrize(("scheme", "k"), [("inside", 3), ("mixup", 2)])
 @pytest.mark.parametrize("labels", [True, False])
-def test_other_schemes_are_solved_by_the_same_model(
-    tmp_path: Path, scheme: str, k: int, labels: bool
-) -> None:
+def test_other_schemes_are_solved_by_the_same_model(tmp_path: Path, scheme: str, k: int, labels: bool) -> None:
     challenge, public = make_case(tmp_path, scheme=scheme, k=k)
     release = challenge.release if labels else replace(challenge.release, label=None)
     result = solve(release, public)

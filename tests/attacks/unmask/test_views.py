@@ -20,9 +20,7 @@ from instahide_nb.attacks.unmask.views import (
 RNG = np.random.default_rng(5)
 N, ROWS = 4, 60
 IMAGE = RNG.uniform(-1, 1, (N, 3, 5, 6)).astype(np.float32)
-MIXED = Mixtures(
-    RNG.integers(0, 2 * N, (ROWS, 2)), RNG.uniform(0.1, 0.5, (ROWS, 2)).astype(np.float32), 2 * N
-)
+MIXED = Mixtures(RNG.integers(0, 2 * N, (ROWS, 2)), RNG.uniform(0.1, 0.5, (ROWS, 2)).astype(np.float32), 2 * N)
 
 
 def test_images_are_recovered_from_rows_that_hold_them_either_way_round() -> None:

@@ -166,15 +166,11 @@ class _Reconstruction:
     def descend(self, image: Float32) -> Float32:
         """Descend from images whose signs are mostly right, without the push away from zero."""
         flat = image.reshape(len(image), -1)
-        flat = free_sign_descent(
-            self.size, self.pair, self.slots.coefficient, flat, iterations=_AGAIN, push=0.0
-        )
+        flat = free_sign_descent(self.size, self.pair, self.slots.coefficient, flat, iterations=_AGAIN, push=0.0)
         return flat.reshape(image.shape)
 
 
-def _reconstruct(
-    release: Release, public: UInt8, similarity: Similarity, watch: Stopwatch
-) -> _Reconstruction:
+def _reconstruct(release: Release, public: UInt8, similarity: Similarity, watch: Stopwatch) -> _Reconstruction:
     """Stages 1 to 5."""
     shape = release.encryption.shape[1:]
     with watch.stage("similarity"):

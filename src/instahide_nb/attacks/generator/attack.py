@@ -91,9 +91,7 @@ class _Attempt:
         )
 
 
-def prng_seed(
-    release: Release, public: Images8, *, seed_start: int = 0, seed_stop: int = 2**32
-) -> AttackResult:
+def prng_seed(release: Release, public: Images8, *, seed_start: int = 0, seed_stop: int = 2**32) -> AttackResult:
     """Scan seed_start .. seed_stop - 1 for the seed of the coefficients, and decrypt everything.
 
     The attacker's `public` images (m, h, w, 3) are hardly needed. Where no seed is found, the result says why
@@ -157,9 +155,7 @@ def prng_state(release: Release, public: Images8) -> AttackResult:
     }
     with run.watch.stage("replay"):
         window, seed, before = state.start_of(release, found)
-        tolerance = (
-            0.0 if release.label is None else seed_scan.label_tolerance(release.label, release.info.k)[0]
-        )
+        tolerance = 0.0 if release.label is None else seed_scan.label_tolerance(release.label, release.info.k)[0]
         own = seed if seed is not None and makes_labels(release, seed, tolerance) else None
         replay, pairs_fit, told = find_replay(release, window, own)
     run.details |= {"seed": seed, "words_before": before, **told, "coefficients_known": own is not None}

@@ -49,9 +49,7 @@ class Factorisation:
 
 
 @numba.njit(cache=True, nogil=True)
-def _panel(
-    tiles: UInt64, order: Int64, pivot: Int64, word: int, rank: int, panel: UInt64, multiplier: UInt64
-) -> int:
+def _panel(tiles: UInt64, order: Int64, pivot: Int64, word: int, rank: int, panel: UInt64, multiplier: UInt64) -> int:
     """Eliminate within one word of columns; fills `multiplier` and returns the new rank."""
     m = len(order)
     own, place = tiles[word // _TILE], word % _TILE

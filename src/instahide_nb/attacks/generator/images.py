@@ -68,9 +68,7 @@ class RecoveredImages:
     def pixels(self, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         """The images as (N, h, w, 3) float32; proved ones on the 8-bit grid."""
         values = np.clip(self.private, -1, 1).astype(np.float32)
-        return np.where(self.proved[:, None], pixel_values(pixel_bytes(self.private)), values).reshape(
-            -1, *shape
-        )
+        return np.where(self.proved[:, None], pixel_values(pixel_bytes(self.private)), values).reshape(-1, *shape)
 
     def ordered_pairs(self, index: npt.NDArray[np.int32]) -> Int64:
         """The private images of each encryption, the largest coefficient first; (n, p)."""
@@ -248,9 +246,7 @@ def _mean_product(a: Float64, b: Float64) -> Float64:
 
 
 @numba.njit(cache=True, nogil=True)
-def _row_coefficients(
-    first: int, last: int, rows: Float64, index: Int64, images: Float64, out: Float64
-) -> None:
+def _row_coefficients(first: int, last: int, rows: Float64, index: Int64, images: Float64, out: Float64) -> None:
     k, size = index.shape[1], rows.shape[1]
     normal, right = np.empty((k, k)), np.empty((k, 1))
     for r in range(first, last):
@@ -278,9 +274,7 @@ def row_coefficients(rows: Float64, index: Int64, images: Float64) -> Float64:
     return out
 
 
-def _from_labels(
-    release: Release, rows: Float64, pair: Int64, mean: Float64
-) -> tuple[RecoveredImages, Truth]:
+def _from_labels(release: Release, rows: Float64, pair: Int64, mean: Float64) -> tuple[RecoveredImages, Truth]:
     """Images from masks, pairs (n, p) and labels, and the rows whose label shows each coefficient alone.
 
     Where images share a class, each gets an equal part of their sum at first.

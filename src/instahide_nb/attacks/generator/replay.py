@@ -224,9 +224,7 @@ def align(release: Release, window: Window, *, first_limit: int = _MOST_EXTRA) -
     return (starts, pool + 1 if _pooled(info) else info.n_public) if starts[0] >= 0 else None
 
 
-def find_replay(
-    release: Release, window: Window, seed: int | None
-) -> tuple[Replay | None, bool, dict[str, object]]:
+def find_replay(release: Release, window: Window, seed: int | None) -> tuple[Replay | None, bool, dict[str, object]]:
     """Replay the mask generator with this window, and the coefficient generator if its seed is known.
 
     Returns the replay, or None if the masks are not found; whether the labels agree with the replayed pairs, which they

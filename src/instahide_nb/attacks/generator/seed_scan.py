@@ -200,9 +200,7 @@ def _point(a: int, words: UInt32, state: UInt32, accepted: Int32, points: Float3
 
 
 @numba.njit(**_compiled)
-def _compare(
-    count: Int32, points: Float32, place: Int32, low: Float32, high: Float32, hits: Int32, out: Int32
-) -> None:
+def _compare(count: Int32, points: Float32, place: Int32, low: Float32, high: Float32, hits: Int32, out: Int32) -> None:
     """Add to `hits` how many of three targets the points meet."""
     small, large = points[0], points[1]
     place0, place1, place2 = place[0], place[1], place[2]
@@ -242,9 +240,7 @@ def _survivors(start: int, groups: int, tables: Tables, needed: int, found: UInt
             for t in range(0, count[a], _TOGETHER):
                 own = slice(t, t + _TOGETHER)
                 before = accepted[a % 2]
-                _compare(
-                    before, points, place[a, own], low[a, own], high[a, own], hits[c % 2], hits[1 - c % 2]
-                )
+                _compare(before, points, place[a, own], low[a, own], high[a, own], hits[c % 2], hits[1 - c % 2])
                 c += 1
         total = hits[c % 2]
         for i in range(LANES):

@@ -244,9 +244,7 @@ class Estimates:
         age += 1
         margin, held = found.margin(), image_of(self.mixtures.assignment, len(age))
         # the median: epochs give an image that nobody wants the places that no other image wants
-        median = np.array(
-            [np.median(margin[held == j]) if (held == j).any() else 0.0 for j in range(len(age))]
-        )
+        median = np.array([np.median(margin[held == j]) if (held == j).any() else 0.0 for j in range(len(age))])
         typical = float(np.median(median))
         poor = np.flatnonzero((median < _WORTHLESS * typical) & (age > _GRACE))
         if len(poor) == 0:
@@ -359,17 +357,11 @@ def _check(release: Release, public: npt.NDArray[np.uint8]) -> None:
             f"encryption.npy: images of {height}x{width} are too small for unmask; {_SIDE}x{_SIDE} at least"
         )
     if public.ndim != 4 or public.shape[3] != release.encryption.shape[3] or public.dtype != np.uint8:
-        raise InputError(
-            f"public_source: unmask needs uint8 images (m, h, w, 3), not {public.dtype} {public.shape}"
-        )
+        raise InputError(f"public_source: unmask needs uint8 images (m, h, w, 3), not {public.dtype} {public.shape}")
     if len(public) < 50:
-        raise InputError(
-            f"n_public: {len(public)} public images are too few for unmask to learn from; 50 at least"
-        )
+        raise InputError(f"n_public: {len(public)} public images are too few for unmask to learn from; 50 at least")
     if info.n_private < 2:
-        raise InputError(
-            f"release.json: n_private is {info.n_private}; unmask needs two private images or more"
-        )
+        raise InputError(f"release.json: n_private is {info.n_private}; unmask needs two private images or more")
     if len(release.encryption) < info.n_private:
         raise InputError(
             f"release.json: {len(release.encryption)} encryptions are too few for {info.n_private} private images; "
@@ -442,9 +434,7 @@ class Unmask:
         mixtures = scaled(self.codes.mixtures, known, law, n_public)
         if known.share is None:
             share = mixtures.coefficient
-            share = (
-                by_law(share, law) if n_public else share / np.maximum(share.sum(axis=1, keepdims=True), 1e-6)
-            )
+            share = by_law(share, law) if n_public else share / np.maximum(share.sum(axis=1, keepdims=True), 1e-6)
             mixtures = Mixtures(mixtures.assignment, share.astype(np.float32), mixtures.n_images)
             if not n_public and known.present.shape[1] == 1:
                 known = replace(known, share=np.ones((len(share), 1)))

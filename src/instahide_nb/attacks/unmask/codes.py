@@ -184,9 +184,7 @@ def _code_rows(
             base -= 0.5 * stiff * target[i, c] * target[i, c]
         for j in range(n_images):
             whole = gram[j, j]
-            length[j] = (
-                max(whole - 2.0 * pull[j] * along[j] + pull[j] * pull[j] * r_r, 0.05 * whole) + 1e-9 + stiff
-            )
+            length[j] = max(whole - 2.0 * pull[j] * along[j] + pull[j] * pull[j] * r_r, 0.05 * whole) + 1e-9 + stiff
             right_of[j] = table[0, j] + stiff * target[i, image_class[j]]
         chosen, weight = assignment[i], coefficient[i]
         settled = False
@@ -206,9 +204,7 @@ def _code_rows(
                     place_of[many], right[many] = t, right_of[j0]
                     line = column[many]
                     for j in range(n_images):
-                        line[j] = (
-                            gram[j0, j] + pull[j0] * pull[j] * r_r - pull[j0] * along[j] - pull[j] * along[j0]
-                        )
+                        line[j] = gram[j0, j] + pull[j0] * pull[j] * r_r - pull[j0] * along[j] - pull[j] * along[j0]
                         if stiff > 0.0 and image_class[j] == image_class[j0]:
                             line[j] += stiff
                     line[j0] = length[j0]
@@ -272,9 +268,7 @@ def _code_rows(
             right[u] = right_of[ju]
             for v in range(many):
                 jv = chosen[place_of[v]]
-                inner[u, v] = (
-                    gram[ju, jv] + pull[ju] * pull[jv] * r_r - pull[ju] * along[jv] - pull[jv] * along[ju]
-                )
+                inner[u, v] = gram[ju, jv] + pull[ju] * pull[jv] * r_r - pull[ju] * along[jv] - pull[jv] * along[ju]
                 if stiff > 0.0 and image_class[ju] == image_class[jv]:
                     inner[u, v] += stiff
             inner[u, u] = length[ju]

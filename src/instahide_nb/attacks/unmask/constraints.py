@@ -87,16 +87,12 @@ def _class_sizes(present: Bool, n_images: int, per_row: int) -> Int64:
     A row of fewer classes than images holds a class twice or more: it counts for the classes it has in equal parts.
     """
     weight = per_row * present / present.sum(axis=1, keepdims=True)
-    occurrence = (
-        np.rint(60 * weight).astype(np.int64).sum(axis=0)
-    )  # 60: halves, thirds, quarters and fifths are whole
+    occurrence = np.rint(60 * weight).astype(np.int64).sum(axis=0)  # 60: halves, thirds, quarters and fifths are whole
     share = occurrence * n_images
     size = share // occurrence.sum()
     size[(size == 0) & (occurrence > 0)] = 1
     if size.sum() > n_images:
-        raise InputError(
-            f"n_private: {n_images} images cannot cover the {int((occurrence > 0).sum())} classes seen"
-        )
+        raise InputError(f"n_private: {n_images} images cannot cover the {int((occurrence > 0).sum())} classes seen")
     remainder = share - size * occurrence.sum()
     for _ in range(int(n_images - size.sum())):
         best = int(np.argmax(remainder))
@@ -133,9 +129,7 @@ def coefficient_law(info: ReleaseInfo) -> Float64:
     stream, p = Mt19937Stream(0), info.private_per_row
     least = info.min_private_sum if info.scheme == "cross" else 0.0
     most = info.max_coefficient
-    drawn = draw_coefficients(stream, _DRAWS, info.k, max_coefficient=most, min_private_sum=least, private=p)[
-        :, :p
-    ]
+    drawn = draw_coefficients(stream, _DRAWS, info.k, max_coefficient=most, min_private_sum=least, private=p)[:, :p]
     return np.rint(np.sort(-np.sort(-drawn, axis=1), axis=0) * _GRID) / _GRID
 
 

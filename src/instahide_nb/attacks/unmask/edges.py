@@ -96,9 +96,7 @@ def edge_features(encryption: Float32, squares: bool = False, even: bool = False
         part = table[:, low:high].astype(np.float64)
         part -= part.sum(axis=0) / len(part)
         deviation = np.sqrt((part * part).sum(axis=0) / len(part))
-        table[:, low:high] = part * np.divide(
-            1.0, deviation, out=np.zeros_like(deviation), where=deviation > 0
-        )
+        table[:, low:high] = part * np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 0)
 
     def within(low: int, high: int) -> None:
         part = np.ascontiguousarray(table[low:high].T, np.float64)
@@ -317,9 +315,7 @@ def residual_kernel(table: Float32, codes: Codes, found: Products) -> Float32:
     """Whitened products of the residuals of all pairs of rows, float32 (n, n)."""
     out, held = np.empty_like(table), codes.mixtures
     share = held.coefficient.astype(np.float64)
-    in_blocks(
-        _residual_kernel, len(out), table, held.assignment, share, found.product, found.gram, out, block=_ROWS
-    )
+    in_blocks(_residual_kernel, len(out), table, held.assignment, share, found.product, found.gram, out, block=_ROWS)
     return out
 
 

@@ -83,17 +83,14 @@ def public_moments(public: UInt8) -> Moments:
     return Moments(mean, autocovariance(image.transpose(0, 3, 1, 2)))
 
 
-def _regression(
-    covariance: Float64, ridge: float, vertical: Int64, horizontal: Int64
-) -> tuple[Float64, Float64]:
+def _regression(covariance: Float64, ridge: float, vertical: Int64, horizontal: Int64) -> tuple[Float64, Float64]:
     """Taps and variances of the centre of a window that reaches `vertical` rows up and down, and so on.
 
     The inverse S of the window's covariance holds every regression: tap_j = -S_cj / S_cc, variance 1 / S_cc.
     """
     channels = len(covariance)
     c, dy, dx = (
-        axis.ravel()
-        for axis in np.mgrid[:channels, -vertical[0] : vertical[1] + 1, -horizontal[0] : horizontal[1] + 1]
+        axis.ravel() for axis in np.mgrid[:channels, -vertical[0] : vertical[1] + 1, -horizontal[0] : horizontal[1] + 1]
     )
     window = covariance[c[:, None], c, dy - dy[:, None] + _REACH, dx - dx[:, None] + _REACH]
     window = 0.5 * (window + window.T)
@@ -173,9 +170,7 @@ def place(image: Float32, padded: Float32) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _whiten(
-    first: int, last: int, image: Float32, tap: Float32, variance: Float32, row: Int64, out: Float32
-) -> None:
+def _whiten(first: int, last: int, image: Float32, tap: Float32, variance: Float32, row: Int64, out: Float32) -> None:
     _, channels, h, w = image.shape
     padded = np.zeros((channels, h + 2 * RADIUS, w + 2 * RADIUS), np.float32)
     line = np.empty(w, np.float32)

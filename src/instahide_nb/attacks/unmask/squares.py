@@ -81,9 +81,7 @@ class PairProducts:
         return (add_product(self._sum, part * part, out, threads=False) - self._expected).astype(np.float32)
 
 
-def pixel_matrix(
-    encryption: Float32, mixtures: Mixtures, pixel: tuple[int, int, int]
-) -> tuple[Float32, Float32]:
+def pixel_matrix(encryption: Float32, mixtures: Mixtures, pixel: tuple[int, int, int]) -> tuple[Float32, Float32]:
     """The matrix of products ``P_j P_k`` of one pixel (y, x, channel), as the encryptions show it, (images, images).
 
     It is 0 where no encryption holds the pair. Also the sums of squares of ``2 a_j a_k`` behind the estimates.
