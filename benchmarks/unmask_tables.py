@@ -1,8 +1,8 @@
-"""The tables of docs/unmask.md: what the attack reaches, on which releases, and what each of its parts adds.
+"""The tables of docs/unmask.md and docs/unmask_more.md: what the attack reaches, and what each of its parts adds.
 
 ``python benchmarks/unmask_tables.py reach --private FILE.npz --public FOLDER --attacker FOLDER --seeds 1 2 3`` makes a
 challenge for each row and seed, attacks it, and scores it. Results are kept in docs/unmask.json, so that a run can be
-continued (``--again`` measures anew), and every table of the page is written from them.
+continued (``--again`` measures anew), and every table of the pages is written from them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from instahide_nb.core.runs import machine_line
 from instahide_nb.data.sources import public_patches
 from instahide_nb.evaluate.metrics import match_images, score
 
-KEPT, PAGE = DOCS / "unmask.json", DOCS / "unmask.md"
+KEPT, PAGES = DOCS / "unmask.json", (DOCS / "unmask.md", DOCS / "unmask_more.md")
 Parameters = dict[str, Any]
 
 
@@ -131,12 +131,13 @@ def main() -> None:
             kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}  # another process may have added a row
             kept[key] = found
             KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
-    page = PAGE.read_text(encoding="utf-8")
-    for table in TABLES:
-        before, start, rest = page.partition(f"<!-- {table}: start -->\n")
-        _, end, after = rest.partition(f"<!-- {table}: end -->")
-        page = f"{before}{start}\n{markdown(kept, table)}\n{end}{after}" if start and end else page
-    PAGE.write_text(page, encoding="utf-8")
+    for path in PAGES:
+        page = path.read_text(encoding="utf-8")
+        for table in TABLES:
+            before, start, rest = page.partition(f"<!-- {table}: start -->\n")
+            _, end, after = rest.partition(f"<!-- {table}: end -->")
+            page = f"{before}{start}\n{markdown(kept, table)}\n{end}{after}" if start and end else page
+        path.write_text(page, encoding="utf-8")
 
 
 def _measure(table: str, name: str, base: Parameters, attacker: str) -> dict[str, Any]:
@@ -186,7 +187,7 @@ def markdown(kept: dict[str, dict[str, Any]], table: str) -> str:
         cells = [f"{found['image_ssim'].mean():.3f}", f"{found['worst'].min():.2f}"]
         cells += [f"{found[c].mean():.3f}" for c in ("right", "own")] + [f"{found['processor_seconds'].mean():.0f}"]
         lines.append(f"| {name} | {seeds} | {' | '.join(cells)} |\n")
-    return "".join(lines)
+    return "".join(lines) if len(lines) > 1 else ""
 
 
 if __name__ == "__main__":
