@@ -221,7 +221,7 @@ def test_a_challenge_that_cannot_be_made_again_is_not_overwritten(
     save_challenge(tmp_path, first)
     before = all_files(tmp_path)
     for other in (challenge, build_challenge(params)):
-        with pytest.raises(InputError, match=r"^out_dir: .* choose another folder, or delete that one"):
+        with pytest.raises(InputError, match=r"^out_dir: .* choose another folder"):
             save_challenge(tmp_path, other)
         assert all_files(tmp_path) == before
     save_challenge(tmp_path, first)

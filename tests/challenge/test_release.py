@@ -135,7 +135,7 @@ def test_missing_changed_and_damaged_files_are_refused(run: Path) -> None:
         ({"n_private": 8}, ("8 x 5", "35 rows")),
         ({"encryptions_per_image": -5, "n_private": -7}, ("n_private",)),
         ({"private_per_mix": 5}, ("private_per_mix: 5 of 4",)),
-        ({"private_per_mix": 1}, ("label.npy: row", "shows 2 classes", "holds 1")),
+        ({"private_per_mix": 1}, ("label.npy: row", "shows 2 classes", "contains 1")),
         ({"labels": "some"}, ("labels:", "'some'")),
         ({"labels": "classes"}, ("label.npy", "0 or 1")),
         ({"class_names": "cross"}, ("class_names:", "'cross'")),

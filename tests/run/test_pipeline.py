@@ -243,7 +243,7 @@ def test_an_installed_package_has_its_notebooks_and_presets(tmp_path: Path) -> N
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(tmp_path / "site/instahide_nb"), "challenge", "demo", "tiny"]
+    assert done.stdout.split() == [str(tmp_path / "site/instahide_nb"), "challenge", "demo", "tiny", "training"]
     assert (tmp_path / "site/instahide_nb/notebooks/attack.ipynb").is_file()
     assert list(tmp_path.glob("site/*.data/data/etc/ipython/ipython_kernel_config.py"))
 

@@ -226,7 +226,7 @@ def test_images_that_do_not_fit_and_constraints_that_are_never_met_are_refused(m
     private, public, stream = made_images(3, 2, 2, 0), made_images(3, 2, 2, 1), Mt19937Stream(0)
     with pytest.raises(InputError, match="n_private: 1 is too few"):
         encrypt(private[:1], public, stream)
-    with pytest.raises(InputError, match="n_public: 2 public images for 3 private"):
+    with pytest.raises(InputError, match="n_public: 2 public images are too few; give 3"):
         encrypt(private, public[:2], stream)
     with pytest.raises(InputError, match="public_source: images of "):
         encrypt(private, made_images(3, 2, 3, 1), stream)

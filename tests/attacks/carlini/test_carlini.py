@@ -114,7 +114,7 @@ def test_input_that_does_not_fit_is_named(challenge, public):
         label=release.label.sum(axis=1, keepdims=True),
         info=replace(release.info, class_names=("all",)),
     )
-    with pytest.raises(InputError, match="two classes"):
+    with pytest.raises(InputError, match="different classes"):
         run_v2(alone, public)
 
 
