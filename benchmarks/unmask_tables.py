@@ -132,12 +132,16 @@ def main() -> None:
             kept[key] = found
             KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
     for path in PAGES:
-        page = path.read_text(encoding="utf-8")
-        for table in TABLES:
-            before, start, rest = page.partition(f"<!-- {table}: start -->\n")
-            _, end, after = rest.partition(f"<!-- {table}: end -->")
-            page = f"{before}{start}\n{markdown(kept, table)}\n{end}{after}" if start and end else page
-        path.write_text(page, encoding="utf-8")
+        path.write_text(filled(path.read_text(encoding="utf-8"), kept), encoding="utf-8")
+
+
+def filled(page: str, kept: dict[str, dict[str, Any]]) -> str:
+    """The page with its tables, each between two markers."""
+    for table in TABLES:
+        before, start, rest = page.partition(f"<!-- {table}: start -->\n")
+        _, end, after = rest.partition(f"<!-- {table}: end -->")
+        page = f"{before}{start}\n{markdown(kept, table)}\n{end}{after}" if start and end else page
+    return page
 
 
 def _measure(table: str, name: str, base: Parameters, attacker: str) -> dict[str, Any]:

@@ -23,9 +23,9 @@ class Terminal(io.StringIO):
         ("terminal", {"INSTAHIDE_NB_PROGRESS": "0"}, False),
         ("log", {}, False),
         ("log", {"INSTAHIDE_NB_PROGRESS": "1"}, True),
-        ("cell", {"JPY_SESSION_NAME": "/home/me/attack.ipynb"}, True),
+        ("cell", {"JPY_SESSION_NAME": "somewhere/attack.ipynb"}, True),
         ("cell", {}, False),  # papermill
-        ("cell", {"JPY_SESSION_NAME": "/home/me/attack.ipynb", "PYTEST_CURRENT_TEST": "nbval"}, False),
+        ("cell", {"JPY_SESSION_NAME": "somewhere/attack.ipynb", "PYTEST_CURRENT_TEST": "nbval"}, False),
         ("cell", {"INSTAHIDE_NB_PROGRESS": "text"}, True),
     ],
 )

@@ -145,7 +145,7 @@ def test_hostile_damaged_and_foreign_archives_leave_nothing(
         entry("cifar-10-batches-py/x", tarfile.LNKTYPE, "cifar-10-batches-py/batches.meta"),
         entry("cifar-10-batches-py/fifo", tarfile.FIFOTYPE),
         entry("cifar-10-batches-py/../../outside"),
-        entry("/tmp/outside"),
+        entry("/outside"),
     ):
         data = gzip.compress(tar(FILES["cifar10"], info), 1)
         refused(data, r"cifar-10-python\.tar\.gz: holds .*, a link, a device or a path outside its folder")

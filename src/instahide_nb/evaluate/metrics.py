@@ -22,6 +22,7 @@ import numpy.typing as npt
 from scipy.ndimage import uniform_filter
 from scipy.optimize import linear_sum_assignment
 
+from instahide_nb.core.arrays import Float64, UInt8
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.threads import in_blocks
 from instahide_nb.scheme.encryption import pixel_bytes, pixel_values
@@ -44,9 +45,6 @@ SUCCESS = 0.8
 _WINDOW = 7
 _K1, _K2 = 0.01, 0.03
 _BATCH = 64  # pairs of images that are compared together, so that intermediate planes stay in the cache
-
-Float64 = npt.NDArray[np.float64]
-UInt8 = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)

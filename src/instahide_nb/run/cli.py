@@ -49,7 +49,7 @@ def _fail(kind: str, lines: list[str]) -> None:
 
 @app.command()
 def reproduce(
-    preset: Annotated[str, typer.Option(help="Parameters to start from: tiny, demo or challenge.")] = "demo",
+    preset: Annotated[str, typer.Option(help="Parameters to start from: tiny, demo, challenge or training.")] = "demo",
     method: Annotated[
         list[str] | None,
         typer.Option(

@@ -12,11 +12,12 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from instahide_nb.core.arrays import UInt8
+
 PAD = 4
 """Black pixels on each side, and the place of the window that holds the whole image."""
 
 Int8 = npt.NDArray[np.int8]
-UInt8 = npt.NDArray[np.uint8]
 
 
 def all_views(augment: str) -> Int8:

@@ -20,13 +20,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from instahide_nb.core.arrays import UInt8
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, write_bytes
 from instahide_nb.evaluate.metrics import Scores, match_images
 from instahide_nb.evaluate.submission import about_attack
 from instahide_nb.scheme.encryption import pixel_bytes
 
-UInt8 = npt.NDArray[np.uint8]
 Images = npt.NDArray[np.uint8] | npt.NDArray[np.floating]
 
 CHARACTERS = "".join(map(chr, range(32, 127))) + "·×–—…λ±²≤≥"

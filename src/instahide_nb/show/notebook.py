@@ -19,6 +19,7 @@ import numpy.typing as npt
 from instahide_nb.attacks.result import AttackResult
 from instahide_nb.challenge.release import Release
 from instahide_nb.challenge.secret import Secret
+from instahide_nb.core.arrays import UInt8
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, sha256_array, write_bytes
 from instahide_nb.core.progress import in_jupyterlab
@@ -33,7 +34,6 @@ if TYPE_CHECKING:  # plots load slowly, and no notebook needs them before its fi
 
     from instahide_nb.attacks.unmask.attack import Unmask
 
-UInt8 = npt.NDArray[np.uint8]
 Shown = TypeVar("Shown")
 Draw = Callable[[int], UInt8]
 """The picture of one encryption, from its row in the release."""

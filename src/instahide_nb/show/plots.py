@@ -25,6 +25,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
+from instahide_nb.core.arrays import Float64
 from instahide_nb.core.errors import InputError
 from instahide_nb.data.crops import CropTable, key_points
 from instahide_nb.evaluate.leaderboard import Row, sort_rows
@@ -50,8 +51,6 @@ styled = matplotlib.style.context(
 _GREY = "#767676"
 _TALLEST = 3.0  # inches: a wide plot need not be tall
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
-Float64 = npt.NDArray[np.float64]
 
 
 @styled

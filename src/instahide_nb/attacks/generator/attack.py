@@ -5,7 +5,7 @@ knows the generator draws all pairs, coefficients and masks again; images follow
 
 `prng-seed` tests all 2^32 seeds against the coefficients that labels show. `prng-state` solves for the state of the
 mask generator from mask bits that are certain, which works without a seed too; where there was a seed, rewinding the
-state finds it. Bits come from sums of neighbouring mask bits first, from the signs that `unmask` infers second. Where
+state finds it. UInt8 come from sums of neighbouring mask bits first, from the signs that `unmask` infers second. Where
 pairs or coefficients are not known, those of `unmask` serve.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from instahide_nb.attacks.generator import seed_scan, state
 from instahide_nb.attacks.generator.images import recover_images
@@ -22,11 +21,10 @@ from instahide_nb.attacks.generator.replay import Replay, find_replay, makes_lab
 from instahide_nb.attacks.result import AttackResult, on_the_grid
 from instahide_nb.attacks.unmask.attack import UnmaskResult, solve
 from instahide_nb.challenge.release import Release
+from instahide_nb.core.arrays import UInt8
 from instahide_nb.core.progress import Stopwatch
 from instahide_nb.scheme.mersenne import seeded_window
 from instahide_nb.scheme.streams import SECURE_PERMUTATIONS
-
-Images8 = npt.NDArray[np.uint8]
 
 
 @dataclass
@@ -36,7 +34,7 @@ class _Attempt:
     method: str
     complexity: str
     release: Release
-    public: Images8
+    public: UInt8
     details: dict[str, object] = field(default_factory=dict)
     watch: Stopwatch = field(default_factory=Stopwatch)
 
@@ -91,7 +89,7 @@ class _Attempt:
         )
 
 
-def prng_seed(release: Release, public: Images8, *, seed_start: int = 0, seed_stop: int = 2**32) -> AttackResult:
+def prng_seed(release: Release, public: UInt8, *, seed_start: int = 0, seed_stop: int = 2**32) -> AttackResult:
     """Scan seed_start .. seed_stop - 1 for the seed of the coefficients, and decrypt everything.
 
     The attacker's `public` images (m, h, w, 3) are hardly needed. Where no seed is found, the result says why
@@ -120,7 +118,7 @@ def prng_seed(release: Release, public: Images8, *, seed_start: int = 0, seed_st
     return run.found(replay, pairs_fit)
 
 
-def prng_state(release: Release, public: Images8) -> AttackResult:
+def prng_state(release: Release, public: UInt8) -> AttackResult:
     """Recover the state of the mask generator, and decrypt everything.
 
     The attacker's `public` images (m, h, w, 3) serve `unmask` and where coefficients are not known. Where no state is

@@ -27,14 +27,10 @@ from instahide_nb.attacks.exact import factor, integer_product, inverse, solve
 from instahide_nb.attacks.generator.replay import Replay, image_classes
 from instahide_nb.attacks.mixtures import Mixtures, fit, mean_square, normal_matrix, predictions, right_side
 from instahide_nb.challenge.release import Release
+from instahide_nb.core.arrays import Bool, Float64, Int64, UInt8
 from instahide_nb.core.progress import progress
 from instahide_nb.core.threads import in_blocks
 from instahide_nb.scheme.encryption import WEIGHT_ONE, pixel_bytes, pixel_values
-
-Float64 = npt.NDArray[np.float64]
-Images8 = npt.NDArray[np.uint8]
-Int64 = npt.NDArray[np.int64]
-Truth = npt.NDArray[np.bool_]
 
 MOST_UNKNOWNS = 6000
 """With more images than this, one system for all of them takes too much memory (8 bytes times its size squared); with
@@ -60,7 +56,7 @@ class RecoveredImages:
 
     private: Float64
     coefficient: npt.NDArray[np.floating]
-    proved: Truth
+    proved: Bool
     reproduced: float
     how: str
     public_images: int = 0
@@ -76,18 +72,18 @@ class RecoveredImages:
         return np.take_along_axis(index.astype(np.int64), order, axis=1)
 
 
-def _from_bytes(images: Images8) -> Float64:
+def _from_bytes(images: UInt8) -> Float64:
     return (2.0 * images.reshape(len(images), -1) - 255) / 255
 
 
-def without_mask(encryption: npt.NDArray[np.float32], positive: Truth) -> Float64:
+def without_mask(encryption: npt.NDArray[np.float32], positive: Bool) -> Float64:
     """Encryptions with their masks removed, (n, d) float64."""
     rows = encryption.reshape(len(encryption), -1).astype(np.float64)
     return np.negative(rows, out=rows, where=~positive)
 
 
 def recover_images(
-    release: Release, replay: Replay, public: Images8, coefficient: npt.NDArray[np.floating] | None = None
+    release: Release, replay: Replay, public: UInt8, coefficient: npt.NDArray[np.floating] | None = None
 ) -> RecoveredImages:
     """Private images from everything that was drawn, or from estimated private coefficients (n, p).
 
@@ -158,7 +154,7 @@ def _fit_by_lapack(rows: Float64, mixtures: Mixtures, mean: Float64) -> Float64:
 
 def _proved(
     release: Release, index: Int64, weight: npt.NDArray[np.integer], images: Float64, n_private: int
-) -> tuple[Truth, float]:
+) -> tuple[Bool, float]:
     """Which private images are in a reproduced encryption, and the share of encryptions that are reproduced."""
     right = reproduced(release.encryption.reshape(len(index), -1), index, weight, pixel_bytes(images))
     proved = np.zeros(len(images), np.bool_)
@@ -167,8 +163,8 @@ def _proved(
 
 
 def reproduced(
-    encryption: npt.NDArray[np.float32], index: Int64, weight: npt.NDArray[np.integer], images: Images8
-) -> Truth:
+    encryption: npt.NDArray[np.float32], index: Int64, weight: npt.NDArray[np.integer], images: UInt8
+) -> Bool:
     """Which encryptions (n, d) these images (N, d), with coefficients times 2^24, make bit for bit but for the mask."""
     one, table = 255.0 * WEIGHT_ONE, images.astype(np.float64)
     out = np.empty(len(encryption), np.bool_)
@@ -200,7 +196,7 @@ def _refined(
     rows: Float64,
     index: Int64,
     first: RecoveredImages,
-    alone: Truth,
+    alone: Bool,
     public: Float64,
     places: int,
 ) -> RecoveredImages:
@@ -274,7 +270,7 @@ def row_coefficients(rows: Float64, index: Int64, images: Float64) -> Float64:
     return out
 
 
-def _from_labels(release: Release, rows: Float64, pair: Int64, mean: Float64) -> tuple[RecoveredImages, Truth]:
+def _from_labels(release: Release, rows: Float64, pair: Int64, mean: Float64) -> tuple[RecoveredImages, Bool]:
     """Images from masks, pairs (n, p) and labels, and the rows whose label shows each coefficient alone.
 
     Where images share a class, each gets an equal part of their sum at first.
@@ -291,7 +287,7 @@ def _from_labels(release: Release, rows: Float64, pair: Int64, mean: Float64) ->
 
 
 def _from_coefficients(
-    release: Release, rows: Float64, mixtures: Mixtures, alone: Truth, mean: Float64
+    release: Release, rows: Float64, mixtures: Mixtures, alone: Bool, mean: Float64
 ) -> RecoveredImages:
     """Images from private coefficients; of the rows that are not `alone` only sums are known, which are split if p = 2.
 
@@ -315,7 +311,7 @@ def _from_coefficients(
     return RecoveredImages(images, mixtures.coefficient, np.zeros(size, np.bool_), 0.0, how)
 
 
-def _weighted_fit(rows: Float64, mixtures: Mixtures, known: Truth, mean: Float64) -> Float64:
+def _weighted_fit(rows: Float64, mixtures: Mixtures, known: Bool, mean: Float64) -> Float64:
     """Least squares over the rows that are `known`, each weighted with one over its residual variance."""
     variance = np.maximum(mixtures.rest * mixtures.rest, 1e-6)
     images = np.zeros((mixtures.n_images, rows.shape[1]))

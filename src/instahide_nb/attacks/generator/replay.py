@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.challenge.release import Release, ReleaseInfo
+from instahide_nb.core.arrays import Bool, Int64, UInt8
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import progress
 from instahide_nb.scheme.encryption import WEIGHT_ONE, draw_epoch
@@ -32,10 +33,7 @@ _FIRST_PAIRS = 64
 _PIECE = 1 << 20  # places tried at a time
 _MOST_EXTRA = 1 << 22  # words beyond the expected place that are searched
 
-Bits = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.floating]
-Int64 = npt.NDArray[np.int64]
-Truth = npt.NDArray[np.bool_]
 Window = npt.NDArray[np.uint32]
 
 
@@ -103,7 +101,7 @@ class Replay:
 
     index: npt.NDArray[np.int32]
     weight: npt.NDArray[np.uint32] | None
-    positive: Truth
+    positive: Bool
 
     def with_pairs(self, pair: Int64) -> Replay:
         """The same masks, but private images (n, p) from elsewhere and no coefficients."""
@@ -113,7 +111,7 @@ class Replay:
 
 def _draw(
     info: ReleaseInfo, window: Window, seed: int, n_public: int, skip: Int64, size: int
-) -> Iterator[tuple[Int64, npt.NDArray[np.uint32], Bits]]:
+) -> Iterator[tuple[Int64, npt.NDArray[np.uint32], UInt8]]:
     """Index, coefficients and mask bits of each epoch; `skip` words of the mask generator come before it."""
     states = {"T": window, "C": seeded_window(seed)}
     hexed = {name: key.astype("<u4").tobytes().hex() for name, key in states.items()}
@@ -155,7 +153,7 @@ def replay_epochs(release: Release, window: Window, starts: Int64, seed: int | N
     return Replay(index, None if seed is None else weight, positive)
 
 
-def large_neighbours(encryption: npt.NDArray[np.float32]) -> tuple[Int64, Int64, Bits]:
+def large_neighbours(encryption: npt.NDArray[np.float32]) -> tuple[Int64, Int64, UInt8]:
     """Pairs of large values side by side in one epoch: their places in the mask, and whether their signs differ.
 
     Every row has some, so that one flat image does not decide; the first few are from different rows.
@@ -172,7 +170,7 @@ def large_neighbours(encryption: npt.NDArray[np.float32]) -> tuple[Int64, Int64,
     return first, first + 1, ((flat[first] > 0) != (flat[first + 1] > 0)).astype(np.uint8)
 
 
-def _search(bits: Bits, low: int, high: int, first: Int64, second: Int64, differ: Bits) -> int:
+def _search(bits: UInt8, low: int, high: int, first: Int64, second: Int64, differ: UInt8) -> int:
     """The first place low .. high-1 whose mask makes neighbours agree, or -1; most fail the first few pairs."""
     few = list(zip(first.tolist(), second.tolist(), differ.tolist(), strict=True))[:_FIRST_PAIRS]
     same = np.zeros(high - low, np.uint8)
@@ -269,7 +267,7 @@ def image_classes(label: Float, index: npt.NDArray[np.integer]) -> tuple[Int64, 
     return classes, float(1 - (shown & ~own).any(axis=1).mean())
 
 
-def rows_agree(label: Float, coefficient: npt.NDArray[np.float64], tolerance: float) -> Truth:
+def rows_agree(label: Float, coefficient: npt.NDArray[np.float64], tolerance: float) -> Bool:
     """Which labels the coefficients of a row's private images can have made, whatever their classes are.
 
     A label (n, classes) of p values shows each of the p coefficients (..., n, p); with fewer, only their sums agree.

@@ -33,13 +33,10 @@ from instahide_nb.attacks.unmask.constraints import (
 from instahide_nb.attacks.unmask.smoothness import Moments, Smoothness, public_moments, smoothness
 from instahide_nb.attacks.unmask.views import better_mirrored, both_ways, fit_views, image_of, mirrored
 from instahide_nb.challenge.release import Release
+from instahide_nb.core.arrays import Float32, Float64, Int64
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import Stopwatch
 from instahide_nb.core.progress import progress as progress_bar
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 _RIDGE = 0.3  # white noise added to the public covariance, as a share of a pixel's variance
 _REPAIR_RIDGE = 0.1

@@ -20,18 +20,14 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
 from instahide_nb.attacks.exact import integer_product, integers, whole_product
 from instahide_nb.attacks.mixtures import Fit, Mixtures
 from instahide_nb.attacks.unmask.constraints import Known
 from instahide_nb.attacks.unmask.smoothness import Smoothness, whiten
+from instahide_nb.core.arrays import Bool, Float32, Float64, Int64
 from instahide_nb.core.threads import in_blocks
 
-Bool = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 Rows = Callable[[slice | Int64], Float32]
 """Some rows (m, channels, h, w), centred: a function, so that all rows need not be in memory at once."""
 

@@ -20,15 +20,10 @@ import numpy.typing as npt
 from instahide_nb.attacks.exact import factor, solve
 from instahide_nb.attacks.mixtures import Mixtures, normal_matrix
 from instahide_nb.challenge.release import Release, ReleaseInfo
+from instahide_nb.core.arrays import Bool, Float, Float32, Float64, Int64
 from instahide_nb.core.errors import InputError
 from instahide_nb.scheme.encryption import draw_coefficients
 from instahide_nb.scheme.streams import Mt19937Stream
-
-Bool = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Float = Float32 | Float64
-Int64 = npt.NDArray[np.int64]
 
 _DRAWS = 20_000  # rows of coefficients from which their law is taken
 _GRID = 2.0**20  # to which it is rounded: a logarithm's last bit differs between machines
