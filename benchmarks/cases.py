@@ -51,6 +51,7 @@ def start_up(quick: bool, runs: int) -> Case:
 
 def encryption(quick: bool, runs: int) -> Case:
     """The scheme in exact integers, against the same in plain numpy floats, and against copying the result."""
+    from instahide_nb.core.params import ChallengeParams
     from instahide_nb.scheme.encryption import encrypt
     from instahide_nb.scheme.streams import Mt19937Stream
 
@@ -59,8 +60,10 @@ def encryption(quick: bool, runs: int) -> Case:
     private = draw.integers(0, 256, (n_private, 32, 32, 3), np.uint8)
     public = draw.integers(0, 256, (4000, 32, 32, 3), np.uint8)
 
+    params = ChallengeParams(n_private=n_private, k=k, encryptions_per_image=epochs)
+
     def exact() -> Any:
-        return encrypt(private, public, Mt19937Stream(1), k=k, encryptions_per_image=epochs).encryption
+        return encrypt(private, public, Mt19937Stream(1), params).encryption
 
     result = exact()
     candidates = {

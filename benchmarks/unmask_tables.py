@@ -51,7 +51,7 @@ def _relabelled(sizes: list[int], challenge: Challenge) -> Challenge:
     label = np.zeros((len(secret.pair), len(sizes)), np.float32)
     rows = np.arange(len(label))[:, None]
     np.add.at(label, (rows, name[secret.pair]), secret.coefficient[:, : secret.pair.shape[1]])
-    info = replace(challenge.release.info, class_names=())
+    info = challenge.release.info.changed(class_names=())
     return replace(challenge, release=replace(challenge.release, label=label, info=info))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,25 +53,8 @@ def make(
     **info: Any,
 ) -> Synthetic:
     """Make a challenge; `extra_words` are drawn before the epochs, in turn."""
-    p = info.get("private_per_mix", 2)
     private, public = smooth_images(n_private, size, 1), smooth_images(n_public, size, 2)
     stream = stream or open_stream(rng, seed=seed, key="" if rng == "mt19937" else "11" * 32, states=None)
-    settings = {"scheme": scheme, "k": k, "private_per_mix": p, "public_once": info.get("public_once", False)}
-    together = 1 if extra_words else epochs
-    parts = []
-    for e in range(epochs // together):
-        if extra_words:
-            assert isinstance(stream, Mt19937Stream)
-            stream.words(extra_words[e % len(extra_words)])
-        parts.append(encrypt(private, public, stream, encryptions_per_image=together, **settings))
-    mixtures = Mixtures(
-        *(np.concatenate([getattr(p, name) for p in parts]) for name in ("encryption", "index", "weight", "mask"))
-    )
-    places = p if scheme == "cross" else k
-    classes = np.arange(n_private) % CLASSES
-    label = class_coefficients(mixtures.weight[:, :places], mixtures.index[:, :places], classes, CLASSES)
-    if info.get("labels") == "none":
-        label = None
     about = ReleaseInfo(
         scheme=scheme,
         rng=rng,
@@ -79,8 +62,24 @@ def make(
         n_private=n_private,
         encryptions_per_image=epochs,
         n_public=n_public if scheme == "cross" else 0,
+        **{name: info[name] for name in ("private_per_mix", "public_once") if name in info},
     )
-    return Synthetic(Release(mixtures.encryption, label, replace(about, **info)), private, public, mixtures)
+    together = 1 if extra_words else epochs
+    parts = []
+    for e in range(epochs // together):
+        if extra_words:
+            assert isinstance(stream, Mt19937Stream)
+            stream.words(extra_words[e % len(extra_words)])
+        parts.append(encrypt(private, public, stream, about.changed(encryptions_per_image=together)))
+    mixtures = Mixtures(
+        *(np.concatenate([getattr(p, name) for p in parts]) for name in ("encryption", "index", "weight", "mask"))
+    )
+    places = about.private_per_row
+    classes = np.arange(n_private) % CLASSES
+    label = class_coefficients(mixtures.weight[:, :places], mixtures.index[:, :places], classes, CLASSES)
+    if info.get("labels") == "none":
+        label = None
+    return Synthetic(Release(mixtures.encryption, label, about.changed(**info)), private, public, mixtures)
 
 
 def solver_that_knows(window: np.ndarray) -> Any:

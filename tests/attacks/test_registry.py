@@ -213,7 +213,7 @@ def test_the_nearest_value_of_the_grid_is_taken(values: np.ndarray[Any, Any]) ->
 
 
 def test_attacks_that_know_no_views_refuse_augmented_images(challenge: Challenge) -> None:
-    release = dataclasses.replace(challenge.release, info=dataclasses.replace(challenge.release.info, augment="crop"))
+    release = dataclasses.replace(challenge.release, info=challenge.release.info.changed(augment="crop"))
     for method in ("unmask", "prng-state", "prng-seed"):
         with pytest.raises(InputError, match=rf"^method: {method} does not know .* augmented \(crop\)$"):
             run_attack(method, release, PUBLIC)

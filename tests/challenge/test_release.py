@@ -140,7 +140,7 @@ def test_missing_changed_and_damaged_files_are_refused(run: Path) -> None:
         ({"labels": "classes"}, ("label.npy", "0 or 1")),
         ({"class_names": "cross"}, ("class_names:", "'cross'")),
         ({"class_names": ["a", "b"]}, ("names 2 classes", "label.npy has 3")),
-        ({"format": 2}, ("format 2", "reads 1")),
+        ({"format": 2}, ("format: 2", "should be 1")),
         ({"sha256": {"encryption.npy": "0", "label.npy": "0"}}, ("sha256",)),
         ({"sha256": []}, ("sha256",)),
     ],

@@ -14,18 +14,18 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.params import (
     NOTEBOOKS,
     AttackParams,
+    ChallengeParams,
     EvaluateParams,
     GenDataParams,
-    check_constraints,
     read_assignments,
     read_yaml,
 )
 
 CONTRACT = {
     "gen_data": (
-        "out_dir seed rng key scheme n_private encryptions_per_image k max_coefficient min_private_sum "
-        "private_source public_source n_public public_once min_keypoints labels augment eight_bits "
-        "private_per_mix"
+        "rng scheme n_private encryptions_per_image k max_coefficient min_private_sum private_source "
+        "public_source n_public public_once min_keypoints labels augment eight_bits private_per_mix "
+        "out_dir seed key"
     ),
     "attack": "release_dir out_dir method public_source n_public seed_start seed_stop",
     "evaluate": "release_dir secret_dir decryption out_dir name",
@@ -97,7 +97,7 @@ def test_any_values_are_accepted_as_they_are_or_refused(kind: type[Any], data: s
 
 def met(scheme: str, k: int, most: float, least: float, p: int = 2) -> bool:
     try:
-        check_constraints(scheme, k, most, least, p)
+        ChallengeParams(scheme=scheme, k=k, max_coefficient=most, min_private_sum=least, private_per_mix=p)
     except InputError:
         return False
     return True

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import sha256_array
+from instahide_nb.core.params import ChallengeParams
 from instahide_nb.scheme import encryption
 from instahide_nb.scheme.encryption import (
     WEIGHT_ONE,
@@ -172,7 +173,7 @@ def test_encryption_is_bit_for_bit_the_slow_one(
     private, public = made_images(n_private, *shape, seed), made_images(n_private + more, *shape, seed + 1)
     turned = np.asfortranarray(private)  # inputs need not be contiguous, and are not changed
     turned.flags.writeable = False
-    made = encrypt(turned, public[::-1][::-1], stream, **options)
+    made = encrypt(turned, public[::-1][::-1], stream, ChallengeParams(n_private=n_private, **options))
     rows = list(slow_encrypt(private, public, independent_draws(rng, seed), **options))
     assert len(made.encryption) == len(rows)
     assert (made.weight.sum(axis=1, dtype=np.int64) == WEIGHT_ONE).all()
@@ -189,7 +190,7 @@ def test_encryption_is_bit_for_bit_the_slow_one(
 def test_known_answer() -> None:
     """Recorded once from the slow encryption of this file; holds on every machine."""
     private, public = made_images(4, 3, 5, 3), made_images(9, 3, 5, 4)
-    made = encrypt(private, public, Mt19937Stream(2020), k=6, encryptions_per_image=5)
+    made = encrypt(private, public, Mt19937Stream(2020), ChallengeParams(n_private=4, k=6, encryptions_per_image=5))
     assert made.weight[0].tolist() == [5122194, 218782, 3274056, 1886399, 2586267, 3689518]
     assert sha256_array(made.encryption)[:32] == "9620b6c15d1383a93e4a4de4ed1f1156"
 
@@ -205,7 +206,8 @@ def test_zero_takes_the_sign_of_its_mask() -> None:
     """An image and its negative in equal parts cancel; minus zero is how a mask of -1 shows there."""
     image = made_images(1, 3, 3, 0)
     private = np.concatenate([image, 255 - image])
-    made = encrypt(private, private, Even(0), scheme="inside", k=2, encryptions_per_image=9)
+    params = ChallengeParams(n_private=2, scheme="inside", k=2, encryptions_per_image=9)
+    made = encrypt(private, private, Even(0), params)
     mixed = made.index[:, 0] != made.index[:, 1]
     assert (made.encryption[mixed] == 0).all()
     positive = np.unpackbits(made.mask, axis=1, count=image.size).reshape(made.encryption.shape)
@@ -224,12 +226,14 @@ def test_pixel_values_are_the_nearest_float32_and_turn_back() -> None:
 def test_images_that_do_not_fit_and_constraints_that_are_never_met_are_refused(monkeypatch: Any) -> None:
     monkeypatch.setattr(encryption, "_MOST_REDRAWS", 500)
     private, public, stream = made_images(3, 2, 2, 0), made_images(3, 2, 2, 1), Mt19937Stream(0)
-    with pytest.raises(InputError, match="n_private: 1 is too few"):
-        encrypt(private[:1], public, stream)
+    params = ChallengeParams(n_private=3)
+    with pytest.raises(InputError, match="n_private: 1 private images; 3 are expected"):
+        encrypt(private[:1], public, stream, params)
     with pytest.raises(InputError, match="n_public: 2 public images are too few; give 3"):
-        encrypt(private, public[:2], stream)
+        encrypt(private, public[:2], stream, params)
     with pytest.raises(InputError, match="public_source: images of "):
-        encrypt(private, made_images(3, 2, 3, 1), stream)
+        encrypt(private, made_images(3, 2, 3, 1), stream, params)
     # Sixteen coefficients of at most 0.0626, their mean being 0.0625.
+    params = params.changed(scheme="inside", k=16, max_coefficient=0.0626)
     with pytest.raises(InputError, match="max_coefficient, min_private_sum: no row of coefficients in 500 draws"):
-        encrypt(private, public, stream, scheme="inside", k=16, max_coefficient=0.0626)
+        encrypt(private, public, stream, params)

@@ -187,8 +187,8 @@ def test_every_stage_of_unmask_has_a_picture_and_is_named_while_it_runs(
     monkeypatch.setenv("INSTAHIDE_NB_PROGRESS", "text")
     images = dead_leaves(8, (16, 16), 1)
     stream = open_stream("mt19937", seed=3, key="", states=None)
-    made = encrypt(images, dead_leaves(60, (16, 16), 2), stream, scheme="cross", k=4, encryptions_per_image=30)
     info = ReleaseInfo(k=4, n_private=8, encryptions_per_image=30)
+    made = encrypt(images, dead_leaves(60, (16, 16), 2), stream, info)
     steps = Steps("unmask", Release(made.encryption, None, info), dead_leaves(60, (16, 16), 3))
     assert notebook.edge_maps(steps("find_edges"), rows=4).shape[2] == 3
     walk = steps("find_first_codes")

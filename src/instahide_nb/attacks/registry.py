@@ -29,9 +29,9 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attacks.result import AttackResult
-from instahide_nb.challenge.release import Release, ReleaseInfo
+from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.params import GenDataParams
+from instahide_nb.core.params import ChallengeParams
 from instahide_nb.core.progress import Stopwatch, progress
 from instahide_nb.core.threads import one_blas_thread
 
@@ -92,7 +92,7 @@ def check_method(method: str) -> None:
         find_attack(method)
 
 
-def why_not(method: str, about: GenDataParams | ReleaseInfo) -> str:
+def why_not(method: str, about: ChallengeParams) -> str:
     """Why an attack of this package cannot attack such a release; empty if it can, or if it is someone else's."""
     name = split_options(method)[0]
     if name.startswith("carlini-") and (about.scheme, about.private_per_row) != ("cross", 2):

@@ -6,7 +6,7 @@ The secret half is all that is needed to make the release again, bit for bit. At
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,6 @@ from instahide_nb.data.sources import private_images, public_patches, source_kin
 from instahide_nb.scheme.encryption import Mixtures, class_coefficients, encrypt, pixel_bytes, pixel_values
 from instahide_nb.scheme.streams import open_stream
 from instahide_nb.scheme.views import draw_views
-
-# Parameters of the encryption, and those that are published as they are.
-_ENCRYPTION = (
-    "scheme", "k", "encryptions_per_image", "max_coefficient", "min_private_sum", "private_per_mix",
-    "public_once",
-)  # fmt: skip
-_PUBLISHED = {field.name for field in fields(ReleaseInfo)}
 
 
 @dataclass(frozen=True)
@@ -85,8 +78,7 @@ def _encrypt(
     begun = stream.secret()
     if p.augment != "none" and "states" in begun:
         begun["views"] = start.get("views") or p.key or secrets.token_hex(16)
-    scheme = {name: getattr(p, name) for name in _ENCRYPTION}
-    return encrypt(private, public, stream, **scheme, views=_views(p, begun)), begun
+    return encrypt(private, public, stream, p, _views(p, begun)), begun
 
 
 def _views(p: GenDataParams, start: dict[str, Any]) -> npt.NDArray[np.int8] | None:
@@ -108,7 +100,7 @@ def _publish(params: GenDataParams, mixtures: Mixtures, secret: Secret) -> Relea
         label = class_coefficients(weight, index, secret.private_label, len(class_names))
     if label is not None and params.labels == "classes":
         label = (label > 0).astype(np.float32)
-    public = {name: value for name, value in params.as_dict().items() if name in _PUBLISHED} | {
+    public = {name: value for name, value in params.as_dict().items() if name in ReleaseInfo.names()} | {
         "n_public": params.n_public if params.scheme == "cross" else 0,
         "private_source": source_kind(params.private_source),
         "public_source": source_kind(params.public_source),

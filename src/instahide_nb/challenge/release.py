@@ -7,55 +7,36 @@ challenge's value.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, make_folder, read_json, save_array, sha256_file, write_json
-from instahide_nb.core.params import check_constraints, private_per_row
+from instahide_nb.core.params import ChallengeParams
 from instahide_nb.scheme.streams import STREAM_VERSION
 
-FORMAT_VERSION = 1
 
-
-@dataclass(frozen=True)
-class ReleaseInfo:
+class ReleaseInfo(ChallengeParams):
     """Every public parameter of a challenge; the defaults are those of the 2020 challenge.
 
-    They are those of :class:`instahide_nb.core.params.GenDataParams`, but of a source only its kind is named, never a
-    path. ``class_names`` names the columns of the labels and may be empty.
+    Of a source only its kind is named, never a path. ``class_names`` names the columns of the labels and may be empty.
     """
 
-    scheme: str = "cross"
-    rng: str = "mt19937"
+    model_config = ConfigDict(extra="ignore")  # as release.json also holds shapes and hashes
+
+    n_private: Annotated[int, Field(ge=2)] = 100
     k: int = 6
-    n_private: int = 100
-    encryptions_per_image: int = 50
-    max_coefficient: float = 0.65
-    min_private_sum: float = 0.30
-    n_public: int = 0
-    min_keypoints: int = 40
-    labels: Literal["coefficients", "classes", "none"] = "coefficients"
-    augment: Literal["none", "flip", "crop", "crop_flip"] = "none"
-    private_per_mix: int = 2
-    public_once: bool = False
-    eight_bits: bool = False
+    n_public: Annotated[int, Field(ge=0)] = 0
     private_source: str = "unknown"
     public_source: str = "unknown"
-    class_names: tuple[str, ...] = ()
-    format: int = FORMAT_VERSION  # of the files
+    class_names: Annotated[tuple[str, ...], Field(strict=False)] = ()  # JSON has lists only
+    format: Literal[1] = 1  # of the files
     stream: int = STREAM_VERSION  # of the random numbers
-
-    @property
-    def private_per_row(self) -> int:
-        """p: how many of the k images of an encryption are private."""
-        return private_per_row(self.scheme, self.k, self.private_per_mix)
 
 
 @dataclass(frozen=True)
@@ -86,7 +67,7 @@ class Release:
     def with_images(self, n_private: int) -> Release:
         """The same release, taken as one of so many private images."""
         per_image = len(self.encryption) // n_private
-        info = replace(self.info, n_private=n_private, encryptions_per_image=per_image)
+        info = self.info.changed(n_private=n_private, encryptions_per_image=per_image)
         assumed = tuple(name for name in self.assumed if name != "n_private")
         return replace(self, info=info, assumed=assumed, estimated=True)
 
@@ -101,7 +82,7 @@ def save_release(folder: Path | str, release: Release) -> None:
         save_array(folder / f"{name}.npy", array)
     shapes = {name: list(array.shape) for name, array in arrays.items()}
     digests = {f"{name}.npy": sha256_file(folder / f"{name}.npy") for name in arrays}
-    write_json(folder / "release.json", asdict(release.info) | {"shapes": shapes, "sha256": digests})
+    write_json(folder / "release.json", release.info.as_dict() | {"shapes": shapes, "sha256": digests})
 
 
 def load_release(folder: Path | str) -> Release:
@@ -139,7 +120,7 @@ def load_release(folder: Path | str) -> Release:
     info = _read_info(path, said, len(encryption))
     if "labels" not in said:
         whole = label is not None and bool(np.isin(label, (0, 1)).all())
-        info = replace(info, labels="none" if label is None else "classes" if whole else "coefficients")
+        info = info.changed(labels="none" if label is None else "classes" if whole else "coefficients")
     assumed = tuple(name for name in ("scheme", "k", "n_private") if name not in said)
     release = Release(encryption, label, info, assumed)
     if fault := _fault(release):
@@ -173,12 +154,7 @@ def _fault(release: Release) -> str | None:
 def _read_info(path: Path, said: dict[str, Any], rows: int) -> ReleaseInfo:
     """What a release.json says, for an encryption.npy with `rows` rows."""
     try:
-        info = TypeAdapter(ReleaseInfo).validate_json(json.dumps(said), strict=True)
-        check_constraints(info.scheme, info.k, info.max_coefficient, info.min_private_sum, info.private_per_mix)
-        if info.format != FORMAT_VERSION:
-            raise InputError(f"format {info.format}; this version reads {FORMAT_VERSION}")
-        if info.n_private < 2:
-            raise InputError(f"n_private: {info.n_private} is too small; give 2 or more")
+        info = ReleaseInfo(**said)
         if info.n_private > rows:
             raise InputError(
                 f"n_private: {info.n_private} private images are more than the {rows} rows of encryption.npy; "
@@ -189,10 +165,6 @@ def _read_info(path: Path, said: dict[str, Any], rows: int) -> ReleaseInfo:
             raise InputError(
                 f"n_private x encryptions_per_image is {info.n_private} x {epochs}, but encryption.npy has {rows} rows"
             )
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: {place}: {first['msg']}, found {first['input']!r}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     digests = said.get("sha256", {})
@@ -200,4 +172,4 @@ def _read_info(path: Path, said: dict[str, Any], rows: int) -> ReleaseInfo:
     for name in arrays if digests != {} else ():
         if not isinstance(digests, dict) or sha256_file(path.with_name(name)) != digests.get(name):
             raise InputError(f"{path.with_name(name)}: its sha256 differs from the one in release.json; fetch it again")
-    return replace(info, encryptions_per_image=epochs)
+    return info.changed(encryptions_per_image=epochs)

@@ -73,11 +73,6 @@ def _shown(value: object) -> str:
         return "this number"
 
 
-def private_per_row(scheme: str, k: int, private_per_mix: int = 2) -> int:
-    """p: how many of the k images of an encryption are private."""
-    return private_per_mix if scheme == "cross" else k
-
-
 def check_seed(seed: object) -> None:
     """Refuse what is not a seed of 32 bits or "entropy"."""
     if seed != "entropy" and (type(seed) is not int or not 0 <= seed < 2**32):
@@ -88,31 +83,6 @@ def check_key(key: object) -> None:
     """Refuse what is neither 64 hex digits nor empty."""
     if key != "" and not (isinstance(key, str) and re.fullmatch("[0-9a-fA-F]{64}", key)):
         raise InputError('key: is not 64 hex digits; give 64 of 0-9a-f, or "" to draw them')
-
-
-def check_constraints(
-    scheme: str, k: int, max_coefficient: float, min_private_sum: float, private_per_mix: int = 2
-) -> None:
-    """Refuse constraints that no row of k coefficients can meet."""
-    if scheme not in ("cross", "inside", "mixup"):
-        raise InputError(f"scheme: {scheme!r} is not known; choose cross, inside or mixup")
-    if not 2 <= k <= 16:
-        raise InputError(f"k: {k} images cannot be mixed; give 2 .. 16")
-    if scheme == "mixup" and k != 2:
-        raise InputError(f"k: Mixup mixes two images, not {k}; give k = 2 or another scheme")
-    if not 1 / k < max_coefficient <= 1:
-        raise InputError(f"max_coefficient: {max_coefficient} is outside ({1 / k:.4g}, 1]")
-    p = private_per_mix
-    if scheme == "cross" and not 1 <= p <= k:
-        raise InputError(f"private_per_mix: {p} of {k} images cannot be private; give 1 .. {k}")
-    # With public images beside them, p coefficients never sum to their limit itself.
-    reach = 1.0 if k == p else min(1.0, p * max_coefficient)
-    possible = 0 <= min_private_sum < reach or (k == p and min_private_sum == reach)
-    if scheme == "cross" and not possible:
-        raise InputError(
-            f"min_private_sum: {min_private_sum} cannot be met with max_coefficient {max_coefficient}; "
-            f"give 0 .. {reach:.4g}"
-        )
 
 
 _ASSIGNED = re.compile(r"^(\w+)\s*(?::[^=\n]*)?=(?!=)", re.M)  # the names assigned in a cell, one a line
@@ -140,16 +110,10 @@ def _p(default: Any, text: str, least: int | None = None) -> Any:
     return Field(default, description=text, ge=least, le=None if least is None else 2**31 - 1)
 
 
-class GenDataParams(_Parameters):
-    """Parameters of ``gen_data``."""
+class ChallengeParams(Record):
+    """Parameters of a challenge that are published."""
 
-    out_dir: str = _p("runs/tiny", "folder of the run; release/ and secret/ are made in it")
-    seed: int | str = _p(2020, 'seed of the challenge, 0 .. 4294967295, or "entropy"; secret')
-    rng: Literal["mt19937", "chacha20", "mt19937-secure-permutations"] = _p(
-        "mt19937",
-        "mt19937 (as in 2020), chacha20 (secure) or mt19937-secure-permutations (only those are secure)",
-    )
-    key: str = _p("", 'secure generators and seed entropy: 64 hex digits; "" draws them; secret')
+    rng: str = "mt19937"
     scheme: Literal["cross", "inside", "mixup"] = _p(
         "cross", "cross (private and public images), inside (k private) or mixup"
     )
@@ -173,23 +137,64 @@ class GenDataParams(_Parameters):
     private_per_mix: int = _p(2, "cross: how many of the k images are private, 1 .. k", 1)
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        check_seed(self.seed)
-        if self.key and self.rng == "mt19937" and self.seed != "entropy":
-            raise InputError("key: rng mt19937 has a seed, not a key; leave key empty or choose another rng")
-        check_key(self.key)
-        check_constraints(self.scheme, self.k, self.max_coefficient, self.min_private_sum, self.private_per_mix)
-        uses = self.encryptions_per_image * (self.k - self.private_per_mix) if self.public_once else 1
-        needed = self.n_private * max(uses, 1)
-        if self.scheme == "cross" and self.n_public < needed:
-            product = "n_private x encryptions_per_image x (k - p)" if uses > 1 else "n_private"
-            raise InputError(f"n_public: {self.n_public} is too few; give {product} ({needed}) or more")
+    def _can_be_met(self) -> Self:
+        """Refuse constraints that no row of k coefficients can meet."""
+        k, p, most, least = self.k, self.private_per_mix, self.max_coefficient, self.min_private_sum
+        if not 2 <= k <= 16:
+            raise InputError(f"k: {k} images cannot be mixed; give 2 .. 16")
+        if self.scheme == "mixup" and k != 2:
+            raise InputError(f"k: Mixup mixes two images, not {k}; give k = 2 or another scheme")
+        if not 1 / k < most <= 1:
+            raise InputError(f"max_coefficient: {most} is outside ({1 / k:.4g}, 1]")
+        if self.scheme == "cross" and p > k:
+            raise InputError(f"private_per_mix: {p} of {k} images cannot be private; give 1 .. {k}")
+        # With public images beside them, p coefficients never sum to their limit itself.
+        reach = 1.0 if k == p else min(1.0, p * most)
+        if self.scheme == "cross" and not (0 <= least < reach or (k == p and least == reach)):
+            raise InputError(
+                f"min_private_sum: {least} cannot be met with max_coefficient {most}; give 0 .. {reach:.4g}"
+            )
         return self
 
     @property
     def private_per_row(self) -> int:
         """p: how many of the k images of an encryption are private."""
-        return private_per_row(self.scheme, self.k, self.private_per_mix)
+        return self.private_per_mix if self.scheme == "cross" else self.k
+
+    @property
+    def least_private_sum(self) -> float:
+        """The least sum of the private coefficients; 0 where all images are private."""
+        return self.min_private_sum if self.scheme == "cross" else 0.0
+
+    @property
+    def public_needed(self) -> int:
+        """The fewest public images: those of an epoch or, if none is used twice, of all epochs."""
+        uses = self.encryptions_per_image * (self.k - self.private_per_row) if self.public_once else 1
+        return self.n_private * max(uses, 1) if self.scheme == "cross" else 0
+
+
+class GenDataParams(_Parameters, ChallengeParams):
+    """Parameters of ``gen_data``."""
+
+    out_dir: str = _p("runs/tiny", "folder of the run; release/ and secret/ are made in it")
+    seed: int | str = _p(2020, 'seed of the challenge, 0 .. 4294967295, or "entropy"; secret')
+    rng: Literal["mt19937", "chacha20", "mt19937-secure-permutations"] = _p(
+        "mt19937",
+        "mt19937 (as in 2020), chacha20 (secure) or mt19937-secure-permutations (only those are secure)",
+    )
+    key: str = _p("", 'secure generators and seed entropy: 64 hex digits; "" draws them; secret')
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_seed(self.seed)
+        if self.key and self.rng == "mt19937" and self.seed != "entropy":
+            raise InputError("key: rng mt19937 has a seed, not a key; leave key empty or choose another rng")
+        check_key(self.key)
+        if self.n_public < self.public_needed:
+            often = self.public_needed > self.n_private
+            product = "n_private x encryptions_per_image x (k - p)" if often else "n_private"
+            raise InputError(f"n_public: {self.n_public} is too few; give {product} ({self.public_needed}) or more")
+        return self
 
 
 class AttackParams(_Parameters):

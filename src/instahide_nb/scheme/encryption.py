@@ -23,11 +23,12 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from instahide_nb.core.arrays import Bool, Float32, Float64, Int32, Int64, UInt8, UInt32
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.params import check_constraints, private_per_row
+from instahide_nb.core.params import ChallengeParams
 from instahide_nb.core.progress import progress
 from instahide_nb.scheme.streams import Stream
-from instahide_nb.scheme.views import apply_views
+from instahide_nb.scheme.views import Int8, apply_views
 
 WEIGHT_ONE = 1 << 24
 """The integer weight of a coefficient of one; float32 holds every multiple of 2**-24 up to 1 exactly."""
@@ -35,7 +36,7 @@ WEIGHT_ONE = 1 << 24
 _MOST_REDRAWS = 100_000
 
 
-def pixel_values(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def pixel_values(images: UInt8) -> Float32:
     """The values of uint8 pixels in [-1, 1]: (2u - 255)/255, rounded once to float32.
 
     Examples
@@ -47,7 +48,7 @@ def pixel_values(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return table[images]
 
 
-def pixel_bytes(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+def pixel_bytes(values: npt.NDArray[np.floating]) -> UInt8:
     """The uint8 pixels nearest to values in [-1, 1]: floor(127.5 (v + 1) + 1/2), clipped to 0 .. 255.
 
     Examples
@@ -62,27 +63,25 @@ def pixel_bytes(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
 class Mixtures:
     """Encryptions and everything secret about them."""
 
-    encryption: npt.NDArray[np.float32]  # (n, h, w, 3), in [-1, 1]
-    index: npt.NDArray[np.int32]  # (n, k): the images mixed, first the private ones, then (cross) the public ones
-    weight: npt.NDArray[np.uint32]  # (n, k): their coefficients times 2**24; each row sums to 2**24
+    encryption: Float32  # (n, h, w, 3), in [-1, 1]
+    index: Int32  # (n, k): the images mixed, first the private ones, then (cross) the public ones
+    weight: UInt32  # (n, k): their coefficients times 2**24; each row sums to 2**24
     # (n, ceil(h*w*3/8)): signs in the order of the pixels, 1 meaning +1, packed by numpy.packbits; Mixup: all ones
-    mask: npt.NDArray[np.uint8]
+    mask: UInt8
 
     @property
-    def coefficient(self) -> npt.NDArray[np.float32]:
+    def coefficient(self) -> Float32:
         """The coefficients, exactly; (n, k)."""
         return (self.weight / WEIGHT_ONE).astype(np.float32)
 
 
-def normalised(normals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def normalised(normals: Float64) -> Float64:
     """|N| over the sum of its row, added from left to right; numpy's sum would pair the terms of longer rows."""
     size = np.abs(normals)
     return size / np.add.accumulate(size, axis=-1)[..., -1:]
 
 
-def meets_constraints(
-    coefficient: npt.NDArray[np.float64], max_coefficient: float, min_private_sum: float, private: int
-) -> npt.NDArray[np.bool_]:
+def meets_constraints(coefficient: Float64, max_coefficient: float, min_private_sum: float, private: int) -> Bool:
     """Which rows of coefficients (..., k), of which the first `private` are private, need not be redrawn."""
     total = np.add.accumulate(coefficient[..., :private], axis=-1)[..., -1]
     return np.asarray((coefficient.max(axis=-1) <= max_coefficient) & (total >= min_private_sum))
@@ -96,7 +95,7 @@ def draw_coefficients(
     max_coefficient: float = 0.65,
     min_private_sum: float = 0.0,
     private: int = 2,
-) -> npt.NDArray[np.float64]:
+) -> Float64:
     """Coefficients |N(0,1)|^k normalised to sum one, (n, k) float64.
 
     All rows are drawn at once. Then each row with a coefficient above `max_coefficient`, or whose first `private` ones
@@ -118,7 +117,7 @@ def draw_coefficients(
     return rows
 
 
-def integer_weights(coefficient: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
+def integer_weights(coefficient: Float64) -> UInt32:
     """Weights floor(l * 2**24), the remainder of each row added to its largest.
 
     Examples
@@ -133,48 +132,32 @@ def integer_weights(coefficient: npt.NDArray[np.float64]) -> npt.NDArray[np.uint
 
 
 def draw_epoch(
-    stream: Stream,
-    n_private: int,
-    n_public: int,
-    size: int,
-    *,
-    scheme: str,
-    k: int,
-    max_coefficient: float,
-    min_private_sum: float,
-    private_per_mix: int,
-    public_once: bool = False,
-    epoch: int = 0,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
+    stream: Stream, params: ChallengeParams, n_public: int, size: int, epoch: int = 0
+) -> tuple[Int64, UInt32, UInt8]:
     """Draw everything of one epoch, in the order of :mod:`instahide_nb.scheme.streams`.
 
-    `epoch` is its number, on which the public images depend if each is used once.
+    `n_public` is the number of public images, `size` that of values in an image, `epoch` the epoch's number.
 
-    Returns the images of each row (N, k), private ones first; their coefficients times 2**24, uint32 (N, k); and the
-    mask, 1 meaning +1, in the order of the pixels, uint8 (N, size).
+    Returns the images of each row (N, k), private ones first; their coefficients times 2**24 (N, k); and the mask,
+    1 meaning +1, in the order of the pixels (N, size).
     """
-    cross, private = scheme == "cross", private_per_row(scheme, k, private_per_mix)
-    pool = stream.permutation(n_public) if cross and not public_once else np.empty(0, np.int64)
-    order = stream.permutation(n_private)
-    coefficient = draw_coefficients(
-        stream,
-        n_private,
-        k,
-        max_coefficient=max_coefficient,
-        min_private_sum=min_private_sum if cross else 0.0,
-        private=private,
-    )
+    n, k, private = params.n_private, params.k, params.private_per_row
+    pooled = params.scheme == "cross" and not params.public_once
+    pool = stream.permutation(n_public) if pooled else np.empty(0, np.int64)
+    order = stream.permutation(n)
+    most, least = params.max_coefficient, params.least_private_sum
+    coefficient = draw_coefficients(stream, n, k, max_coefficient=most, min_private_sum=least, private=private)
     index = [order]
     for j in range(1, k):
-        place = stream.permutation(n_private)
-        if j >= private and public_once:
-            index.append(((k - private) * epoch + j - private) * n_private + place)
+        place = stream.permutation(n)
+        if j >= private and params.public_once:
+            index.append(((k - private) * epoch + j - private) * n + place)
         else:
             index.append(order[place] if j < private else pool[place])
-    sign = np.ones((n_private, size), np.uint8)
-    if scheme != "mixup":  # drawn channels first
-        drawn = stream.bits(n_private * size).reshape(n_private, 3, size // 3)
-        sign = np.ascontiguousarray(drawn.transpose(0, 2, 1)).reshape(n_private, size)
+    sign = np.ones((n, size), np.uint8)
+    if params.scheme != "mixup":  # drawn channels first
+        drawn = stream.bits(n * size).reshape(n, 3, size // 3)
+        sign = np.ascontiguousarray(drawn.transpose(0, 2, 1)).reshape(n, size)
     return np.stack(index, axis=1), integer_weights(coefficient), sign
 
 
@@ -199,76 +182,48 @@ def _mix(first: Any, second: Any, split: int, index: Any, weight: Any, sign: Any
 
 
 def encrypt(
-    private: npt.NDArray[np.uint8],
-    public: npt.NDArray[np.uint8],
-    stream: Stream,
-    *,
-    scheme: str = "cross",
-    k: int = 6,
-    encryptions_per_image: int = 50,
-    max_coefficient: float = 0.65,
-    min_private_sum: float = 0.30,
-    private_per_mix: int = 2,
-    views: npt.NDArray[np.int8] | None = None,
-    public_once: bool = False,
+    private: UInt8, public: UInt8, stream: Stream, params: ChallengeParams, views: Int8 | None = None
 ) -> Mixtures:
     """Make ``encryptions_per_image * N`` encryptions, epoch by epoch.
 
-    `private` (N, h, w, 3) are two images or more, `public` (M, h, w, 3), for cross only, N or more. `views`, int8
+    `private` (N, h, w, 3) are ``params.n_private`` images, `public` (M, h, w, 3) serve cross only. `views`, int8
     (encryptions_per_image, N, 3), are those of the private images (:mod:`instahide_nb.scheme.views`), if they are
-    augmented. The other parameters are those of :class:`instahide_nb.core.params.GenDataParams`. An InputError says
-    that images do not fit each other, or that the constraints cannot be met.
+    augmented. An InputError says that images do not fit, or that the constraints cannot be met.
     """
-    check_constraints(scheme, k, max_coefficient, min_private_sum, private_per_mix)
-    n_private, shape = len(private), private.shape[1:]
-    if n_private < 2:
-        raise InputError(f"n_private: {n_private} is too few; give two private images or more")
-    cross = scheme == "cross"
+    n_private, shape, cross = params.n_private, private.shape[1:], params.scheme == "cross"
     n_public = len(public) if cross else 0
-    split = private_per_row(scheme, k, private_per_mix)
-    needed = n_private * max(encryptions_per_image * (k - split) if public_once else 1, 1)
-    if cross and n_public < needed:
-        raise InputError(f"n_public: {n_public} public images are too few; give {needed} or more")
+    if len(private) != n_private:
+        raise InputError(f"n_private: {len(private)} private images; {n_private} are expected")
+    if n_public < params.public_needed:
+        raise InputError(f"n_public: {n_public} public images are too few; give {params.public_needed} or more")
     if cross and public.shape[1:] != shape:
         raise InputError(f"public_source: images of {public.shape[1:]}; the private ones are {shape}")
-    n, size = n_private * encryptions_per_image, int(np.prod(shape))
+    n, size = n_private * params.encryptions_per_image, int(np.prod(shape))
     result = Mixtures(
         encryption=np.empty((n, *shape), np.float32),
-        index=np.empty((n, k), np.int32),
-        weight=np.empty((n, k), np.uint32),
+        index=np.empty((n, params.k), np.int32),
+        weight=np.empty((n, params.k), np.uint32),
         mask=np.empty((n, -(-size // 8)), np.uint8),
     )
     first = np.ascontiguousarray(private).reshape(n_private, size)
     second = np.ascontiguousarray(public).reshape(n_public, size) if cross else first
     flat = result.encryption.reshape(n, size)
-    for e in progress(range(encryptions_per_image), desc="encrypting", unit="epoch"):
+    for e in progress(range(params.encryptions_per_image), desc="encrypting", unit="epoch"):
         rows = slice(e * n_private, (e + 1) * n_private)
-        result.index[rows], result.weight[rows], sign = draw_epoch(
-            stream,
-            n_private,
-            n_public,
-            size,
-            scheme=scheme,
-            k=k,
-            max_coefficient=max_coefficient,
-            min_private_sum=min_private_sum,
-            private_per_mix=private_per_mix,
-            public_once=public_once,
-            epoch=e,
-        )
+        result.index[rows], result.weight[rows], sign = draw_epoch(stream, params, n_public, size, e)
         if views is not None:
             first = apply_views(private, views[e]).reshape(n_private, size)
-        _mix(first, second, split, result.index[rows], result.weight[rows], sign, flat[rows])
+        _mix(first, second, params.private_per_row, result.index[rows], result.weight[rows], sign, flat[rows])
         result.mask[rows] = np.packbits(sign, axis=1)
     return result
 
 
 def class_coefficients(
-    weight: npt.NDArray[np.uint32],
-    private_index: npt.NDArray[np.int32],
-    private_label: npt.NDArray[np.int64],
+    weight: UInt32,
+    private_index: Int32,
+    private_label: Int64,
     classes: int,
-) -> npt.NDArray[np.float32]:
+) -> Float32:
     """Labels of the encryptions, (n, classes) float32: per class, the sum of the coefficients of its private images.
 
     `weight` and `private_index`, (n, p), belong to the private images of each row; `private_label`, (N,), to images.

@@ -65,7 +65,7 @@ def test_ver_2_stops_at_the_colour_curve_with_the_same_bits_whatever_the_threads
     bare = Release(
         challenge.release.encryption,
         challenge.release.label,
-        replace(challenge.release.info, class_names=(), n_public=0, private_source="unknown"),
+        challenge.release.info.changed(class_names=(), n_public=0, private_source="unknown"),
     )
     seen = []
 
@@ -86,7 +86,7 @@ def test_ver_2_stops_at_the_colour_curve_with_the_same_bits_whatever_the_threads
 def test_labels_of_classes_get_coefficients_that_agree_with_those_drawn(challenge, public):
     """And the attack still brings images closer than chance."""
     release = challenge.release
-    info = replace(release.info, labels="classes")
+    info = release.info.changed(labels="classes")
     classes = replace(release, label=(release.label > 0).astype(np.float32), info=info)
     assert with_coefficients(release) is release
     made = with_coefficients(classes)
@@ -104,7 +104,7 @@ def test_input_that_does_not_fit_is_named(challenge, public):
     release = challenge.release
     for values in ({"scheme": "inside"}, {"labels": "none"}, {"private_per_mix": 3}):
         with pytest.raises(InputError, match=r"carlini-v2 (attacks|needs)"):
-            run_attack("carlini-v2", replace(release, info=replace(release.info, **values)), public)
+            run_attack("carlini-v2", replace(release, info=release.info.changed(**values)), public)
     with pytest.raises(InputError, match=r"n_public.*20 at least"):
         run_v2(release, public[:19])
     with pytest.raises(InputError, match="public_source"):
@@ -112,7 +112,7 @@ def test_input_that_does_not_fit_is_named(challenge, public):
     alone = replace(
         release,
         label=release.label.sum(axis=1, keepdims=True),
-        info=replace(release.info, class_names=("all",)),
+        info=release.info.changed(class_names=("all",)),
     )
     with pytest.raises(InputError, match="different classes"):
         run_v2(alone, public)

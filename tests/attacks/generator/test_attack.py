@@ -39,7 +39,7 @@ def two_streams() -> Mt19937Stream:
 
 def unnamed(made: Synthetic) -> Release:
     """The release without the name of its secure generator."""
-    return replace(made.release, info=replace(made.release.info, rng="mt19937"))
+    return replace(made.release, info=made.release.info.changed(rng="mt19937"))
 
 
 def assert_found(result: AttackResult, made: Synthetic, *, exact: bool = True) -> None:

@@ -54,7 +54,7 @@ def test_replay_of_public_images_that_are_used_once():
 def test_epochs_are_found_behind_extra_words(extra, named):
     """The size of the pool follows from the places of the masks where it is not named and nothing comes between."""
     made = make(seed=31, epochs=6, extra_words=extra)
-    info = replace(made.release.info, n_public=60 if named else 0)
+    info = made.release.info.changed(n_public=60 if named else 0)
     found = align(replace(made.release, info=info), seeded_window(31))
     assert found is not None
     starts, n_public = found

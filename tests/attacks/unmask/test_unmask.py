@@ -149,7 +149,7 @@ def test_published_scale_on_embedded_photographs(tmp_path: Path) -> None:
 
 def test_private_images_are_counted_where_nobody_said_how_many_there_are(case: Case) -> None:
     said = case.challenge.release
-    unsaid = replace(said, info=replace(said.info, n_private=100), assumed=("n_private",))
+    unsaid = replace(said, info=said.info.changed(n_private=100), assumed=("n_private",))
     found = counted(unsaid, case.public)
     assert found.info.n_private == N_PRIVATE
     assert found.assumptions() == f"estimated from the encryptions: n_private {N_PRIVATE}"

@@ -72,7 +72,7 @@ def with_coefficients(release: Release) -> Release:
     share = by_law(found.coefficient * scales_by_law(found, law)[found.assignment], law)
     label = np.zeros(known.present.shape, np.float32)
     np.add.at(label, (np.arange(len(label))[:, None], known.image_class[found.assignment]), share)
-    return replace(release, label=label, info=replace(info, labels="coefficients"))
+    return replace(release, label=label, info=info.changed(labels="coefficients"))
 
 
 def run_v2(release: Release, public: UInt8) -> AttackResult:

@@ -10,7 +10,6 @@ Training is plain loops of ``+ - * / sqrt``, so the weights are the same on any 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numba
 import numpy as np
@@ -48,22 +47,15 @@ def simulate(release: Release, public: UInt8) -> tuple[Release, Float32, Int64]:
     known = known_of(release)
     chosen = np.random.default_rng(0).permutation(len(public))
     private = public[chosen[:n_images]]
-    mixtures = encrypt(
-        private,
-        public[chosen[n_images:]],
-        Mt19937Stream(0),
-        k=info.k,
-        encryptions_per_image=max(1, len(release.encryption) // n_images),
-        max_coefficient=info.max_coefficient,
-        min_private_sum=info.min_private_sum,
-    )
+    epochs = max(1, len(release.encryption) // n_images)
+    own = info.changed(rng="mt19937", public_once=False, n_public=len(public) - n_images, encryptions_per_image=epochs)
+    mixtures = encrypt(private, public[chosen[n_images:]], Mt19937Stream(0), own)
     weight, index = mixtures.weight[:, :2], mixtures.index[:, :2]
     label = class_coefficients(weight, index, known.image_class, known.present.shape[1])
     if known.share is None:
         label = (label > 0).astype(np.float32)
     pair = np.where(weight[:, :1] < weight[:, 1:], index[:, ::-1], index).astype(np.int64)
-    made = Release(mixtures.encryption, label, replace(info, rng="mt19937", n_public=len(public) - n_images))
-    return made, pixel_values(private), pair
+    return Release(mixtures.encryption, label, own), pixel_values(private), pair
 
 
 def match_groups(found: Int64, truth: Int64, slots: Slots, n_groups: int) -> tuple[Int64, Int64]:

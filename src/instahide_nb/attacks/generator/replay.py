@@ -120,19 +120,7 @@ def _draw(
     assert isinstance(stream, Mt19937Stream)
     for e, words in enumerate(skip.tolist()):
         stream.words(words)
-        yield draw_epoch(
-            stream,
-            info.n_private,
-            n_public,
-            size,
-            scheme=info.scheme,
-            k=info.k,
-            max_coefficient=info.max_coefficient,
-            min_private_sum=info.min_private_sum,
-            private_per_mix=info.private_per_mix,
-            public_once=info.public_once,
-            epoch=e,
-        )
+        yield draw_epoch(stream, info, n_public, size, e)
 
 
 def replay_epochs(release: Release, window: Window, starts: Int64, seed: int | None, n_public: int) -> Replay:

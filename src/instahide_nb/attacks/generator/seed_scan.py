@@ -307,8 +307,8 @@ class SeedTest:
 
 def _drawn(normals: Float64, info: ReleaseInfo) -> tuple[Float64, Bool]:
     """Coefficients from normal numbers, and which rows meet the constraints."""
-    coefficient, least = normalised(normals), info.min_private_sum if info.scheme == "cross" else 0.0
-    return coefficient, meets_constraints(coefficient, info.max_coefficient, least, info.private_per_row)
+    coefficient, limits = normalised(normals), (info.max_coefficient, info.least_private_sum, info.private_per_row)
+    return coefficient, meets_constraints(coefficient, *limits)
 
 
 def scan(
