@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from instahide_nb.attacks.result import AttackResult
 from instahide_nb.challenge.release import Release
+from instahide_nb.core.arrays import UInt8
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.params import ChallengeParams
 from instahide_nb.core.progress import Stopwatch, progress
@@ -109,7 +109,7 @@ def why_not(method: str, about: ChallengeParams) -> str:
     return ""
 
 
-def counted(release: Release, public: npt.NDArray[np.uint8]) -> Release:
+def counted(release: Release, public: UInt8) -> Release:
     """The release, with its private images counted from the encryptions where nobody said how many there are."""
     if "n_private" not in release.assumed:
         return release
@@ -161,7 +161,7 @@ def _find_function(method: str) -> Callable[..., AttackResult]:
 def run_attack(
     method: str,
     release: Release,
-    public: npt.NDArray[np.uint8],
+    public: UInt8,
     *,
     seed_start: int = 0,
     seed_stop: int = 2**32,
@@ -214,7 +214,7 @@ class Steps:
     `options` are those of :func:`run_attack`.
     """
 
-    def __init__(self, method: str, release: Release, public: npt.NDArray[np.uint8], **options: int | Path) -> None:
+    def __init__(self, method: str, release: Release, public: UInt8, **options: int | Path) -> None:
         self._whole: Callable[[], AttackResult] = partial(run_attack, method, release, public, **options)  # type: ignore[arg-type]
         self._walk: Unmask | None = None
         if split_options(method)[0] == "unmask":

@@ -1,6 +1,6 @@
 """A whole challenge: private and public images in, release and secret out.
 
-The secret half is all that is needed to make the release again, bit for bit. Attacks never import this module.
+The secret half is enough to make the release again, bit for bit. Attacks never import this module.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from instahide_nb.challenge.release import Release, ReleaseInfo, save_release
 from instahide_nb.challenge.secret import SECRET_ARRAYS, Secret
+from instahide_nb.core.arrays import Int8, UInt8
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, read_json, save_array, write_json
 from instahide_nb.core.params import GenDataParams
@@ -35,8 +35,8 @@ class Challenge:
 def build_challenge(params: GenDataParams) -> Challenge:
     """Make a challenge; an InputError if a source cannot serve the parameters.
 
-    The stream of the encryption is the published one, so private images are chosen with a generator of their own:
-    PCG64 from the seed or key, or from the operating system where those are drawn.
+    Private images are chosen with a generator of their own, PCG64, seeded with the seed or key (by the operating system
+    if those are drawn), since the order of draws in the encryption's stream is fixed.
     """
     p = params
     seed = int(p.key, 16) if p.key else p.seed if p.rng == "mt19937" and isinstance(p.seed, int) else None
@@ -70,10 +70,8 @@ def regenerate(secret: Secret) -> Release:
     return _publish(params, mixtures, secret)
 
 
-def _encrypt(
-    p: GenDataParams, private: npt.NDArray[np.uint8], public: npt.NDArray[np.uint8], start: dict[str, Any]
-) -> tuple[Mixtures, dict[str, Any]]:
-    """The mixtures, and the start of their stream: `start`, or what was drawn where it is empty."""
+def _encrypt(p: GenDataParams, private: UInt8, public: UInt8, start: dict[str, Any]) -> tuple[Mixtures, dict[str, Any]]:
+    """The mixtures, and the start of their stream: `start`, or a new one if that is empty."""
     stream = open_stream(p.rng, seed=p.seed, key=start.get("key", p.key), states=start.get("states"))
     begun = stream.secret()
     if p.augment != "none" and "states" in begun:
@@ -81,8 +79,8 @@ def _encrypt(
     return encrypt(private, public, stream, p, _views(p, begun)), begun
 
 
-def _views(p: GenDataParams, start: dict[str, Any]) -> npt.NDArray[np.int8] | None:
-    """Views of all private images in all epochs, (epochs, N, 3), from the seed, the key or what was drawn for them."""
+def _views(p: GenDataParams, start: dict[str, Any]) -> Int8 | None:
+    """Views of all private images in all epochs, (epochs, N, 3)."""
     if p.augment == "none":
         return None
     drawn = start.get("views") or start.get("key")
@@ -94,7 +92,7 @@ def _publish(params: GenDataParams, mixtures: Mixtures, secret: Secret) -> Relea
     class_names, label = tuple(secret.info["class_names"]), None
     p = params.private_per_row
     weight, index = mixtures.weight[:, :p], mixtures.index[:, :p]
-    if params.labels == "classes":  # an image whose coefficient is rounded to 0 occurs too
+    if params.labels == "classes":  # so that images whose coefficient is rounded to 0 count too
         weight = np.ones_like(weight)
     if params.labels != "none":
         label = class_coefficients(weight, index, secret.private_label, len(class_names))
@@ -113,9 +111,9 @@ def _publish(params: GenDataParams, mixtures: Mixtures, secret: Secret) -> Relea
 
 
 def save_challenge(run_dir: Path | str, challenge: Challenge) -> None:
-    """Write ``secret/`` and ``release/`` of a run; ``release/release.json`` comes last.
+    """Write ``secret/`` and ``release/`` of a run, ``release/release.json`` last.
 
-    An InputError says that the folder cannot be written, or holds another challenge that could not be made again.
+    An InputError says that the folder cannot be written, or has another challenge that could not be made again.
     """
     run = make_folder(run_dir)
     _refuse_to_overwrite(run, challenge)
@@ -135,7 +133,7 @@ def _refuse_to_overwrite(run: Path, challenge: Challenge) -> None:
         return
     info = read_json(path)
     made_of = info.get("parameters")
-    # A file that does not say what it was made of may be the only copy of a drawn seed too.
+    # Without parameters, the file may also be the only copy of a drawn seed.
     given = isinstance(made_of, dict) and made_of.get("seed") != "entropy" and made_of.get("rng") == "mt19937"
     if not given and info != challenge.secret.info:
         raise InputError(
@@ -154,7 +152,7 @@ def first_difference(published: Release, again: Release) -> str | None:
             continue
         if left.shape != right.shape:
             return f"{name}.npy has shape {left.shape}, made again it has {right.shape}"
-        differ = left.view(np.uint32) != right.view(np.uint32)  # bits: -0.0 is not 0.0
+        differ = left.view(np.uint32) != right.view(np.uint32)  # as bits, where -0.0 is not 0.0
         rows = np.flatnonzero(differ.reshape(len(left), -1).any(axis=1))
         if len(rows):
             return f"{name}.npy, row {rows[0]} (and {len(rows) - 1} others)"

@@ -1,8 +1,7 @@
 """The public half of a challenge: what an attacker is given.
 
-``release/`` holds ``encryption.npy``, ``label.npy`` (unless labels are "none") and ``release.json``. A folder with only
-the arrays, as the 2020 challenge published them, is a release too; what ``release.json`` leaves out takes the 2020
-challenge's value.
+``release/`` holds ``encryption.npy``, ``label.npy`` (unless labels are "none") and ``release.json``. The arrays alone,
+as the 2020 challenge published them, are a release too. Fields that ``release.json`` lacks have the values of 2020.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import ConfigDict, Field
 
-from instahide_nb.core.errors import InputError
+from instahide_nb.core.arrays import Float32, Floats
+from instahide_nb.core.errors import InputError, naming
 from instahide_nb.core.files import load_array, make_folder, read_json, save_array, sha256_file, write_json
 from instahide_nb.core.params import ChallengeParams
 from instahide_nb.scheme.streams import STREAM_VERSION
@@ -43,29 +42,29 @@ class ReleaseInfo(ChallengeParams):
 class Release:
     """Encryptions, their labels and the public parameters."""
 
-    encryption: npt.NDArray[np.float32]  # (n, h, w, 3), in [-1, 1]
+    encryption: Float32  # (n, h, w, 3), in [-1, 1]
     # (n, classes): per class, the sum of the coefficients of its private images, or 1 where it occurs
-    label: npt.NDArray[np.float32] | None
+    label: Float32 | None
     info: ReleaseInfo
-    assumed: tuple[str, ...] = ()  # of scheme, k and n_private: what nobody stated
-    estimated: bool = False  # whether n_private was counted from the encryptions
+    assumed: tuple[str, ...] = ()  # those of scheme, k and n_private that release.json lacks
+    estimated: bool = False  # whether n_private was estimated from the encryptions
 
     @property
-    def shown(self) -> npt.NDArray[np.float32]:
-        """The labels if they show coefficients; an InputError otherwise."""
+    def shown(self) -> Float32:
+        """The labels, if they show coefficients; otherwise an InputError."""
         if self.label is None or self.info.labels != "coefficients":
             raise InputError(f"labels: coefficients are needed; this release has {self.info.labels!r}")
         return self.label
 
     def assumptions(self) -> str:
-        """What was assumed and what was estimated, in a line; empty where everything was stated."""
+        """The parameters that were assumed or estimated, in one line; empty if there are none."""
         shown = ", ".join(f"{name} {getattr(self.info, name)}" for name in self.assumed)
         parts = [f"assumed, as in the challenge of 2020: {shown}"] if shown else []
         parts += [f"estimated from the encryptions: n_private {self.info.n_private}"] * self.estimated
         return "; ".join(parts)
 
     def with_images(self, n_private: int) -> Release:
-        """The same release, taken as one of so many private images."""
+        """The same release with an estimated number of private images."""
         per_image = len(self.encryption) // n_private
         info = self.info.changed(n_private=n_private, encryptions_per_image=per_image)
         assumed = tuple(name for name in self.assumed if name != "n_private")
@@ -96,7 +95,7 @@ def load_release(folder: Path | str) -> Release:
         raise InputError(f"{folder}: no such folder; give the release/ folder of a run")
     path = folder / "release.json"
     said = read_json(path) if path.exists() else {}
-    arrays: dict[str, npt.NDArray[np.floating]] = {}
+    arrays: dict[str, Floats] = {}
     for name, axes, low in (("encryption", "(n, h, w, 3)", -1), ("label", "(n, classes)", 0)):
         file = folder / f"{name}.npy"
         if name == "label" and (said.get("labels") == "none" or not ("labels" in said or file.exists())):
@@ -110,7 +109,7 @@ def load_release(folder: Path | str) -> Release:
             raise InputError(f"{file}: has shape {array.shape}; {axes} is expected")
         if array.size == 0:
             raise InputError(f"{file}: holds no values (shape {array.shape}); make or fetch it again")
-        # Rounding to a few decimals may lead a little out of the range.
+        # Values rounded to a few decimals may be a little outside.
         if not (array.min() >= low - 1e-3 and array.max() <= 1 + 1e-3):
             raise InputError(f"{file}: has values outside [{low}, 1] or that are not numbers")
         arrays[name] = array.astype(np.float32, copy=False)
@@ -129,7 +128,7 @@ def load_release(folder: Path | str) -> Release:
 
 
 def _fault(release: Release) -> str | None:
-    """Which array encryptions of this scheme cannot have, and why."""
+    """Why a release of these parameters cannot have these arrays, beginning with the file; None if it can."""
     encryption, label, info, p = release.encryption, release.label, release.info, release.info.private_per_row
     if info.scheme != "mixup" and encryption.min() >= 0:
         return (
@@ -152,8 +151,8 @@ def _fault(release: Release) -> str | None:
 
 
 def _read_info(path: Path, said: dict[str, Any], rows: int) -> ReleaseInfo:
-    """What a release.json says, for an encryption.npy with `rows` rows."""
-    try:
+    """The content `said` of a release.json, checked against the `rows` of encryption.npy."""
+    with naming(path):
         info = ReleaseInfo(**said)
         if info.n_private > rows:
             raise InputError(
@@ -165,8 +164,6 @@ def _read_info(path: Path, said: dict[str, Any], rows: int) -> ReleaseInfo:
             raise InputError(
                 f"n_private x encryptions_per_image is {info.n_private} x {epochs}, but encryption.npy has {rows} rows"
             )
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
     digests = said.get("sha256", {})
     arrays = ("encryption.npy", "label.npy")[: 1 if info.labels == "none" else 2]
     for name in arrays if digests != {} else ():

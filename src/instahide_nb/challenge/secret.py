@@ -1,4 +1,4 @@
-"""The secret half of a challenge: what the organiser keeps to make the release again and to score attacks.
+"""The secret half of a challenge, with which the organiser makes the release again and scores attacks.
 
 Attacks never import this module.
 """
@@ -13,55 +13,56 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.challenge.release import Release
-from instahide_nb.core.errors import InputError
+from instahide_nb.core.arrays import Float32, Int8, Int64, UInt8
+from instahide_nb.core.errors import InputError, naming
 from instahide_nb.core.files import load_array, read_json
 from instahide_nb.core.params import GenDataParams
 from instahide_nb.scheme.encryption import pixel_values
 from instahide_nb.scheme.views import all_views, apply_views
 
-_ROUNDING = 0.05  # mean difference of absolute values that a release may have been rounded by
+_ROUNDING = 0.05  # largest mean difference of |x|: a release may have been rounded
 
 
 @dataclass(frozen=True)
 class Secret:
-    """What the organiser keeps: the arrays of ``secret/`` and ``secret.json``."""
+    """The arrays of ``secret/`` and the content of ``secret.json``."""
 
-    private: npt.NDArray[np.uint8]  # (N, h, w, 3): the private images
-    private_label: npt.NDArray[np.int64]  # (N,): their classes
-    pair: npt.NDArray[np.int64]  # (n, p): the private images of each encryption, indices into `private`
-    coefficient: npt.NDArray[np.float32]  # (n, k): all coefficients
-    public: npt.NDArray[np.uint8]  # (M, h, w, 3): the public images
-    public_index: npt.NDArray[np.int64]  # (n, k-p): those of each encryption, indices into `public`
-    mask: npt.NDArray[np.uint8]  # (n, ceil(h*w*3/8)): packed signs, see scheme.encryption.Mixtures
+    private: UInt8  # (N, h, w, 3): the private images
+    private_label: Int64  # (N,): their classes
+    pair: Int64  # (n, p): the private images of each encryption, indices into `private`
+    coefficient: Float32  # (n, k): all coefficients
+    public: UInt8  # (M, h, w, 3): the public images
+    public_index: Int64  # (n, k-p): those of each encryption, indices into `public`
+    mask: UInt8  # (n, ceil(h*w*3/8)): packed signs, see scheme.encryption.Mixtures
     info: dict[str, Any]  # parameters of gen_data, start of the stream (seed, states or key), class_names
-    view: npt.NDArray[np.int8] | None = None  # (n, p, 3): views of the private images, see scheme.views
+    view: Int8 | None = None  # (n, p, 3): views of the private images, see scheme.views
 
     @property
     def augment(self) -> str:
         """The parameter `augment`."""
         return str(self.info["parameters"].get("augment", "none"))
 
-    def inside(self, row: int) -> npt.NDArray[np.uint8]:
-        """The images inside one encryption as they were mixed, in the order of its coefficients; (k, h, w, 3)."""
+    def inside(self, row: int) -> UInt8:
+        """The images mixed in one encryption, in the order of its coefficients; (k, h, w, 3)."""
         private = self.private[self.pair[row]]
         if self.view is not None:
             private = apply_views(private, self.view[row])
         return np.concatenate([private, self.public[self.public_index[row]]])
 
-    def mixed(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """The private images as they were mixed, each view once, (m, h, w, 3), and those of each row, (n, p)."""
+    def mixed(self) -> tuple[UInt8, Int64]:
+        """All different views of private images that were mixed, (m, h, w, 3), and those of each row, (n, p)."""
         if self.view is None:
             return self.private, self.pair
         named = np.concatenate([self.pair[:, :, None], self.view], axis=2).reshape(-1, 4)
-        one, place = np.unique(named, axis=0, return_inverse=True)
-        return apply_views(self.private[one[:, 0]], one[:, 1:]), place.reshape(self.pair.shape)
+        different, place = np.unique(named, axis=0, return_inverse=True)
+        return apply_views(self.private[different[:, 0]], different[:, 1:]), place.reshape(self.pair.shape)
 
 
 SECRET_ARRAYS = tuple(field.name for field in fields(Secret) if field.name != "info")
 
 
 def load_secret(folder: Path | str) -> Secret:
-    """Load the secret half; an InputError if a file is missing, damaged or does not fit the others."""
+    """Load the secret half; an InputError if a file is missing or damaged, or if files do not fit each other."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the secret/ folder of a run")
@@ -104,10 +105,8 @@ def _read_secret_json(path: Path) -> tuple[dict[str, Any], GenDataParams]:
             raise InputError(f"{path}: {name} is missing or has the wrong type; make the challenge again")
     if not all(isinstance(name, str) for name in info["class_names"]):
         raise InputError(f"{path}: class_names must be text; make the challenge again")
-    try:
+    with naming(path):
         params = GenDataParams(**info["parameters"])
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
     drawn = ["key"] if params.rng != "mt19937" else []
     if params.seed == "entropy" and params.rng != "chacha20":
         drawn.append("states")
@@ -115,13 +114,13 @@ def _read_secret_json(path: Path) -> tuple[dict[str, Any], GenDataParams]:
             drawn.append("views")
     for name in drawn:
         if not info["start"].get(name):
-            # A new one would be drawn, and the release made again would differ for no visible reason.
+            # Otherwise a new one would be drawn, and the release made again would differ.
             raise InputError(f"{path}: start has no {name}; the release cannot be rebuilt without it")
     return info, params
 
 
 def check_halves(release: Release, secret: Secret) -> None:
-    """Raise an InputError unless sizes agree and the secret makes |x| of some rows of the release, up to rounding."""
+    """Raise an InputError unless shapes agree and the secret reproduces |x| in 50 rows, up to rounding."""
     n, image = len(release.encryption), release.encryption.shape[1:]
     rows, shape = len(secret.pair), secret.private.shape[1:]
     if (rows, shape) != (n, image):
@@ -129,8 +128,7 @@ def check_halves(release: Release, secret: Secret) -> None:
             f"secret: has {rows} encryptions of shape {shape}, but the release has {n} of shape {image}; "
             "give the two folders of one run"
         )
-    some = range(0, n, max(1, n // 50))
-    fits = 0
+    some, fits = range(0, n, max(1, n // 50)), 0
     for row in some:
         mixture = np.einsum("k,khwc->hwc", secret.coefficient[row], pixel_values(secret.inside(row)))
         fits += bool(np.abs(np.abs(mixture) - np.abs(release.encryption[row])).mean() < _ROUNDING)

@@ -1,4 +1,7 @@
-"""The one exception that says: the input was wrong, and this is how to correct it."""
+"""The exception for wrong input, and a way to name the place where it was."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -10,3 +13,12 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+@contextmanager
+def naming(place: object, advice: str = "") -> Iterator[None]:
+    """Let the message of an InputError begin with the file at fault."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {error}{advice}") from None

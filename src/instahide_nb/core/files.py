@@ -1,7 +1,7 @@
 """Files that are whole or absent: atomic writing, careful reading, and sha256.
 
-A file is written under a temporary name in the same folder, flushed to the disk and renamed, so a killed run leaves no
-half of a file. Reading never unpickles, believes no header about sizes, and reports any fault in one line.
+A file is written under a temporary name in the same folder, flushed to the disk and renamed, so that a killed run never
+leaves half a file. Reading never unpickles, trusts no size in a header, and reports any fault in one line.
 """
 
 from __future__ import annotations
@@ -29,13 +29,22 @@ _LARGEST_JSON = 64 * 2**20
 
 
 @contextlib.contextmanager
-def one_line(path: Path | str, verb: str = "read", advice: str = "make or fetch it again") -> Iterator[None]:
-    """Turn what the system says against a file into one line: ``path: cannot be VERB (why); ADVICE``."""
+def one_line(
+    path: Path | str, verb: str = "read", advice: str = "make or fetch it again", *, damaged: str = ""
+) -> Iterator[None]:
+    """Turn errors of the system into one line: ``path: cannot be VERB (why); ADVICE``.
+
+    Decoders raise nearly any exception on a damaged file; with `damaged` these become ``path: DAMAGED; ADVICE``.
+    """
     try:
         yield
     except InputError:
         raise
-    except (OSError, ValueError, MemoryError) as error:  # ValueError: a NUL in the name
+    except Exception as error:
+        if damaged and not (isinstance(error, OSError) and error.errno):  # errors of decoders have no number
+            raise InputError(f"{path}: {damaged}; {advice}") from None
+        if not isinstance(error, (OSError, ValueError, MemoryError)):  # ValueError: a NUL in the name
+            raise
         if verb == "read" and isinstance(error, FileNotFoundError):
             raise InputError(f"{path}: no such file; check the path") from None
         why = getattr(error, "strerror", None) or error
@@ -84,7 +93,7 @@ def save_array(path: Path | str, array: npt.NDArray[Any], *, secret: bool = Fals
 
 
 def _plain(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The array in C order and little-endian; ascontiguousarray would turn a number into one dimension."""
+    """The array in C order and little-endian; ascontiguousarray would give a number an axis."""
     return np.asarray(array, array.dtype.newbyteorder("<"), order="C")
 
 
@@ -93,8 +102,8 @@ def load_array(
 ) -> npt.NDArray[Any]:
     """Load a `.npy` file of plain numbers or text, in C order and native byte order.
 
-    `dtype` and `shape` are what the array must have, byte order aside; None in `shape` stands for any length. An
-    InputError says that the file is missing, empty, truncated, pickled, or of another dtype or shape.
+    The array must have this `dtype`, in any byte order, and this `shape`, in which None is any length. An InputError
+    says that the file is missing, empty, truncated, pickled, or of another dtype or shape.
     """
     with one_line(path), open(path, "rb") as stream:
         array = _read_npy(path, stream)
@@ -109,11 +118,11 @@ def load_array(
 
 
 def _read_npy(file: Path | str, stream: IO[bytes]) -> npt.NDArray[Any]:
-    # From a copy of the file's start: numpy would set aside as much memory as a header claims to need.
+    # From a copy of the file's start: numpy would reserve as much memory as a header claims to need.
     head = io.BytesIO(stream.read(_LARGEST_HEADER))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python 2 wrote whole numbers as 2L; numpy reads them
+            warnings.simplefilter("ignore")  # Python 2 wrote integers as 2L
             npy = np.lib.format
             readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
             shape, fortran, dtype = readers[npy.read_magic(head)](head)
@@ -126,7 +135,7 @@ def _read_npy(file: Path | str, stream: IO[bytes]) -> npt.NDArray[Any]:
         raise InputError(f"{file}: holds pickled Python objects, which are never loaded; save plain numbers")
     if dtype.names or dtype.subdtype or dtype.kind not in "biufU" or not dtype.itemsize:
         raise InputError(f"{file}: holds {dtype}; an array of plain numbers is expected")
-    # An axis of length 0 would hide the length of any other, so each is bounded.
+    # Each axis is bounded, since one of length 0 makes the product 0.
     shape = tuple(map(int, shape))
     needed = math.prod(shape) * dtype.itemsize
     if len(shape) > 32 or any(not 0 <= n <= _LARGEST_ARRAY for n in shape) or needed > _LARGEST_ARRAY:

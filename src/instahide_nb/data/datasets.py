@@ -1,8 +1,8 @@
 """Data sets in files: CIFAR-10, Imagenette and ``.npz``, read without trusting what is in them.
 
 CIFAR-10 (Krizhevsky 2009) comes as pickles, which can run any program when Python loads them. They are read with an
-unpickler that admits arrays of bytes and plain values only. Imagenette (Howard 2019) is ten classes of ImageNet
-photographs. ``pooch`` fetches archives, but its `Untar` may write outside the folder before Python 3.12.
+unpickler that accepts only arrays of bytes and plain values. Imagenette (Howard 2019) has photographs of ten classes of
+ImageNet. ``pooch`` fetches archives; its `Untar` may write outside the folder before Python 3.12.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ import numpy as np
 
 from instahide_nb.core.arrays import Int64, UInt8
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.files import make_folder, sha256_file
+from instahide_nb.core.files import make_folder, one_line, sha256_file
 from instahide_nb.core.progress import progress
-from instahide_nb.data.photographs import reading
 
 
 class DataSet(NamedTuple):
@@ -54,6 +53,7 @@ DATA_SETS = {
 _LARGEST = 8 * 2**30  # bytes, unpacked
 _LARGEST_BATCH = 256 * 2**20  # bytes; CIFAR-10's have 31 MB
 _MAX_CLASSES = 10_000
+_AGAIN = "download it again or remove it"
 _MAX_SIDE = 256
 
 _Labelled = tuple[UInt8, Int64, tuple[str, ...]]
@@ -116,7 +116,7 @@ def _unpack(archive: Path, folder: Path) -> None:
     """Write the files of a tar archive into `folder`, which is whole or absent."""
     with (
         tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as unfinished,
-        reading(archive, "is not a readable archive, or is truncated"),
+        one_line(archive, advice=_AGAIN, damaged="is not a readable archive, or is truncated"),
         tarfile.open(archive, "r:*") as tar,
     ):
         inside, total = Path(unfinished) / "files", 0
@@ -140,7 +140,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 class _Standin:
-    """What a pickle makes in place of numpy's arrays and dtypes: it keeps its arguments and its state."""
+    """Stands in for numpy's arrays and dtypes while a pickle is read; keeps its arguments and its state."""
 
     def __init__(self, *arguments: object) -> None:
         self.arguments = arguments
@@ -159,7 +159,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _bytes_array(value: object) -> UInt8:
-    """The array that a stand-in holds: its state is (version, shape, dtype, Fortran order, bytes)."""
+    """The array of a stand-in, whose state is (version, shape, dtype, Fortran order, bytes)."""
     _, shape, dtype, fortran, data = value.state  # type: ignore[attr-defined]
     if dtype.arguments[0] not in ("u1", b"u1"):
         raise ValueError(f"not bytes: {dtype.arguments[0]}")
@@ -168,10 +168,10 @@ def _bytes_array(value: object) -> UInt8:
 
 def unpickle(file: Path) -> dict[str, object]:
     """Read one of CIFAR-10's pickles: a dict of plain values and arrays of uint8; anything else is an InputError."""
-    with reading(file, "is not a CIFAR-10 file of arrays and plain values"):
+    with one_line(file, advice=_AGAIN, damaged="is not a CIFAR-10 file of arrays and plain values"):
         if file.stat().st_size > _LARGEST_BATCH:
             raise ValueError("too large")
-        # From memory: from a file as many bytes would be set aside as the pickle promises.
+        # From memory: from a file, Python would reserve as many bytes as the pickle claims to need.
         content = _Unpickler(io.BytesIO(file.read_bytes()), encoding="bytes").load()
         found: dict[str, object] = {}
         for key, value in content.items():
@@ -206,14 +206,15 @@ def read_cifar10(folder: Path) -> _Labelled:
 
 def read_npz(path: Path, *, labelled: bool) -> _Labelled:
     """Read images (n, h, w, 3), and labels (n,) and class names if `labelled`, from an ``.npz`` without unpickling."""
-    with reading(path, "is not a readable .npz file of plain arrays (pickled objects are never loaded)"):
+    damaged = "is not a readable .npz file of plain arrays (pickled objects are never loaded)"
+    with one_line(path, advice=_AGAIN, damaged=damaged):
         with zipfile.ZipFile(path) as container:
             if sum(member.file_size for member in container.infolist()) > _LARGEST:
                 raise InputError(f"{path}: unpacks to more than 8 GiB; use a smaller file")
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in ("images", "labels", "class_names") if name in stored}
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("bytes")  # numpy's answer for an entry that is no array
+            raise ValueError("bytes")  # what numpy returns for an entry that is not an array
     images, labels, names = (arrays.get(name) for name in ("images", "labels", "class_names"))
     if images is None:
         raise InputError(f"{path}: has no array named images; save it with numpy.savez(path, images=...)")

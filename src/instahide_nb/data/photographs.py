@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,25 +16,27 @@ from PIL import Image, ImageOps
 
 from instahide_nb.core.arrays import UInt8
 from instahide_nb.core.errors import InputError
+from instahide_nb.core.files import one_line
 
 MAX_MEGAPIXELS = 64
 """Larger images are refused from their header (64 megapixels take 192 MB once decoded)."""
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # only for sizes above that limit
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit above is lower
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 _EIGHT_BIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 _NO_IMAGE = f"is not a readable image of at most {MAX_MEGAPIXELS} megapixels, or is truncated"
+_AGAIN = "download it again or remove it"
 _ORIENTATION = 0x0112
 _TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph, or the rectangle of one whose upper left corner is `corner` (x, y); not yet decoded.
+    """A photograph, or a rectangle in one with its upper left corner at `corner` (x, y); not yet decoded.
 
-    `name` is its path inside its folder, with the rectangle. Sizes are those after the EXIF orientation is applied.
+    `name` is the path inside its folder, and the rectangle. Sizes are those after the EXIF orientation is applied.
     """
 
     name: str
@@ -51,10 +51,10 @@ class Photograph:
         return min(self.width, self.height)
 
     def read(self) -> UInt8:
-        """Decode it: uint8 (height, width, 3)."""
-        # From memory: a file that shrinks while it is decoded gives an exception, not a bus error.
+        """Decode it to RGB, (height, width, 3)."""
+        # From memory: a file that shrinks while it is decoded raises an exception, not a bus error.
         with (
-            reading(self.path, _NO_IMAGE),
+            one_line(self.path, advice=_AGAIN, damaged=_NO_IMAGE),
             Image.open(io.BytesIO(self.path.read_bytes()), formats=_FORMATS) as image,
         ):
             _check(self.path, image)
@@ -66,8 +66,8 @@ class Photograph:
 
 
 def open_photograph(path: Path, name: str | None = None) -> Photograph:
-    """Measure an image file from its header; an InputError if it is too large or has not 8 bits per channel."""
-    with reading(path, _NO_IMAGE), Image.open(path, formats=_FORMATS) as image:
+    """Read the size of an image from its header; an InputError if it is too large or not of 8 bits per channel."""
+    with one_line(path, advice=_AGAIN, damaged=_NO_IMAGE), Image.open(path, formats=_FORMATS) as image:
         _check(path, image)
         width, height = image.size
         if image.getexif().get(_ORIENTATION) in _TURNED:
@@ -83,19 +83,6 @@ def _check(path: Path, image: Image.Image) -> None:
         )
     if image.mode not in _EIGHT_BIT:
         raise InputError(f"{path}: has pixels of mode {image.mode}; save it with 8 bits per channel")
-
-
-@contextmanager
-def reading(file: Path, damaged: str) -> Iterator[None]:
-    """Turn any exception into one line: on damaged files decoders raise nearly all there are."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno:  # the system's own; those of decoders have no number
-            raise InputError(f"{file}: cannot be read ({error.strerror}); check the path") from None
-        raise InputError(f"{file}: {damaged}; download it again or remove it") from None
 
 
 def image_files(folder: Path) -> list[Path]:

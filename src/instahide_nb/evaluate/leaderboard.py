@@ -22,7 +22,7 @@ from pydantic import Field, field_validator, model_validator
 
 from instahide_nb import __version__
 from instahide_nb.challenge.release import Release, ReleaseInfo
-from instahide_nb.core.errors import InputError
+from instahide_nb.core.errors import InputError, naming
 from instahide_nb.core.files import make_folder, read_json, save_array, sha256_array, write_json
 from instahide_nb.core.params import Record
 from instahide_nb.core.progress import duration
@@ -100,10 +100,8 @@ def load_rows(paths: Iterable[Path | str]) -> list[Row]:
     rows = []
     for path in paths:
         content = read_json(path)
-        try:
+        with naming(path):
             rows.append(Row(**content))
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
     return rows
 
 
@@ -123,14 +121,14 @@ def measured_row(
     recovered: Any = attack.get("recovered")
     values: dict[str, Any] = {field: getattr(info, field) for field in _FORM}
     values |= {field: (metrics or {}).get(field) for field in _SCORES}
-    lost = f"random generator not found ({one_line(attack.get('reason'))})"
+    lost = f"random generator not found ({stated(attack.get('reason'))})"
     return Row(
         attack=name or str(attack.get("method") or "unnamed"),
         source=f"instahide-nb {__version__}",
         date=datetime.now(UTC).date().isoformat(),
-        complexity=one_line(attack.get("complexity")),
+        complexity=stated(attack.get("complexity")),
         time=wall_time(attack.get("seconds")),
-        hardware=one_line(attack.get("platform")),
+        hardware=stated(attack.get("platform")),
         kind="measured",
         challenge=challenge,
         recovered_generator=recovered,
@@ -173,7 +171,7 @@ def wall_time(seconds: object) -> str:
     return duration(seconds)
 
 
-def one_line(value: object) -> str:
+def stated(value: object) -> str:
     """A text of ``attack.json`` in one line, or "not stated"."""
     return " ".join(str(value or "").split()) or _NOT_STATED
 

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 from scipy.ndimage import uniform_filter
 from scipy.optimize import linear_sum_assignment
 
-from instahide_nb.core.arrays import Float64, UInt8
+from instahide_nb.core.arrays import Float32, Float64, Floats, Int64, Integers, UInt8
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.threads import in_blocks
 from instahide_nb.scheme.encryption import pixel_bytes, pixel_values
@@ -86,13 +85,13 @@ class Scores:
         return found | {"success_rate": int((self.best_ssim > SUCCESS).sum()) / len(self.ssim)}
 
 
-def _ssim(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating], *, unit: bool) -> Float64:
+def _ssim(x: Floats, y: Floats, *, unit: bool) -> Float64:
     """SSIM of (m, h, w, c) images: scikit-image's operations in its order, on many pairs at once.
 
     scikit-image's function takes one pair; for small images its Python calls take two thirds of the time.
     """
 
-    def planes(images: npt.NDArray[np.floating]) -> Float64:
+    def planes(images: Floats) -> Float64:
         channels: Float64 = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float64)
         return (channels + 1) / 2 if unit else channels
 
@@ -115,7 +114,7 @@ def _ssim(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating], *, unit: boo
     return result
 
 
-def _squared_distance(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> Float64:
+def _squared_distance(x: Float32, y: Float32) -> Float64:
     """Mean squared difference of (m, h, w, c) images."""
     difference = x.astype(np.float64) - y
     squares = (difference * difference).reshape(*x.shape[:2], -1)
@@ -126,9 +125,9 @@ def _squared_distance(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) ->
 
 def _over_pairs(
     measure: Callable[..., Float64],
-    first: npt.NDArray[np.floating],
-    second: npt.NDArray[np.floating],
-    index: npt.NDArray[np.integer],
+    first: Floats,
+    second: Floats,
+    index: Integers,
 ) -> Float64:
     """`measure` of the images that each row of `index` names, in small batches on several threads."""
     result = np.empty(len(index))
@@ -141,9 +140,9 @@ def _over_pairs(
 
 
 def ssim_pairs(
-    first: npt.NDArray[np.floating],
-    second: npt.NDArray[np.floating],
-    index: npt.NDArray[np.integer],
+    first: Floats,
+    second: Floats,
+    index: Integers,
     *,
     unit: bool = True,
 ) -> Float64:
@@ -158,7 +157,7 @@ def ssim_pairs(
     return _over_pairs(partial(_ssim, unit=unit), first, second, index)
 
 
-def score(decryption: npt.NDArray[np.floating], private: UInt8, pair: npt.NDArray[np.integer]) -> Scores:
+def score(decryption: Floats, private: UInt8, pair: Integers) -> Scores:
     """Score one decrypted image per encryption against the private images inside the encryption.
 
     Row i of `decryption` (n, h, w, 3), in [-1, 1], answers encryption i, which holds the images `pair` (n, p) of
@@ -199,9 +198,7 @@ def score(decryption: npt.NDArray[np.floating], private: UInt8, pair: npt.NDArra
     )
 
 
-def find_mistakes(
-    decryption: npt.NDArray[np.floating], private: UInt8, pair: npt.NDArray[np.integer], scores: Scores
-) -> list[str]:
+def find_mistakes(decryption: Floats, private: UInt8, pair: Integers, scores: Scores) -> list[str]:
     """Warnings, one line each, where another range or order of rows would score far higher; see :func:`score`."""
     some = np.arange(0, len(pair), max(1, len(pair) // 200))
     reached = float(scores.best_ssim[some].mean())
@@ -220,9 +217,7 @@ def find_mistakes(
     return []
 
 
-def match_images(
-    recovered: npt.NDArray[np.floating], private: UInt8, augment: str = "none"
-) -> tuple[npt.NDArray[np.int64], Float64, UInt8]:
+def match_images(recovered: Floats, private: UInt8, augment: str = "none") -> tuple[Int64, Float64, UInt8]:
     """Match images in [-1, 1] (m, h, w, 3) to private ones (n, h, w, 3), n <= m, so that the sum of SSIM is largest.
 
     ``recovered[place[i]]`` is matched to ``private[i]``. With an augmentation, images are compared in the view of the

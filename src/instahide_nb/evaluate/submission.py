@@ -24,11 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb import __version__
-from instahide_nb.core.arrays import Float32
+from instahide_nb.core.arrays import Float32, Int64
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.files import load_array, read_json, write_bytes
-from instahide_nb.data.photographs import reading
-from instahide_nb.evaluate.leaderboard import markdown_table, one_line, wall_time
+from instahide_nb.core.files import load_array, one_line, read_json, write_bytes
+from instahide_nb.evaluate.leaderboard import markdown_table, stated, wall_time
 
 TOLERANCE = 1e-5
 """Values may lie this far outside [-1, 1], as rounding in float32 leaves them; they are clipped."""
@@ -51,7 +50,7 @@ def load_decryption(path: Path | str, expected_shape: tuple[int, ...]) -> Float3
     if not _is_zip(file):
         if not file.exists() and (about := load_attack_info(file)).get("recovered") is False:
             raise InputError(
-                f"{file}: was not written, because the random generator was not found ({one_line(about.get('reason'))})"
+                f"{file}: was not written, because the random generator was not found ({stated(about.get('reason'))})"
             )
         return _check(load_array(file), str(file), expected)
     data = _read_member(file, "decryption.npy", 8 * int(np.prod(expected, dtype=object)) + _LARGEST_HEADER)
@@ -105,7 +104,7 @@ class AboutAttack(NamedTuple):
 
     details: dict[str, object]  # the content of attack.json
     recovered: Float32 | None  # (m, h, w, 3), the recovered images
-    assignment: npt.NDArray[np.int64] | None  # (n, p), which of them each encryption holds
+    assignment: Int64 | None  # (n, p), which of them each encryption holds
     coefficient: Float32 | None  # (n, p), and with which coefficients
 
 
@@ -142,7 +141,8 @@ def _read_member(file: Path, name: str, limit: int) -> bytes | None:
     At most `limit` bytes are read, whatever size is declared, and nothing is written to a path that the zip names.
     """
     damaged = "is not a readable zip without a password, or is damaged"
-    with reading(file, damaged), zipfile.ZipFile(file) as archive:
+    advice = "download it again or make it again"
+    with one_line(file, advice=advice, damaged=damaged), zipfile.ZipFile(file) as archive:
         found = [member for member in archive.infolist() if member.filename.rpartition("/")[2] == name]
         if len(found) > 1:
             raise InputError(f"{file}: holds {len(found)} files named {name}; exactly one is expected")
@@ -209,11 +209,11 @@ def _description(about: Mapping[str, object], method: str, shape: tuple[int, ...
         algorithm or "See the source.",
         start,
         "## Complexity",
-        one_line(about.get("complexity")),
+        stated(about.get("complexity")),
         "## Running time and platform",
         f"Wall time: {wall_time(seconds)}",
         table if stages else "",
-        f"Platform: {one_line(about.get('platform'))}",
+        f"Platform: {stated(about.get('platform'))}",
         f"The random generator's seed or state was {found}." if found else "",
         "## Files",
         f"- `decryption.npy`: float32 {shape}, an image per encryption, in [-1, 1]; a pixel u is 2u/255 - 1\n"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from instahide_nb.core.errors import InputError
+from instahide_nb.core.errors import InputError, naming
 from instahide_nb.core.files import make_folder, read_json, sha256_array, sha256_file, write_json
 from instahide_nb.core.params import Record
 
@@ -71,10 +71,8 @@ def read_manifest(run: Path) -> Manifest:
     """The manifest of a run; an empty one if it has none yet."""
     path = run / MANIFEST
     content = read_json(path) if path.exists() else {"stages": {}}
-    try:
+    with naming(path, "; delete it and run again"):
         return Manifest(**content)
-    except InputError as error:
-        raise InputError(f"{path}: {error}; delete it and run again") from None
 
 
 def begin_stage(run: Path, stage: str) -> None:

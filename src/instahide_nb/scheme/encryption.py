@@ -21,14 +21,13 @@ from typing import Any
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 
-from instahide_nb.core.arrays import Bool, Float32, Float64, Int32, Int64, UInt8, UInt32
+from instahide_nb.core.arrays import Bool, Float32, Float64, Floats, Int8, Int32, Int64, UInt8, UInt32
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.params import ChallengeParams
 from instahide_nb.core.progress import progress
 from instahide_nb.scheme.streams import Stream
-from instahide_nb.scheme.views import Int8, apply_views
+from instahide_nb.scheme.views import apply_views
 
 WEIGHT_ONE = 1 << 24
 """The integer weight of a coefficient of one; float32 holds every multiple of 2**-24 up to 1 exactly."""
@@ -48,7 +47,7 @@ def pixel_values(images: UInt8) -> Float32:
     return table[images]
 
 
-def pixel_bytes(values: npt.NDArray[np.floating]) -> UInt8:
+def pixel_bytes(values: Floats) -> UInt8:
     """The uint8 pixels nearest to values in [-1, 1]: floor(127.5 (v + 1) + 1/2), clipped to 0 .. 255.
 
     Examples

@@ -37,8 +37,8 @@ from typing import Any, Protocol
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 
+from instahide_nb.core.arrays import Float64, Int64, UInt8, UInt32
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.params import check_key, check_seed
 
@@ -51,20 +51,20 @@ _WORDS = 624  # 32-bit words of a Mersenne Twister's state
 class Stream(Protocol):
     """A source of randomness."""
 
-    def normal(self, *size: int) -> npt.NDArray[np.float64]:
+    def normal(self, *size: int) -> Float64:
         """Standard normal numbers, for coefficients."""
 
-    def permutation(self, n: int) -> npt.NDArray[np.int64]:
+    def permutation(self, n: int) -> Int64:
         """A random order of 0 .. n-1."""
 
-    def bits(self, count: int) -> npt.NDArray[np.uint8]:
+    def bits(self, count: int) -> UInt8:
         """Zeros and ones, for sign masks."""
 
     def secret(self) -> dict[str, Any]:
         """What reproduces the stream, as JSON can hold it."""
 
 
-def torch_permutation(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+def torch_permutation(words: UInt32) -> Int64:
     """``torch.randperm(n)`` from the generator's next n - 1 words.
 
     Examples
@@ -72,7 +72,7 @@ def torch_permutation(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
     >>> torch_permutation(np.array([2, 0], np.uint32))
     array([2, 1, 0])
     """
-    order: npt.NDArray[np.int64] = np.arange(len(words) + 1)
+    order: Int64 = np.arange(len(words) + 1)
     _swap(order, words)
     return order
 
@@ -105,19 +105,19 @@ class Mt19937Stream:
         self._start["states"] = states
         self.coefficients, self.torch = (_from_state(states, name) for name in "CT")
 
-    def normal(self, *size: int) -> npt.NDArray[np.float64]:
+    def normal(self, *size: int) -> Float64:
         """numpy's legacy polar normals, from C."""
         return self.coefficients.normal(size=size)
 
-    def words(self, count: int) -> npt.NDArray[np.uint32]:
+    def words(self, count: int) -> UInt32:
         """The next 32-bit words of T."""
         return self.torch.randint(0, 2**32, size=count, dtype=np.uint32)
 
-    def permutation(self, n: int) -> npt.NDArray[np.int64]:
+    def permutation(self, n: int) -> Int64:
         """``torch.randperm(n)``: n - 1 words of T."""
         return torch_permutation(self.words(max(n - 1, 0)))[:n]
 
-    def bits(self, count: int) -> npt.NDArray[np.uint8]:
+    def bits(self, count: int) -> UInt8:
         """``torch.randint(2, (count,))``: `count` words of T."""
         return (self.words(count) & np.uint32(1)).astype(np.uint8)
 
@@ -148,15 +148,15 @@ class ChaChaStream:
         self._key = key.lower() or secrets.token_hex(32)
         self.generator = np.random.Generator(ChaCha(key=int(self._key, 16), counter=0, rounds=20))
 
-    def normal(self, *size: int) -> npt.NDArray[np.float64]:
+    def normal(self, *size: int) -> Float64:
         """``Generator.normal``."""
         return self.generator.normal(size=size)
 
-    def permutation(self, n: int) -> npt.NDArray[np.int64]:
+    def permutation(self, n: int) -> Int64:
         """``Generator.permutation``."""
         return self.generator.permutation(n)
 
-    def bits(self, count: int) -> npt.NDArray[np.uint8]:
+    def bits(self, count: int) -> UInt8:
         """``Generator.integers(0, 2)`` as uint8."""
         return self.generator.integers(0, 2, size=count, dtype=np.uint8)
 
@@ -172,7 +172,7 @@ class SecurePermutationsStream(Mt19937Stream):
         self.secure = ChaChaStream(key)
         super().__init__(seed, states, key)
 
-    def permutation(self, n: int) -> npt.NDArray[np.int64]:
+    def permutation(self, n: int) -> Int64:
         """``Generator.permutation``; no word of T."""
         return self.secure.permutation(n)
 

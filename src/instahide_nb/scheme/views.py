@@ -10,14 +10,11 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
-import numpy.typing as npt
 
-from instahide_nb.core.arrays import UInt8
+from instahide_nb.core.arrays import Int8, Integers, UInt8
 
 PAD = 4
 """Black pixels on each side, and the place of the window that holds the whole image."""
-
-Int8 = npt.NDArray[np.int8]
 
 
 def all_views(augment: str) -> Int8:
@@ -42,7 +39,7 @@ def draw_views(augment: str, entropy: int, epochs: int, n_images: int) -> Int8:
     return views[generator.integers(0, len(views), (epochs, n_images))]
 
 
-def apply_views(images: UInt8, view: npt.NDArray[np.integer]) -> UInt8:
+def apply_views(images: UInt8, view: Integers) -> UInt8:
     """The views (n, 3) of images (n, h, w, channels), one each."""
     n, height, width, _ = images.shape
     padded = np.pad(images, ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)))

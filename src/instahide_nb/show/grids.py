@@ -18,16 +18,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from instahide_nb.core.arrays import UInt8
+from instahide_nb.core.arrays import Float64, Floats, Int64, Integers, UInt8
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, write_bytes
 from instahide_nb.evaluate.metrics import Scores, match_images
 from instahide_nb.evaluate.submission import about_attack
 from instahide_nb.scheme.encryption import pixel_bytes
 
-Images = npt.NDArray[np.uint8] | npt.NDArray[np.floating]
+Images = UInt8 | Floats
 
 CHARACTERS = "".join(map(chr, range(32, 127))) + "·×–—…λ±²≤≥"
 STYLES = {
@@ -50,7 +49,7 @@ def to_pixels(images: Images) -> UInt8:
     return images.view(np.uint8) if images.dtype == np.uint8 else pixel_bytes(images.astype(np.float64))
 
 
-def absolute_pixels(images: npt.NDArray[np.floating]) -> UInt8:
+def absolute_pixels(images: Floats) -> UInt8:
     """8-bit pixels of ``|x|``, 0 black and 1 white: what the sign mask does not change."""
     return np.clip(np.floor(np.abs(images.astype(np.float64)) * 255 + 0.5), 0, 255).astype(np.uint8)
 
@@ -128,7 +127,7 @@ def draw_text(
         x += letter.shape[1]
 
 
-def quantile_rows(values: npt.NDArray[np.float64], rows: int) -> npt.NDArray[np.int64]:
+def quantile_rows(values: Float64, rows: int) -> Int64:
     """Indices of `rows` values evenly spaced in rank, largest first; ties in their order."""
     order = np.argsort(-values, kind="stable")
     last, steps = len(order) - 1, min(rows, len(order)) - 1
@@ -140,18 +139,18 @@ def quantile_rows(values: npt.NDArray[np.float64], rows: int) -> npt.NDArray[np.
 class Comparison:
     """Chosen encryptions or private images, best first: one table for grids and for paper figures."""
 
-    chosen: npt.NDArray[np.int64]  # (m,)
+    chosen: Int64  # (m,)
     images: dict[str, UInt8]  # by the name of the column: the picture of each, (m, h, w, 3)
-    ssim: dict[str, npt.NDArray[np.float64]]  # by column, where an attack returned it: SSIM over [0, 1], (m,)
+    ssim: dict[str, Float64]  # by column, where an attack returned it: SSIM over [0, 1], (m,)
     mean: dict[str, float]  # by attack: its mean SSIM over all private images
 
 
 def compare_encryptions(
-    encryption: npt.NDArray[np.floating],
-    decryption: npt.NDArray[np.floating],
+    encryption: Floats,
+    decryption: Floats,
     private: UInt8,
-    pair: npt.NDArray[np.integer],
-    ssim: npt.NDArray[np.float64],
+    pair: Integers,
+    ssim: Float64,
     rows: int,
 ) -> Comparison:
     """Encryptions evenly spaced in rank by their largest SSIM, with the private image that it belongs to.
@@ -169,9 +168,7 @@ def compare_encryptions(
     return Comparison(chosen, images, {"decryption": best[chosen]}, {})
 
 
-def compare_attacks(
-    private: UInt8, recovered: Mapping[str, npt.NDArray[np.floating]], rows: int, augment: str = "none"
-) -> Comparison:
+def compare_attacks(private: UInt8, recovered: Mapping[str, Floats], rows: int, augment: str = "none") -> Comparison:
     """`rows` private images evenly spaced in rank by mean SSIM over attacks, and what each attack recovered of them.
 
     `recovered` holds for each attack its images, at least as many as there are private ones, in any order; `augment`
@@ -238,10 +235,10 @@ def _rows_of(columns: Mapping[str, UInt8]) -> UInt8:
 
 
 def comparison_grid(
-    encryption: npt.NDArray[np.floating],
-    decryption: npt.NDArray[np.floating],
+    encryption: Floats,
+    decryption: Floats,
     private: UInt8,
-    pair: npt.NDArray[np.integer],
+    pair: Integers,
     scores: Scores,
     *,
     rows: int = 8,
@@ -278,7 +275,7 @@ def comparison_grid(
     return canvas
 
 
-def overview(private: UInt8, recovered: npt.NDArray[np.floating], *, columns: int = 8, augment: str = "none") -> UInt8:
+def overview(private: UInt8, recovered: Floats, *, columns: int = 8, augment: str = "none") -> UInt8:
     """All private images, each beside the recovered image that :func:`match_images` gives it, best to worst."""
     place, ssim, private = match_images(recovered, private, augment)
     order, n = np.argsort(-ssim, kind="stable"), len(private)
@@ -293,9 +290,7 @@ def overview(private: UInt8, recovered: npt.NDArray[np.floating], *, columns: in
     return _sheet(tiles, min(columns, n), step, captions=captions, heading=heading)[0]
 
 
-def method_grid(
-    private: UInt8, recovered: Mapping[str, npt.NDArray[np.floating]], *, rows: int = 8, augment: str = "none"
-) -> UInt8:
+def method_grid(private: UInt8, recovered: Mapping[str, Floats], *, rows: int = 8, augment: str = "none") -> UInt8:
     """Private images, and what each attack recovered of them; the arguments are those of :func:`compare_attacks`."""
     shown = compare_attacks(private, recovered, rows, augment)
     tiles, count, line = _rows_of(shown.images), len(shown.chosen), line_height("bold")

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from instahide_nb.attacks.result import AttackResult
 from instahide_nb.challenge.release import Release
 from instahide_nb.challenge.secret import Secret
-from instahide_nb.core.arrays import UInt8
+from instahide_nb.core.arrays import Float32, Float64, Floats, Int64, UInt8
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, sha256_array, write_bytes
 from instahide_nb.core.progress import in_jupyterlab
@@ -120,7 +119,7 @@ def _strip(parts: dict[str, Images]) -> UInt8:
     return contact_sheet(np.stack([to_pixels(image) for image in parts.values()]), list(parts), tile=_TILE)
 
 
-def _masked(x: npt.NDArray[np.float32]) -> dict[str, Images]:
+def _masked(x: Float32) -> dict[str, Images]:
     return {"encryption": x, "absolute value": absolute_pixels(x)}
 
 
@@ -158,7 +157,7 @@ def answered(release: Release, result: AttackResult, row: int) -> UInt8:
     return _strip(parts | {f"image {i}": result.recovered[i] for i in result.assignment[row] if i >= 0})
 
 
-def scored(release: Release, secret: Secret, decryption: npt.NDArray[np.floating], scores: Scores, row: int) -> UInt8:
+def scored(release: Release, secret: Secret, decryption: Floats, scores: Scores, row: int) -> UInt8:
     """Encryption `row`, its absolute value, its decryption, and the private images inside with their SSIM."""
     parts = _masked(release.encryption[row]) | {"decryption": decryption[row]}
     for slot, image in enumerate(secret.inside(row)[: secret.pair.shape[1]]):
@@ -203,9 +202,7 @@ def sign_agreement(images: UInt8) -> float:
     return sum(int(a.sum()) for a in agree) / sum(a.size for a in agree)
 
 
-def similarities(
-    release: Release, inside: npt.NDArray[np.int64], *, encryptions: int = 1000
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def similarities(release: Release, inside: Int64, *, encryptions: int = 1000) -> tuple[Float64, Float64]:
     """Correlations of whitened edge energies of pairs of encryptions: those that share a private image, and the others.
 
     `inside` (n, p) names the private images of each encryption. The first `encryptions` rows are compared.
@@ -222,13 +219,13 @@ def similarities(
     return correlation[shared & upper], correlation[~shared & upper]
 
 
-def _grey(values: npt.NDArray[np.floating], most: float) -> UInt8:
+def _grey(values: Floats, most: float) -> UInt8:
     """Values from 0 to `most` as grey pixels."""
     level = np.floor(255 * np.clip(values / max(most, 1e-9), 0, 1) + 0.5).astype(np.uint8)
     return level[..., None].repeat(3, axis=-1)
 
 
-def _energy(feature: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _energy(feature: Float32) -> Float32:
     """Sum of the four edge energies of features (n, planes, h, w), from 0; without a mask, of the three channels."""
     total = np.zeros_like(feature[:, 0])
     for plane in range(min(4, feature.shape[1])):

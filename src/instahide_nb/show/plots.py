@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING
 import matplotlib
 import matplotlib.style
 import numpy as np
-import numpy.typing as npt
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
-from instahide_nb.core.arrays import Float64
+from instahide_nb.core.arrays import Float64, Floats, Integers
 from instahide_nb.core.errors import InputError
 from instahide_nb.data.crops import CropTable, key_points
 from instahide_nb.evaluate.leaderboard import Row, sort_rows
@@ -93,7 +92,7 @@ def ssim_histogram(best_ssim: Mapping[str, Float64], *, width: float = 6.0) -> F
 
 
 @styled
-def keypoint_histogram(keypoints: npt.NDArray[np.integer], min_keypoints: int = 40, *, width: float = 6.0) -> Figure:
+def keypoint_histogram(keypoints: Integers, min_keypoints: int = 40, *, width: float = 6.0) -> Figure:
     """Numbers of SIFT key points (m,) of random crops; crops with more than `min_keypoints` are kept."""
     kept, highest = keypoints > min_keypoints, int(keypoints.max(initial=1))
     # A bin ends exactly at the cut, so that no bar holds both kept and refused crops.
@@ -110,9 +109,7 @@ def keypoint_histogram(keypoints: npt.NDArray[np.integer], min_keypoints: int = 
 
 
 @styled
-def coefficient_histogram(
-    coefficient: npt.NDArray[np.floating], max_coefficient: float, *, width: float = 6.0
-) -> Figure:
+def coefficient_histogram(coefficient: Floats, max_coefficient: float, *, width: float = 6.0) -> Figure:
     """The coefficients (n, k): the largest of each encryption, the second, and the others; and their limit."""
     ordered = np.sort(coefficient.astype(np.float64), axis=1)[:, ::-1]
     parts = {"largest": ordered[:, 0], "second": ordered[:, 1], "all others": ordered[:, 2:].ravel()}
@@ -149,7 +146,7 @@ def similarity_histogram(same: Float64, different: Float64, *, width: float = 6.
 
 
 @styled
-def product_plot(seen: npt.NDArray[np.floating], estimated: npt.NDArray[np.floating], *, width: float = 6.0) -> Figure:
+def product_plot(seen: Floats, estimated: Floats, *, width: float = 6.0) -> Figure:
     """Products of one pixel in pairs of images: (m,) in the first images, (m,) as estimated from encryptions."""
     figure, axis = _new(width, 0.53 * width)
     axis.plot(seen, estimated, ".", markersize=3)
@@ -160,7 +157,7 @@ def product_plot(seen: npt.NDArray[np.floating], estimated: npt.NDArray[np.float
 
 
 @styled
-def coefficient_plot(true: npt.NDArray[np.floating], estimated: npt.NDArray[np.floating]) -> Figure:
+def coefficient_plot(true: Floats, estimated: Floats) -> Figure:
     """True coefficients (m,) and an attack's estimates of them."""
     figure, axis = _new(4.5, 4.5)
     axis.plot(true, estimated, ".", markersize=2, alpha=0.3)

@@ -12,11 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from instahide_nb.attacks.unmask.constraints import Known, read_known
 from instahide_nb.attacks.unmask.edges import clusters
-from instahide_nb.core.arrays import Bool, Float32, Int64
+from instahide_nb.core.arrays import Bool, Float32, Floats, Int64
 from instahide_nb.core.errors import InputError
 
 _SAMPLES, _DRAWS, _NEAREST = 3, 10, 21  # of the second similarity, as published
@@ -33,7 +32,7 @@ class Slots:
     shared: Bool  # (n,): whether both slots have the same class
 
 
-def read_slots(label: npt.NDArray[np.floating], n_images: int) -> Slots:
+def read_slots(label: Floats, n_images: int) -> Slots:
     """Classes and coefficients of two private images per row from labels (n, classes).
 
     An InputError says that no label has coefficients of single images.

@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from instahide_nb.challenge.release import Release, ReleaseInfo
-from instahide_nb.core.arrays import Bool, Int64, UInt8
+from instahide_nb.core.arrays import Bool, Float, Float32, Float64, Int32, Int64, Integers, UInt8, UInt32
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import progress
 from instahide_nb.scheme.encryption import WEIGHT_ONE, draw_epoch
@@ -32,9 +31,6 @@ _PAIRS = 2048  # neighbours per epoch: a wrong mask is 18 standard deviations of
 _FIRST_PAIRS = 64
 _PIECE = 1 << 20  # places tried at a time
 _MOST_EXTRA = 1 << 22  # words beyond the expected place that are searched
-
-Float = npt.NDArray[np.floating]
-Window = npt.NDArray[np.uint32]
 
 
 def _pooled(info: ReleaseInfo) -> bool:
@@ -99,8 +95,8 @@ class Replay:
     generator is not known; and where the mask is +1 (n, h*w*3).
     """
 
-    index: npt.NDArray[np.int32]
-    weight: npt.NDArray[np.uint32] | None
+    index: Int32
+    weight: UInt32 | None
     positive: Bool
 
     def with_pairs(self, pair: Int64) -> Replay:
@@ -110,8 +106,8 @@ class Replay:
 
 
 def _draw(
-    info: ReleaseInfo, window: Window, seed: int, n_public: int, skip: Int64, size: int
-) -> Iterator[tuple[Int64, npt.NDArray[np.uint32], UInt8]]:
+    info: ReleaseInfo, window: UInt32, seed: int, n_public: int, skip: Int64, size: int
+) -> Iterator[tuple[Int64, UInt32, UInt8]]:
     """Index, coefficients and mask bits of each epoch; `skip` words of the mask generator come before it."""
     states = {"T": window, "C": seeded_window(seed)}
     hexed = {name: key.astype("<u4").tobytes().hex() for name, key in states.items()}
@@ -123,7 +119,7 @@ def _draw(
         yield draw_epoch(stream, info, n_public, size, e)
 
 
-def replay_epochs(release: Release, window: Window, starts: Int64, seed: int | None, n_public: int) -> Replay:
+def replay_epochs(release: Release, window: UInt32, starts: Int64, seed: int | None, n_public: int) -> Replay:
     """Draw all epochs again.
 
     `window` is the mask generator's, `seed` the coefficient generator's, `starts` the first word of each epoch, and
@@ -141,7 +137,7 @@ def replay_epochs(release: Release, window: Window, starts: Int64, seed: int | N
     return Replay(index, None if seed is None else weight, positive)
 
 
-def large_neighbours(encryption: npt.NDArray[np.float32]) -> tuple[Int64, Int64, UInt8]:
+def large_neighbours(encryption: Float32) -> tuple[Int64, Int64, UInt8]:
     """Pairs of large values side by side in one epoch: their places in the mask, and whether their signs differ.
 
     Every row has some, so that one flat image does not decide; the first few are from different rows.
@@ -170,7 +166,7 @@ def _search(bits: UInt8, low: int, high: int, first: Int64, second: Int64, diffe
     return -1
 
 
-def align(release: Release, window: Window, *, first_limit: int = _MOST_EXTRA) -> tuple[Int64, int] | None:
+def align(release: Release, window: UInt32, *, first_limit: int = _MOST_EXTRA) -> tuple[Int64, int] | None:
     """Find each epoch's place in the stream by the signs of neighbouring pixels; the expected place comes first.
 
     At most `first_limit` words may come before the first mask, beyond those expected. Returns the first word of each
@@ -210,7 +206,7 @@ def align(release: Release, window: Window, *, first_limit: int = _MOST_EXTRA) -
     return (starts, pool + 1 if _pooled(info) else info.n_public) if starts[0] >= 0 else None
 
 
-def find_replay(release: Release, window: Window, seed: int | None) -> tuple[Replay | None, bool, dict[str, object]]:
+def find_replay(release: Release, window: UInt32, seed: int | None) -> tuple[Replay | None, bool, dict[str, object]]:
     """Replay the mask generator with this window, and the coefficient generator if its seed is known.
 
     Returns the replay, or None if the masks are not found; whether the labels agree with the replayed pairs, which they
@@ -232,7 +228,7 @@ def find_replay(release: Release, window: Window, seed: int | None) -> tuple[Rep
     return replay, agreeing >= _LABELS_AGREE, details
 
 
-def image_classes(label: Float, index: npt.NDArray[np.integer]) -> tuple[Int64, float]:
+def image_classes(label: Float, index: Integers) -> tuple[Int64, float]:
     """The class of each private image, which is the one that most of its encryptions show.
 
     `label` is (n, classes), `index` (n, p) the private images of each encryption. Also the share of encryptions that
@@ -255,7 +251,7 @@ def image_classes(label: Float, index: npt.NDArray[np.integer]) -> tuple[Int64, 
     return classes, float(1 - (shown & ~own).any(axis=1).mean())
 
 
-def rows_agree(label: Float, coefficient: npt.NDArray[np.float64], tolerance: float) -> Bool:
+def rows_agree(label: Float, coefficient: Float64, tolerance: float) -> Bool:
     """Which labels the coefficients of a row's private images can have made, whatever their classes are.
 
     A label (n, classes) of p values shows each of the p coefficients (..., n, p); with fewer, only their sums agree.

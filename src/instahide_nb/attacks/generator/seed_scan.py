@@ -25,11 +25,10 @@ from typing import Any
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
 from instahide_nb.attacks.generator.replay import makes_labels, rows_agree
 from instahide_nb.challenge.release import Release, ReleaseInfo
-from instahide_nb.core.arrays import Bool, Float32, Float64, Int32, Int64, UInt32
+from instahide_nb.core.arrays import Bool, Float, Float32, Float64, Int32, Int64, UInt32
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import progress
 from instahide_nb.core.threads import thread_count
@@ -52,7 +51,6 @@ _RATIO_ROUNDING = 2.0**-21  # words cut to 32 bits, single precision, over a rad
 _NEVER = 2.0  # lower end of an interval that no ratio is in
 _SHOWN_ALONE = 0.4  # inside: least probability that no coefficient of a pair shares its class with another
 
-Float = npt.NDArray[np.floating]
 Tables = tuple[Int32, Float32, Float32, Int64]
 
 
