@@ -285,7 +285,7 @@ UNFIT = (
     ("data_batch_3", pickle.dumps({"labels": []}), r"must hold data \(n, 3072\) and n labels"),
     ("data_batch_3", batch(IMAGES[0], [0] * 5 + [4]), "n labels below 4"),
     ("data_batch_3", pickle.dumps(["x"]), "is not a CIFAR-10 file"),
-    ("data_batch_4", None, "cannot be read"),
+    ("data_batch_4", None, "no such file"),
 )
 
 
