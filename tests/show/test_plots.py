@@ -158,7 +158,7 @@ def test_estimated_coefficients_are_those_of_images_that_were_named(monkeypatch:
     guess = np.array([[2, 1], [0, 2]])  # images 1, 0 and 2, 1: the last is wrong
     attack = AboutAttack({}, recovered, guess, np.array([[0.31, 0.52], [0.44, 0.2]], np.float32))
     seen: list[np.ndarray] = []
-    monkeypatch.setattr(plots, "coefficient_plot", lambda *both: seen.extend(both))
+    monkeypatch.setattr(plots, "scatter_plot", lambda *both, **_: seen.extend(both))
     coefficients(secret, attack)
     assert seen[0].tolist() == [0.3, 0.5, 0.4]
     np.testing.assert_allclose(seen[1], [0.31, 0.52, 0.44], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Parameters of the three notebooks: names, types, defaults, ranges and what each is for.
+"""Parameters of the three notebooks: names, types, defaults, ranges and meanings.
 
 The YAML files of ``params/``, ``-p name=value`` and the notebooks' ``parameters`` cells use the same flat names; the
 defaults are the tiny preset. papermill only warns of an unknown name, and YAML reads ``1e-3`` as text, so
@@ -95,8 +95,8 @@ class _Parameters(Record):
     def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
         """Make parameters from a notebook's variables.
 
-        A misspelt name is an error where it is meant as a parameter: in the last executed cell that assigns most of the
-        parameters, and in the cell that papermill injected. Other variables are left alone.
+        Every name assigned in the last executed cell that assigns most parameters, or in the cell that papermill
+        injected, must be a parameter. Other variables are ignored.
         """
         known = set(cls.names())
         cells = [(source, set(_ASSIGNED.findall(source))) for source in namespace.get("In", [])]
@@ -179,8 +179,7 @@ class GenDataParams(_Parameters, ChallengeParams):
     out_dir: str = _p("runs/tiny", "folder of the run; release/ and secret/ are made in it")
     seed: int | str = _p(2020, 'seed of the challenge, 0 .. 4294967295, or "entropy"; secret')
     rng: Literal["mt19937", "chacha20", "mt19937-secure-permutations"] = _p(
-        "mt19937",
-        "mt19937 (as in 2020), chacha20 (secure) or mt19937-secure-permutations (only those are secure)",
+        "mt19937", "mt19937 (as in 2020), chacha20 (secure) or mt19937-secure-permutations (only those are secure)"
     )
     key: str = _p("", 'secure generators and seed entropy: 64 hex digits; "" draws them; secret')
 
@@ -203,8 +202,7 @@ class AttackParams(_Parameters):
     release_dir: str = _p("runs/tiny/release", "folder with encryption.npy and label.npy")
     out_dir: str = _p("runs/tiny/attack/unmask", "folder for what the attack finds")
     method: str = _p(
-        "unmask",
-        "unmask, prng-state, prng-seed, carlini-v2, carlini-v1, an entry point's name or module:function",
+        "unmask", "unmask, prng-state, prng-seed, carlini-v2, carlini-v1, an entry point's name or module:function"
     )
     public_source: str = _p("embedded:attacker", "the attacker's own public photographs")
     n_public: int = _p(200, "how many crops of them", 1)
@@ -251,7 +249,7 @@ def read_yaml(path: Path | str, *, nested: bool = False) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     try:
         content = yaml.safe_load(text)
-    except Exception:  # beside YAMLError, PyYAML lets through what int(), date() and dict lookups raise
+    except Exception:  # PyYAML also raises the errors of int(), date() and dict lookups
         content = "not YAML"
     if content is None:
         return {}

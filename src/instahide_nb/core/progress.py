@@ -1,4 +1,4 @@
-"""Progress bars for people, silent in logs, tests and batch runs; wall times per stage, and times in words."""
+"""Progress bars for people, silent in logs, tests and batch runs; wall time per stage; times in words."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def progress(
 ) -> Any:  # tqdm.tqdm
     """A tqdm bar over `iterable`, or without one a bar to advance by hand with ``.update(n)``.
 
-    It is shown at a terminal and in a JupyterLab cell that a person runs. ``INSTAHIDE_NB_PROGRESS=0`` or ``1``
-    overrides this; ``text`` draws bars of characters in a notebook's process too, for ``instahide-nb`` to show at a
+    It is shown at a terminal and in a JupyterLab cell that a person runs, unless ``INSTAHIDE_NB_PROGRESS`` is ``0``, or
+    ``1`` to show it anywhere. ``text`` draws bars of characters in a notebook too, which ``instahide-nb`` shows at a
     terminal. `scaled` writes large numbers with k, M or G.
     """
     cell, wish = "ipykernel" in sys.modules, os.environ.get("INSTAHIDE_NB_PROGRESS")

@@ -1,8 +1,8 @@
-"""The folder of a run: one run at a time in it, its log, and what its notebooks cost.
+"""The folder of a run: its lock, its log, and the cost of its notebooks.
 
-The lock on ``RUN/.lock`` ends with the last process that holds it. A notebook's kernel inherits it and may live a
-moment longer than a killed command; the next run waits for that. Only the owner can read ``RUN/log/``: a partial
-notebook in it shows the seed. The log itself names no seed and no key. ``RUN/resources.json`` is never hashed.
+The lock on ``RUN/.lock`` ends with the last process that holds it. A notebook's kernel inherits it and may end a moment
+after a killed command; the next run waits for it. Only the owner can read ``RUN/log/``, since a partial notebook in it
+shows the seed. The log itself contains no seed and no key. ``RUN/resources.json`` is never hashed.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from instahide_nb.core.params import Record
 from instahide_nb.core.threads import processor_count
 
 _FOLDERS = ("release", "secret", "attack", "evaluate", "log")
-_PATIENCE = 60.0  # seconds that the kernel of a killed run is given to end
+_PATIENCE = 60.0  # seconds to wait for the kernel of a killed run
 
 
 @contextmanager
 def locked(run: Path, name: str = ".lock", *, wait: bool = False) -> Iterator[int]:
-    """Hold a folder, and yield the lock's file descriptor; a second run waits if `wait`, else stops with InputError."""
+    """Lock a folder and yield the lock's file descriptor; a second run waits if `wait`, else raises InputError."""
     with one_line(run / name, "written", "choose --out"):
         handle = open(run / name, "a+")  # noqa: SIM115 - closed below
     end = time.monotonic() + _PATIENCE
@@ -70,7 +70,7 @@ def remove_leftovers(run: Path) -> list[str]:
 
 
 logger = logging.getLogger("instahide_nb.run")
-logger.setLevel(logging.DEBUG)  # INFO: stages; WARNING: what notebooks write to stderr; DEBUG: the rest of ``-v``
+logger.setLevel(logging.DEBUG)  # INFO: stages; WARNING: stderr of notebooks; DEBUG: the rest of ``-v``
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -128,7 +128,7 @@ class Messages:
 
 @contextmanager
 def counting(label: str, messages: Messages, stream: TextIO | None = None) -> Iterator[None]:
-    """Keep one line at a terminal: the stage, the seconds so far, and the progress bar inside; wiped at the end."""
+    """Show one line at a terminal, until the end: the stage, the seconds so far, and the progress bar inside it."""
     terminal, start, done = stream or sys.stdout, time.monotonic(), threading.Event()
 
     def draw() -> None:
@@ -154,9 +154,9 @@ RESOURCES = "resources.json"
 
 
 class Usage(Record):
-    """What one notebook cost; None where the system does not say."""
+    """The cost of one notebook; None if the system does not report it."""
 
-    seconds: float = Field(ge=0, description="wall time, the start of its process included")
+    seconds: float = Field(ge=0, description="wall time, including the start of its process")
     processor_seconds: float | None = Field(ge=0, description="time on all processors together")
     peak_mib: int | None = Field(ge=0, description="the most resident memory that its process held at once")
     machine: str
@@ -189,14 +189,14 @@ def usage_of(process: int) -> tuple[float | None, int | None]:
 
 
 def note_usage(run: Path, stage: str, usage: Usage, known: Iterable[str]) -> None:
-    """Write a stage's cost into ``resources.json``; stages that are not `known` any more are left out."""
+    """Write a stage's cost into ``resources.json``, and remove stages that are no longer `known`."""
     stages = read_usage(run / RESOURCES)
     kept = {name: stages[name].as_dict() for name in set(known) & stages.keys()}
     write_json(run / RESOURCES, {"stages": kept | {stage: usage.as_dict()}})
 
 
 def read_usage(path: Path) -> dict[str, Usage]:
-    """The cost of each stage; nothing where the file is missing or damaged, since no result depends on it."""
+    """The cost of each stage; empty if the file is missing or damaged, since no result depends on it."""
     try:
         return {name: Usage(**entry) for name, entry in read_json(path)["stages"].items()}
     except (InputError, TypeError, AttributeError, KeyError):

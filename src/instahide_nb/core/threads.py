@@ -1,4 +1,4 @@
-"""Threads: how many to use, numba kernels over blocks of rows, and BLAS held to one thread.
+"""Threads: their number, numba kernels over blocks of rows, and BLAS on one thread.
 
 A kernel ``kernel(low, high, *arguments)`` works on rows (or pixels) low .. high-1 and writes only its own part of
 its outputs, so results do not depend on the number of threads. Plain ``nogil`` kernels in a thread pool compile
@@ -43,9 +43,9 @@ def _cpu_quota() -> int | None:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Hold BLAS to one thread; also usable as a decorator. The limit belongs to the process: enter it before threads.
+    """Limit BLAS to one thread, in the whole process, so enter it before starting threads; also a decorator.
 
-    Threads of OpenBLAS spin while they wait for each other: several times the work itself on a shared processor.
+    Threads of OpenBLAS spin while they wait for each other, which on a shared processor costs more than the work.
     """
     from threadpoolctl import threadpool_limits
 

@@ -1,9 +1,9 @@
 """The leaderboard: the rows published in 2020, the rows of a run, and tables of both.
 
-A row is one JSON file; the published ones are in ``published/``. Reported rows hold what the authors stated about the
-challenge of 2020. Measured rows hold what `metrics` found on the challenge whose ``encryption.npy`` has the given
-sha256, and wall times, so they are never hashed. An attack that looked for the random generator and did not find it
-has no scores and no rank.
+A row is one JSON file; the published ones are in ``published/``. Reported rows are what the authors stated about the
+challenge of 2020. Measured rows are results of `metrics` on the challenge whose encryptions have the given sha256; they
+contain wall times, so they are never hashed. An attack that looked for the random generator and did not find it has no
+scores and no rank.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Row(Record):
     complexity: _Text  # in the number of encryptions E and of pixels d, as the authors state it
     time: _Text  # wall time in words
     hardware: _Text
-    kind: Literal["reported", "measured"]  # by the authors or by this package
+    kind: Literal["reported", "measured"]  # by the authors, by this package
     challenge: Annotated[str, Field(pattern=r"^(2020|[0-9a-f]{64})$")]  # sha256 of the array of encryptions
     labels: Literal["coefficients", "classes", "none"] = "coefficients"  # what the attack was given
     augment: Literal["none", "flip", "crop", "crop_flip"] = "none"
@@ -142,8 +142,7 @@ def save_evaluation(
 ) -> Row:
     """Write ``per_encryption.npy``, ``metrics.json`` and the attack's row, ``row.json``, into the folder `out`.
 
-    Without scores (an attack that did not find the generator) only the row is written. `details` are the content of
-    ``attack.json``.
+    Without scores (the generator was not found) only the row is written. `details` is the content of ``attack.json``.
     """
     out, metrics = make_folder(out), None
     if scores is not None:
@@ -163,7 +162,7 @@ def wall_time(seconds: object) -> str:
     >>> wall_time({"energy": 61.2, "images": 30}), wall_time(7.04), wall_time(None)
     ('1 min 31 s', '7.0 s', 'not stated')
     """
-    if isinstance(seconds, Mapping):  # a total beside its stages counts once
+    if isinstance(seconds, Mapping):  # a total, or the sum of the stages
         parts = [value for value in seconds.values() if isinstance(value, (int, float))]
         seconds = seconds.get("total") or math.fsum(parts) or None
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
@@ -215,14 +214,10 @@ def to_markdown(rows: Iterable[Row], *, costs: bool = True) -> str:
 
 def _cells(place: str, row: Row, costs: bool) -> dict[str, str]:
     """The cells of a row, by heading."""
-    title, digits, mark = (
-        _escape(row.attack),
-        2 if row.kind == "reported" else 3,
-        f" {_MARK}" if row.form else "",
-    )
+    title, digits = _escape(row.attack), 2 if row.kind == "reported" else 3
     if row.source.startswith(("https://", "http://")):
         title = f"[{title}]({row.source})"
-    title = (f"**{title}**" if row.kind == "measured" else title) + mark
+    title = (f"**{title}**" if row.kind == "measured" else title) + (f" {_MARK}" if row.form else "")
     cells = {"#": place, "Attack": title, "Scores": row.kind, "Labels": row.labels}
     cells |= {heading: _number(getattr(row, name), digits) for name, heading in _SCORES.items()}
     if costs:

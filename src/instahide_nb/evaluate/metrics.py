@@ -2,9 +2,9 @@
 
 An encryption holds p private images (two in the challenge of 2020). For each row the metrics take the largest or the
 mean SSIM of the decryption with these images, and the smallest, largest or mean L2 distance; each metric is the mean
-over all rows. The challenge left two things open. Its text says Max_L2 and its leaderboard says Min_L2: both are
-reported. It does not say which range the images have when SSIM compares them: the plain metrics use [0, 1]
-(``data_range=1``), which fits the published rows, and those that end in ``_signed`` use [-1, 1] (``data_range=2``).
+over all rows. The challenge's text says Max_L2 and its leaderboard Min_L2: both are reported. It does not give the
+range of the images in SSIM: the plain metrics use [0, 1] (``data_range=1``), which fits the published rows, and those
+that end in ``_signed`` use [-1, 1] (``data_range=2``).
 
 SSIM is that of Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP
 2004, with scikit-image's defaults: a uniform 7x7 window, K1 = 0.01, K2 = 0.03, sample covariances, mean over channels.
@@ -62,8 +62,7 @@ class Scores:
     @property
     def best_ssim(self) -> Float64:
         """float64 (n,): the largest SSIM of each row."""
-        best: Float64 = self.ssim.max(axis=1)
-        return best
+        return self.ssim.max(axis=1)
 
     def metrics(self) -> dict[str, float]:
         """The content of ``metrics.json``: :data:`METRICS`, the same as ``NAME_signed``, and ``success_rate``.
@@ -91,15 +90,12 @@ def _ssim(x: Floats, y: Floats, *, unit: bool) -> Float64:
     scikit-image's function takes one pair; for small images its Python calls take two thirds of the time.
     """
 
-    def planes(images: Floats) -> Float64:
-        channels: Float64 = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float64)
-        return (channels + 1) / 2 if unit else channels
-
     def mean(values: Float64) -> Float64:
-        filtered: Float64 = uniform_filter(values, size=_WINDOW, axes=(-2, -1))
-        return filtered
+        return uniform_filter(values, size=_WINDOW, axes=(-2, -1))
 
-    a, b = planes(x), planes(y)
+    a, b = (np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float64) for images in (x, y))
+    if unit:
+        a, b = (a + 1) / 2, (b + 1) / 2
     sample = _WINDOW**2 / (_WINDOW**2 - 1)
     ux, uy = mean(a), mean(b)
     vx = sample * (mean(a * a) - ux * ux)
@@ -110,8 +106,7 @@ def _ssim(x: Floats, y: Floats, *, unit: bool) -> Float64:
     luminance, structure = 2 * ux * uy + c1, 2 * vxy + c2
     s = (luminance * structure) / ((ux**2 + uy**2 + c1) * (vx + vy + c2))
     pad = _WINDOW // 2  # windows that cross the border do not count
-    result: Float64 = s[..., pad:-pad, pad:-pad].mean(axis=(-2, -1)).mean(axis=-1)
-    return result
+    return s[..., pad:-pad, pad:-pad].mean(axis=(-2, -1)).mean(axis=-1)
 
 
 def _squared_distance(x: Float32, y: Float32) -> Float64:
@@ -119,16 +114,10 @@ def _squared_distance(x: Float32, y: Float32) -> Float64:
     difference = x.astype(np.float64) - y
     squares = (difference * difference).reshape(*x.shape[:2], -1)
     # Down the columns, then along one short row: numpy never changes this order.
-    result: Float64 = squares.sum(axis=1).sum(axis=1) / x[0].size
-    return result
+    return squares.sum(axis=1).sum(axis=1) / x[0].size
 
 
-def _over_pairs(
-    measure: Callable[..., Float64],
-    first: Floats,
-    second: Floats,
-    index: Integers,
-) -> Float64:
+def _over_pairs(measure: Callable[..., Float64], first: Floats, second: Floats, index: Integers) -> Float64:
     """`measure` of the images that each row of `index` names, in small batches on several threads."""
     result = np.empty(len(index))
 
@@ -139,17 +128,11 @@ def _over_pairs(
     return result
 
 
-def ssim_pairs(
-    first: Floats,
-    second: Floats,
-    index: Integers,
-    *,
-    unit: bool = True,
-) -> Float64:
+def ssim_pairs(first: Floats, second: Floats, index: Integers, *, unit: bool = True) -> Float64:
     """SSIM of chosen pairs of images in [-1, 1] (m1, h, w, c) and (m2, h, w, c), with the bits of scikit-image.
 
-    Each row of `index` (q, 2) names an image of `first` and one of `second`. With `unit` they are moved to [0, 1]
-    (``data_range=1``), else compared as they are (``data_range=2``). Each value (q,) depends on its pair alone.
+    Each row of `index` (q, 2) names an image of `first` and one of `second`. With `unit` they are compared over [0, 1]
+    (``data_range=1``), else over [-1, 1] (``data_range=2``). Each value (q,) depends only on its pair.
     """
     height, width = first.shape[1:3]
     if min(height, width) < _WINDOW:
@@ -160,9 +143,9 @@ def ssim_pairs(
 def score(decryption: Floats, private: UInt8, pair: Integers) -> Scores:
     """Score one decrypted image per encryption against the private images inside the encryption.
 
-    Row i of `decryption` (n, h, w, 3), in [-1, 1], answers encryption i, which holds the images `pair` (n, p) of
-    `private` (n_private, h, w, 3). An InputError says that these do not fit each other, or that a value is not finite.
-    Attacks return few images for many encryptions, so each distinct pair is compared once.
+    Row i of `decryption` (n, h, w, 3), in [-1, 1], is the decryption of encryption i, which holds the images
+    ``pair[i]`` (p,) of `private` (n_private, h, w, 3). An InputError says that these do not fit each other, or that a
+    value is not finite. Attacks return few images for many encryptions, so each distinct pair is compared once.
 
     Examples
     --------
@@ -199,7 +182,7 @@ def score(decryption: Floats, private: UInt8, pair: Integers) -> Scores:
 
 
 def find_mistakes(decryption: Floats, private: UInt8, pair: Integers, scores: Scores) -> list[str]:
-    """Warnings, one line each, where another range or order of rows would score far higher; see :func:`score`."""
+    """Warnings, one line each, if decryptions would score far higher with another range or order; see :func:`score`."""
     some = np.arange(0, len(pair), max(1, len(pair) // 200))
     reached = float(scores.best_ssim[some].mean())
     if decryption.min() >= 0:
@@ -220,9 +203,9 @@ def find_mistakes(decryption: Floats, private: UInt8, pair: Integers, scores: Sc
 def match_images(recovered: Floats, private: UInt8, augment: str = "none") -> tuple[Int64, Float64, UInt8]:
     """Match images in [-1, 1] (m, h, w, 3) to private ones (n, h, w, 3), n <= m, so that the sum of SSIM is largest.
 
-    ``recovered[place[i]]`` is matched to ``private[i]``. With an augmentation, images are compared in the view of the
-    private one that is nearest in L2: an attack cannot know which way round it was, or where on its canvas. Returns
-    `place` (n,), the SSIM over [0, 1] of each pair, and the private images in these views.
+    ``recovered[place[i]]`` is matched to ``private[i]``. With an augmentation, the private image is compared in the
+    view that is nearest in L2, since an attack cannot know its orientation or its place on the canvas. Returns `place`
+    (n,), the SSIM over [0, 1] of each pair, and the private images in these views.
     """
     m, n = len(recovered), len(private)
     if recovered.shape[1:] != private.shape[1:] or m < n:

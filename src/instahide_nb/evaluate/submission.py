@@ -1,11 +1,11 @@
 """Submissions: reading anyone's decryption, and making the zip that the InstaHide Challenge asks for.
 
 A decryption is a ``.npy`` file or a zip that holds one. Files from strangers are not trusted: nothing is unpickled or
-written to a path that the zip names, and no more bytes are read than fit.
+written to a path that the zip names, and the number of bytes read is limited.
 
 The zip made here holds a description, the source of the attack and the decryptions. Equal input gives equal bytes:
-members are stored uncompressed, sorted by name, with a fixed date and fixed permissions. Only files that an attack
-writes are taken from its folder, so nothing secret gets in.
+members are stored uncompressed, sorted by name, with a fixed date and fixed permissions. Of the attack's folder it
+takes only the files that an attack writes, and so nothing secret.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from instahide_nb.core.files import load_array, one_line, read_json, write_bytes
 from instahide_nb.evaluate.leaderboard import markdown_table, stated, wall_time
 
 TOLERANCE = 1e-5
-"""Values may lie this far outside [-1, 1], as rounding in float32 leaves them; they are clipped."""
+"""Values this far outside [-1, 1], as after rounding to float32, are clipped."""
 
 _LARGEST_HEADER = 4096  # bytes of a .npy file beside its numbers
 _LARGEST_JSON = 2**20
@@ -109,7 +109,7 @@ class AboutAttack(NamedTuple):
 
 
 def about_attack(decryption: Path | str) -> AboutAttack:
-    """Read ``attack.json`` (also from a zip) and the arrays beside it; what is missing or damaged is left out."""
+    """Read ``attack.json`` (also from a zip) and the arrays beside it; missing or damaged ones are None."""
     details: dict[str, object] = {}
     with suppress(InputError):
         details = load_attack_info(decryption)
@@ -129,17 +129,14 @@ def _is_zip(file: Path) -> bool:
         with open(file, "rb") as stream:
             magic = stream.read(2)
     except OSError:
-        return False  # load_array says what is wrong with it
+        return False  # load_array reports it
     if magic != b"PK" and file.suffix.lower() == ".zip":
         raise InputError(f"{file}: is not a zip; make it with instahide-nb submit, or give the .npy itself")
     return magic == b"PK"
 
 
 def _read_member(file: Path, name: str, limit: int) -> bytes | None:
-    """The content of the one member of that name, in any folder; None without one.
-
-    At most `limit` bytes are read, whatever size is declared, and nothing is written to a path that the zip names.
-    """
+    """The content of the one member of that name, in any folder, of at most `limit` bytes; None without one."""
     damaged = "is not a readable zip without a password, or is damaged"
     advice = "download it again or make it again"
     with one_line(file, advice=advice, damaged=damaged), zipfile.ZipFile(file) as archive:
@@ -195,7 +192,7 @@ def make_submission(attack_dir: Path | str, out: Path | str | None = None, *, so
 
 
 def _description(about: Mapping[str, object], method: str, shape: tuple[int, ...], entry: Attack | None) -> str:
-    """``description.md``; the docstring of the attack's module describes the algorithm."""
+    """``description.md``, with the docstring of the attack's module as the description of the algorithm."""
     module = inspect.getmodule(entry) if entry else None
     algorithm = inspect.getdoc(module) or inspect.getdoc(entry) if entry else None
     start = f"Entry point: `{module.__name__}:{entry.__name__}`, below `source/`." if entry and module else ""
@@ -225,7 +222,7 @@ def _description(about: Mapping[str, object], method: str, shape: tuple[int, ...
 
 
 def _attack_source(method: str, source: Path | None) -> tuple[Attack | None, dict[str, Path]]:
-    """The attack's function where it can be imported, and its files when they are outside the package."""
+    """The attack's function if it can be imported, and its files if they are outside the package."""
     if source is not None:
         if not source.exists():
             raise InputError(f"{source}: no such file or folder; give the attack's Python source")

@@ -1,8 +1,8 @@
-"""The sha256 of everything that a run made: recorded after each stage, recomputed by anyone, compared.
+"""Hashes of the files of a run: recorded after each stage, and compared.
 
-``RUN/manifest.json`` names every artefact that is the same on any machine. Arrays and JSON are hashed as files, as
-``sha256sum`` does; pictures by their pixels, since PNG bytes depend on the compressor's version. Files that hold times
-(``attack.json``, notebooks, the leaderboard) are left out.
+``RUN/manifest.json`` names every file that is the same on any machine. Arrays and JSON are hashed as files, as
+``sha256sum`` does; pictures by their pixels, since PNG bytes depend on the compressor's version. Files that contain
+times (``attack.json``, notebooks, the leaderboard) are not hashed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _STAGES = {
 
 
 class Stage(Record):
-    """What a complete stage was run with, without seed and key, and the hashes of its files by path in the run."""
+    """Parameters of a complete stage, without seed and key, and the hashes of its files by path in the run."""
 
     parameters: dict[str, Any]
     files: dict[str, str]
 
 
 class Manifest(Record):
-    """The complete stages of a run, its preset's name if no parameter was changed, and the stage that has begun."""
+    """The complete stages of a run, its preset if no parameter was changed, and the stage that has begun."""
 
     stages: dict[str, Stage]
     preset: str | None = None
@@ -76,12 +76,12 @@ def read_manifest(run: Path) -> Manifest:
 
 
 def begin_stage(run: Path, stage: str) -> None:
-    """Note that a stage has begun, until :func:`record_stage` notes that it is complete."""
+    """Record that a stage has begun, until :func:`record_stage` records that it is complete."""
     write_json(run / MANIFEST, read_manifest(run).changed(begun=stage).as_dict())
 
 
 def record_stage(run: Path, stage: str, parameters: dict[str, Any], preset: str | None) -> dict[str, str]:
-    """Hash a complete stage and note it in the manifest; stages made from files that have changed are dropped."""
+    """Hash a complete stage and record it; remove the later stages if its files have changed."""
     stages, found = read_manifest(run).stages, digests(run, stage)
     if stage in stages and stages[stage].files != found:
         kind, _, method = stage.partition("/")
@@ -107,7 +107,7 @@ def compare(run: Path, wanted: Mapping[str, str]) -> list[str]:
 
 
 def check(run: Path) -> tuple[list[str], str]:
-    """One line for each file that differs from the manifest or the preset's expected hashes; and what was compared."""
+    """One line per file that differs from the manifest or the preset's expected hashes; and a summary."""
     manifest = read_manifest(run)
     own, preset = manifest.files(), manifest.preset
     wrong = compare(run, own)

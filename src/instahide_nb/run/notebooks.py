@@ -1,7 +1,7 @@
-"""Run one notebook through papermill, and keep it without times and machine metadata.
+"""Run one notebook through papermill, and save it without times and machine metadata.
 
-``python -m instahide_nb.run.notebooks`` runs the three notebooks with their own defaults and keeps them in
-``notebooks/``, outputs included (``make notebooks``).
+``python -m instahide_nb.run.notebooks`` (``make notebooks``) runs the three notebooks with their defaults and saves
+them with their outputs in ``notebooks/``.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def home() -> Path:
 
 
 class _Kernel(AsyncKernelManager):
-    """Starts the process that runs the cells; a subclass per notebook holds what the waiting thread sees of it."""
+    """Starts the process that runs the cells. Each notebook has a subclass, which the waiting thread can read."""
 
-    held: tuple[int, ...] = ()  # file descriptors that the process holds too
+    held: tuple[int, ...] = ()  # file descriptors that the process inherits
     environment: Mapping[str, str] = {}
     process: int | None = None
     stopping = False
@@ -49,7 +49,7 @@ class _Kernel(AsyncKernelManager):
 
     @classmethod
     def stop(cls) -> None:
-        """End the process and its children; if it has not started, it never will."""
+        """End the process and its children, or prevent its start."""
         cls.stopping = True
         if cls.process is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -71,7 +71,7 @@ class _Kernel(AsyncKernelManager):
             self.stop()
 
     async def _async_interrupt_kernel(self) -> None:
-        """Do nothing: a shutdown begins with it, and a kernel that is still answering would report an error."""
+        """Do nothing. A shutdown begins with an interrupt, at which a busy kernel would report an error."""
 
     async def shutdown_kernel(self, *arguments: Any, **options: Any) -> None:  # type: ignore[override]
         if self.process is not None:
@@ -90,27 +90,26 @@ def execute(
     bars: int = 0,
     lock: int | None = None,
 ) -> Usage:
-    """Run a notebook in the folder `cwd` and keep it as `output`, without times and machine metadata.
+    """Run a notebook in the folder `cwd` and save it as `output`, without times and machine metadata.
 
-    `parameters` are injected below its ``parameters`` cell. A partial notebook is in the folder `log`, and stays there
-    if a cell fails. `messages` takes what the notebook writes to standard error, progress bars of width `bars` too;
-    `lock` is a file descriptor that the notebook's process shall hold. An InputError says that a cell raised one, or
-    that the notebook cannot be written; a NotebookError names the cell that failed otherwise; Ctrl-C ends the
-    notebook's process first.
+    `parameters` are injected below its ``parameters`` cell. The partial notebook is in the folder `log`, where it
+    remains if a cell fails. `messages` receives the notebook's standard error, with progress bars of width `bars`;
+    `lock` is a file descriptor that the notebook's process inherits. An InputError says that a cell raised one, or that
+    the notebook cannot be written; a NotebookError names another failed cell. Ctrl-C ends the notebook's process.
     """
-    # For a format that notebooks do not use, jsonschema would build a grammar for three seconds.
+    # jsonschema would spend three seconds on a grammar that notebooks do not use.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    logging.getLogger("papermill").addHandler(logging.NullHandler())  # what it would print is raised too
+    logging.getLogger("papermill").addHandler(logging.NullHandler())  # its errors are raised too
     partial = log / f"{output.parent.name}-{notebook}.ipynb"
     progress = {"INSTAHIDE_NB_PROGRESS": "text", "TQDM_NCOLS": str(bars)} if bars else {}
     held = () if lock is None else (lock,)
     kernel: type[_Kernel] = type("_Kernel", (_Kernel,), {"held": held, "environment": progress})
     start = time.perf_counter()
     try:
-        # In a thread, where nbclient leaves signals alone: Ctrl-C then reaches this one as in any program.
+        # nbclient handles no signals outside the main thread, so Ctrl-C reaches this thread as usual.
         with ThreadPoolExecutor(1) as pool:
             job = pool.submit(
                 papermill.execute_notebook,
@@ -150,7 +149,7 @@ def _failed(notebook: str, what: str, partial: Path) -> NotebookError:
 
 
 def _plain(path: Path) -> str:
-    """A path for papermill, which fills in parameters where it sees braces."""
+    """A path for papermill, which replaces names in braces."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
@@ -168,7 +167,7 @@ def clean_notebook(path: Path) -> bytes:
         if cell.cell_type == "code":
             outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
             cell.outputs = []
-            for output in outputs:  # where the kernel splits printed text depends on its load
+            for output in outputs:  # the kernel splits printed text at random places
                 if cell.outputs and output.get("name") == "stdout" == cell.outputs[-1].get("name"):
                     cell.outputs[-1]["text"] += output["text"]
                 else:

@@ -1,8 +1,8 @@
 """Run the notebooks through papermill: gen_data, then attack and evaluate for each method.
 
-Each notebook runs in the run's folder with relative paths, so that its outputs name no path of the machine. A stage
-whose parameters, inputs and artefacts are those of the manifest is not run again, so a killed run resumes after its
-last complete stage.
+Each notebook runs in the run's folder with relative paths, so that its outputs contain no path of the machine. A stage
+whose parameters, inputs and files are those of the manifest is not run again, so a killed run resumes after its last
+complete stage.
 """
 
 from __future__ import annotations
@@ -25,14 +25,7 @@ from instahide_nb.core.files import make_folder, read_json, write_bytes, write_j
 from instahide_nb.core.params import NOTEBOOKS, AttackParams, EvaluateParams, GenDataParams, read_yaml
 from instahide_nb.core.runs import Messages, counting, locked, logged, logger, note_usage, remove_leftovers
 from instahide_nb.data.sources import relocate_source
-from instahide_nb.evaluate.leaderboard import (
-    Row,
-    load_published,
-    load_rows,
-    save_evaluation,
-    sort_rows,
-    to_markdown,
-)
+from instahide_nb.evaluate.leaderboard import Row, load_published, load_rows, save_evaluation, sort_rows, to_markdown
 from instahide_nb.evaluate.submission import load_attack_info
 from instahide_nb.run.manifest import begin_stage, compare, read_manifest, record_stage
 from instahide_nb.run.notebooks import execute, home
@@ -82,10 +75,10 @@ def preset_values(preset: str, overrides: Mapping[str, Any] = {}) -> dict[str, d
 def make_plan(
     preset: str, methods: Sequence[str] = (), out: Path | str | None = None, overrides: Mapping[str, Any] = {}
 ) -> Plan:
-    """Check a preset, a folder of ``params/``, and the changes to it.
+    """Check a preset (a folder of ``params/``) and the changes to it.
 
-    Without `methods` the preset's own attack runs, without `out` in ``runs/PRESET``. `overrides` are parameters by
-    name, or by ``notebook.name`` where two notebooks share one.
+    By default `methods` is the preset's own attack and `out` is ``runs/PRESET``. `overrides` are parameters by name, or
+    by ``notebook.name`` if two notebooks share one.
     """
     values = preset_values(preset, overrides)
     run = Path(out) if out is not None else Path("runs") / preset
@@ -107,7 +100,7 @@ def make_plan(
 
 
 def _method(method: str, start: Path) -> str:
-    """A method whose options name files relative to the folder `start`, in which the notebook runs."""
+    """A method with the files in its options relative to `start`, the folder in which the notebook runs."""
     name, options = split_options(method)
     for option, value in options.items():
         if value.endswith(".npy"):
@@ -144,8 +137,8 @@ def reproduce(
 ) -> Path:
     """Run a plan, resuming where an earlier run of it stopped; returns the run's folder.
 
-    Methods that cannot attack the scheme are left out. `say` takes one line per stage, `verbose` the lines of the log
-    file; if `watched`, one line at the terminal tells of the stage that runs.
+    Methods that cannot attack the challenge are left out. `say` receives one line per stage, `verbose` the lines of the
+    log file; if `watched`, a line at the terminal shows the running stage.
     """
     left_out = plan.left_out()
     if len(left_out) == len(plan.attacks):
@@ -159,21 +152,21 @@ def reproduce(
         for name in remove_leftovers(run):
             logger.info("removed: %s, left by a run that was killed", name)
 
-        def tell(stage: str, text: str) -> None:
+        def report(stage: str, text: str) -> None:
             line = f"{stage:<24} {text}"
             logger.info(line)
             say(line)
 
         def work(stage: _Stage) -> dict[str, str]:
             if _finished(run, stage) and (stage.name != "gen_data" or _same_secret(run, plan.gen_data)):
-                tell(stage.name, "already there")
+                report(stage.name, "already there")
             else:
                 start, messages = time.perf_counter(), Messages(stage.name)
-                # A bar has the width that the stage's name and its seconds leave.
+                # 37 columns are for the stage's name and its seconds.
                 bars = max(20, shutil.get_terminal_size().columns - 37) if watched else 0
                 with counting(stage.name, messages) if watched else nullcontext():
                     _make(plan, run, stage, messages, bars=bars, lock=lock)
-                tell(stage.name, f"{time.perf_counter() - start:6.1f} s")
+                report(stage.name, f"{time.perf_counter() - start:6.1f} s")
             made = read_manifest(run).stages[stage.name].files
             for name, digest in made.items():
                 logger.debug("%s  %s", digest, name)
@@ -186,7 +179,7 @@ def reproduce(
         release = {file: digest for file, digest in challenge.items() if file.startswith("release/")}
         for attack, evaluate in plan.attacks:
             if evaluate.name in left_out:
-                tell(f"attack/{evaluate.name}", f"left out: {left_out[evaluate.name]}")
+                report(f"attack/{evaluate.name}", f"left out: {left_out[evaluate.name]}")
                 continue
             parameters = attack.as_dict()
             note = parameters | {"release": release, "version": __version__}
@@ -198,7 +191,7 @@ def reproduce(
                 work(stage)
             elif not _finished(run, stage):
                 _record_unranked(plan, run, stage)
-                tell(stage.name, "nothing to score: the random generator was not found")
+                report(stage.name, "nothing to score: the random generator was not found")
         write_leaderboard(run)
     return run
 
@@ -217,12 +210,12 @@ def _finished(run: Path, stage: _Stage) -> bool:
 
 
 def _decrypted(run: Path, method: str) -> bool:
-    """False for an attack that looked for the random generator and did not find it."""
+    """Whether the attack has a decryption: not if it looked for the random generator in vain."""
     return read_json(run / "attack" / method / "attack.json").get("recovered") is not False
 
 
 def _same_secret(run: Path, params: GenDataParams) -> bool:
-    """Whether the secret half was made with these very parameters, seed and key included."""
+    """Whether the secret half was made with these parameters, including seed and key."""
     path = run / "secret" / "secret.json"
     if not path.exists():
         return False
@@ -235,7 +228,7 @@ def _same_secret(run: Path, params: GenDataParams) -> bool:
 def _make(plan: Plan, run: Path, stage: _Stage, messages: Messages, *, bars: int, lock: int) -> None:
     secret = stage.name == "gen_data"
     if secret and read_manifest(run).begun == stage.name:
-        # Nobody has seen the challenge of the killed run, so the seed that it drew need not be kept.
+        # The killed run has not shown its challenge to anyone, so its seed may be lost.
         (run / "release" / "release.json").unlink(missing_ok=True)
     elif secret and not (run / "secret" / "secret.json").exists():
         begin_stage(run, stage.name)
@@ -248,7 +241,7 @@ def _make(plan: Plan, run: Path, stage: _Stage, messages: Messages, *, bars: int
 
 
 def _record_unranked(plan: Plan, run: Path, stage: _Stage) -> None:
-    """Give an attack without a decryption its row; scores and pictures of an earlier decryption are removed."""
+    """Write the row of an attack without a decryption; remove scores and pictures of an earlier decryption."""
     folder = make_folder(run / stage.folder)
     scores = (folder / "metrics.json", folder / "evaluate.ipynb")
     for path in (*folder.glob("*.npy"), *folder.glob("*.png"), *scores):
@@ -259,7 +252,7 @@ def _record_unranked(plan: Plan, run: Path, stage: _Stage) -> None:
 
 
 def leaderboard_rows(run: Path) -> list[Row]:
-    """The published rows, and those of the methods that were scored on the challenge that the run holds now."""
+    """The published rows, and those of methods that were scored on the run's current challenge."""
     stages = read_manifest(run).stages
     now = stages["gen_data"].files
     scored = [name for name, stage in sorted(stages.items()) if stage.parameters.get("challenge") == now]

@@ -1,15 +1,14 @@
 """Sweeps: many runs of the three notebooks on Dask workers, and one table of their results.
 
-A sweep file (YAML) names a preset, changes to it for all runs (``parameters``) and lists of values (``axes``), which
-win over ``parameters``; every combination is a run, and ``repeats: R`` makes each with R consecutive seeds. For what is
-no product of lists, ``variants`` lists named sets of parameters, each with its own ``methods``. ``figure`` plots a
-metric (``y``) against an axis (``x``), with one line per value of another (``lines``). Names are those that ``-p``
-takes.
+A sweep file (YAML) has a preset, changes to it for all runs (``parameters``) and lists of values (``axes``), which
+override ``parameters``. Each combination is a run, repeated with R consecutive seeds by ``repeats: R``. ``variants``
+lists named sets of parameters, each with its own ``methods``. ``figure`` plots a metric (``y``) against an axis
+(``x``), with one line per value of another (``lines``). Names are those of ``-p``.
 
-Workers share the sweep's folder with this process. A run is a process of its own, because papermill changes the
-working directory, and ends with its worker. A complete run is recognised by its hashes and not repeated; a run whose
-worker died resumes after its last complete stage. ``table.csv`` and ``table.parquet`` depend on the sweep file and the
-package alone: no times, no paths, numbers in full. ``times.csv`` and ``times.parquet`` hold times, memory and workers.
+Workers share the sweep's folder with this process. Each run has its own process, because papermill changes the working
+directory; it ends with its worker. A complete run is recognised by its hashes and not repeated; a run whose worker died
+resumes after its last complete stage. ``table.csv`` and ``table.parquet`` depend only on the sweep file and the
+package: no times, no paths, all digits. ``times.csv`` and ``times.parquet`` have times, memory and workers.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from pydantic import Field
 
 from instahide_nb import __version__
-from instahide_nb.core.errors import InputError
+from instahide_nb.core.errors import InputError, naming
 from instahide_nb.core.files import make_folder, read_json, write_bytes, write_json
 from instahide_nb.core.params import GenDataParams, Record, read_yaml
 from instahide_nb.core.progress import duration
@@ -100,25 +99,18 @@ class SweepRun:
         return sweep.resolve() / "runs" / self.identity[:12]
 
 
-class Sweep(NamedTuple):
-    """The runs of a sweep file, in the order of the table, and its figure."""
-
-    runs: list[SweepRun]
-    figure: SweepFigure | None
-
-
 class SweepResult(NamedTuple):
-    """The folder of tables, figure and runs; the table, one row per run; and one line for each run that failed."""
+    """The folder of a sweep; its table, one row per run; and one line per failed run."""
 
     folder: Path
     table: DataFrame
     failed: list[str]
 
 
-def load_sweep(path: Path | str) -> Sweep:
-    """Read a sweep file and check every run that it asks for."""
+def load_sweep(path: Path | str) -> tuple[list[SweepRun], SweepFigure | None]:
+    """Read a sweep file and check every run; returns the runs in the order of the table, and the figure."""
     content = read_yaml(path, nested=True)
-    try:
+    with naming(path):
         file = SweepFile(**content)
         axes = [*file.axes, *(["variant", "method"] if file.variants else [])]
         figure, count = file.figure, file.repeats * math.prod(map(len, file.axes.values()))
@@ -134,9 +126,7 @@ def load_sweep(path: Path | str) -> Sweep:
         for run in _runs(file):
             if (same := runs.setdefault(run.identity, run)) is not run:
                 raise InputError(f"axes: the runs {same.label} and {run.label} are the same")
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    return Sweep(list(runs.values()), figure)
+    return list(runs.values()), figure
 
 
 def _runs(file: SweepFile) -> Iterator[SweepRun]:
@@ -184,7 +174,7 @@ def _run(preset: str, fixed: Mapping[str, Any], shown: dict[str, Any], repeat: i
     # Sources as written, not as the absolute paths that the plan has.
     written |= {name: values["gen_data"][name] for name in ("private_source", "public_source")}
     written["attack.public_source"] = values["attack"]["public_source"]
-    usual = GenDataParams().as_dict()  # is left out, so that a new parameter does not make other runs of these
+    usual = GenDataParams().as_dict()  # defaults do not count, so that a new parameter does not change the identity
     named = {name: value for name, value in written.items() if name not in usual or value != usual[name]}
     text = json.dumps({"version": __version__, "preset": preset, **named}, sort_keys=True)
     parameters = {"preset": preset, **variant} | {
@@ -203,14 +193,14 @@ _THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPE
 
 
 def run_task(task: Mapping[str, Any]) -> dict[str, str]:
-    """Do one run on a Dask worker; the answer has ``error`` if it failed, ``refused`` if this worker cannot serve."""
+    """Do one run on a Dask worker; the answer has ``error`` if it failed, ``refused`` if the worker cannot do it."""
     if task["version"] != __version__:
         return {"refused": f"has instahide-nb {__version__}, the sweep {task['version']}; install the same"}
     if not Path(task["token"]).is_file() or not Path(task["cwd"]).is_dir():
         return {"refused": f"does not see {task['token']}; a sweep needs folders that all its workers share"}
     folder = make_folder(task["folder"])
     (folder / _ERROR).unlink(missing_ok=True)
-    # A cluster does as many runs at a time as it has places: one thread each, unless sweep or worker says otherwise.
+    # A cluster has one run per slot, so one thread each unless the sweep or the worker sets another number.
     threads = str(task["threads"] or os.environ.get("NUMBA_NUM_THREADS") or 1)
     environment = os.environ | dict.fromkeys(_THREADS, threads) | {"INSTAHIDE_NB_PROGRESS": "0"}
     command = [sys.executable, "-m", "instahide_nb.run.sweep"]
@@ -230,12 +220,12 @@ def run_task(task: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _main() -> None:
-    """Do the run that the first line of standard input describes; the pipe is open while the worker lives."""
+    """Do the run in the first line of standard input, a pipe that is open while the worker lives."""
     task = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     folder, code = Path(task["folder"]), 0
     try:
-        # The process of a worker that was given up may still be at work: wait for its end, then continue.
+        # The process of a lost worker may still run: wait for its end.
         with locked(folder, ".sweep-lock", wait=True):
             if not is_complete(folder, task["identity"]):
                 reproduce(make_plan(task["preset"], [task["method"]], folder, task["overrides"]))
@@ -245,7 +235,7 @@ def _main() -> None:
         if not isinstance(error, InputError | NotebookError):
             traceback.print_exc()
             text = f"{type(error).__name__}: {text}"
-        # In the table an error is the same wherever the sweep's folder is.
+        # Errors in the table must not depend on the sweep's folder.
         text = re.sub(r"\s*\(partial notebook: [^)]*\)$", "", text).replace(str(folder), "RUN")
         write_json(folder / _ERROR, {"error": text})
     sys.stdout.flush()
@@ -279,7 +269,7 @@ _PATIENCE = 15  # seconds to reach a scheduler
 def open_cluster(
     scheduler: str | None, workers: int | None, waiting: int, say: Callable[[str], None]
 ) -> Iterator[tuple[Any, int | None]]:
-    """A client of a scheduler, or of at most `waiting` workers started here, and the threads that each run may use."""
+    """A client of a scheduler, or of at most `waiting` workers started here; and the number of threads per run."""
     import distributed
 
     def dashboard(client: Any) -> str:  # the page that needs no bokeh
@@ -300,7 +290,7 @@ def open_cluster(
     processors = thread_count()
     count = workers or min(processors, waiting)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the dashboard's port may be taken; then it takes another one
+        warnings.simplefilter("ignore")  # if the dashboard's port is taken, it uses another one
         cluster = distributed.LocalCluster(
             n_workers=count,
             threads_per_worker=1,
@@ -345,8 +335,8 @@ def run_sweep(
 ) -> SweepResult:
     """Do the runs of a sweep file that are not complete yet, and write its tables and its figure.
 
-    Results go to ``runs/sweeps/NAME`` or the folder `out`. `scheduler` is the address of a Dask scheduler; without it,
-    `workers` are started on this machine: by default one per processor. `say` takes one line for each run that ends.
+    Results go to `out`, by default ``runs/sweeps/NAME``. `scheduler` is the address of a Dask scheduler; without it,
+    `workers` (by default one per processor) are started on this machine. `say` receives one line per run that ends.
     """
     for name in ("distributed", "pandas", "pyarrow"):
         if importlib.util.find_spec(name) is None:
@@ -405,7 +395,7 @@ _TYPES = (
 
 
 def make_tables(runs: Sequence[SweepRun], sweep: Path, errors: Mapping[str, str]) -> tuple[DataFrame, DataFrame]:
-    """The results and the times of the runs in the folder `sweep`; `errors` of those that failed, by identity."""
+    """The results and the times of the runs in the folder `sweep`; `errors` of failed runs, by identity."""
     import pandas
 
     results, times = [], []
@@ -435,7 +425,7 @@ def make_tables(runs: Sequence[SweepRun], sweep: Path, errors: Mapping[str, str]
 
 
 def to_csv(frame: DataFrame) -> bytes:
-    """A table as CSV: floats in full, ``true`` and ``false``, nothing for what is missing."""
+    """A table as CSV: floats with all digits, ``true`` and ``false``, missing values empty."""
     flags = {name: frame[name].map({True: "true", False: "false"}) for name in frame.select_dtypes("boolean")}
     return str(frame.assign(**flags).to_csv(index=False, lineterminator="\n")).encode()
 

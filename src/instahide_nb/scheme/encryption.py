@@ -87,13 +87,7 @@ def meets_constraints(coefficient: Float64, max_coefficient: float, min_private_
 
 
 def draw_coefficients(
-    stream: Stream,
-    n: int,
-    k: int,
-    *,
-    max_coefficient: float = 0.65,
-    min_private_sum: float = 0.0,
-    private: int = 2,
+    stream: Stream, n: int, k: int, *, max_coefficient: float = 0.65, min_private_sum: float = 0.0, private: int = 2
 ) -> Float64:
     """Coefficients |N(0,1)|^k normalised to sum one, (n, k) float64.
 
@@ -217,12 +211,7 @@ def encrypt(
     return result
 
 
-def class_coefficients(
-    weight: UInt32,
-    private_index: Int32,
-    private_label: Int64,
-    classes: int,
-) -> Float32:
+def class_coefficients(weight: UInt32, private_index: Int32, private_label: Int64, classes: int) -> Float32:
     """Labels of the encryptions, (n, classes) float32: per class, the sum of the coefficients of its private images.
 
     `weight` and `private_index`, (n, p), belong to the private images of each row; `private_label`, (N,), to images.

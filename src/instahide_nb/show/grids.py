@@ -1,9 +1,9 @@
 """Grids of images with the same pixels on every machine, so that their hashes can be recorded.
 
-They are composed in uint8. Font libraries render text a little differently from version to version, so letters come
-from a picture in the package (``lettering.png``: DejaVu Sans, drawn once by ``tests/show/make_lettering.py``) and are
-blended in integers. Images are enlarged by whole factors. Every grid uses one scale: images and encryptions run from
--1 (black) to 1 (white), absolute values from 0 to 1. A grid is uint8 (height, width, 3), RGB.
+Font libraries render text a little differently from version to version, so letters come from a picture in the package
+(``lettering.png``: DejaVu Sans, drawn once by ``tests/show/make_lettering.py``) and are blended in integers. Images are
+enlarged by whole factors. Images and encryptions are shown from -1 (black) to 1 (white), absolute values from 0 to 1.
+A grid is uint8 (height, width, 3), RGB.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def to_pixels(images: Images) -> UInt8:
 
 
 def absolute_pixels(images: Floats) -> UInt8:
-    """8-bit pixels of ``|x|``, 0 black and 1 white: what the sign mask does not change."""
+    """8-bit pixels of ``|x|``, which the sign mask does not change: 0 black, 1 white."""
     return np.clip(np.floor(np.abs(images.astype(np.float64)) * 255 + 0.5), 0, 255).astype(np.uint8)
 
 
@@ -60,7 +60,7 @@ def enlarge(images: UInt8, factor: int) -> UInt8:
 
 
 def png_bytes(image: UInt8) -> bytes:
-    """An RGB or grey uint8 image as PNG. The bytes depend on the compressor's version, so pixels are what is hashed."""
+    """An RGB or grey uint8 image as PNG; bytes depend on the compressor's version, so only pixels are hashed."""
     if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
         raise InputError(f"picture: {image.dtype} {image.shape}; uint8 (h, w) or (h, w, 3) is expected")
     ordered = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
@@ -110,9 +110,9 @@ def draw_text(
     centred: bool = False,
     colour: tuple[int, int, int] = INK,
 ) -> None:
-    """Write a line of text on an RGB canvas, in place, with its top at `y`; what falls outside is cut off.
+    """Write a line of text on an RGB canvas, in place, cut off at its edges.
 
-    `x` is its left end, or its middle if it is centred.
+    The top of the line is at `y`, and its left end, or its middle if `centred`, at `x`.
     """
     known = _glyphs(style)
     x -= text_width(text, style) // 2 if centred else 0
@@ -131,7 +131,7 @@ def quantile_rows(values: Float64, rows: int) -> Int64:
     """Indices of `rows` values evenly spaced in rank, largest first; ties in their order."""
     order = np.argsort(-values, kind="stable")
     last, steps = len(order) - 1, min(rows, len(order)) - 1
-    # Integers: linspace and round could differ at a half.
+    # In integers, since linspace and round could differ at a half.
     return order[[(2 * i * last + steps) // (2 * steps) if steps else 0 for i in range(steps + 1)]]
 
 
@@ -146,14 +146,9 @@ class Comparison:
 
 
 def compare_encryptions(
-    encryption: Floats,
-    decryption: Floats,
-    private: UInt8,
-    pair: Integers,
-    ssim: Float64,
-    rows: int,
+    encryption: Floats, decryption: Floats, private: UInt8, pair: Integers, ssim: Float64, rows: int
 ) -> Comparison:
-    """Encryptions evenly spaced in rank by their largest SSIM, with the private image that it belongs to.
+    """Encryptions evenly spaced in rank by their largest SSIM, each with the private image that has it.
 
     The arguments are those of :func:`comparison_grid`; `ssim` (n, p) is :attr:`Scores.ssim`.
     """
@@ -169,7 +164,7 @@ def compare_encryptions(
 
 
 def compare_attacks(private: UInt8, recovered: Mapping[str, Floats], rows: int, augment: str = "none") -> Comparison:
-    """`rows` private images evenly spaced in rank by mean SSIM over attacks, and what each attack recovered of them.
+    """`rows` private images evenly spaced in rank by mean SSIM over attacks, and each attack's image of them.
 
     `recovered` holds for each attack its images, at least as many as there are private ones, in any order; `augment`
     is that of :func:`match_images`.
@@ -186,7 +181,7 @@ def compare_attacks(private: UInt8, recovered: Mapping[str, Floats], rows: int, 
     return Comparison(chosen, images, ssim, mean)
 
 
-_HEAD = _MARGIN + line_height("title") + 4 + line_height("body") + 16  # where what is below a heading begins
+_HEAD = _MARGIN + line_height("title") + 4 + line_height("body") + 16  # height of a heading
 _CAPTION = line_height("small") + 4
 
 
@@ -207,7 +202,7 @@ def _sheet(
     left: int = 0,
     top: int = 0,
 ) -> tuple[UInt8, int]:
-    """A white canvas with tiles (n, h, w, 3) row by row and captions below them; and the middle of its first column.
+    """Tiles (n, h, w, 3) on white, row by row with captions below them; and the middle of the first column.
 
     `step` is the width of a column with the `gap` beside it; `left` and `top` are kept free for labels.
     """
@@ -230,42 +225,30 @@ def _sheet(
 
 
 def _rows_of(columns: Mapping[str, UInt8]) -> UInt8:
-    """The enlarged pictures of a table, row by row, from those of its columns."""
+    """The enlarged pictures of a table, row by row."""
     return _enlarged(np.concatenate(np.stack(list(columns.values()), axis=1)))
 
 
 def comparison_grid(
-    encryption: Floats,
-    decryption: Floats,
-    private: UInt8,
-    pair: Integers,
-    scores: Scores,
-    *,
-    rows: int = 8,
+    encryption: Floats, decryption: Floats, private: UInt8, pair: Integers, scores: Scores, *, rows: int = 8
 ) -> UInt8:
     """Private image, encryption, its absolute value and decryption, from the best encryption to the worst.
 
     `encryption` and `decryption` (n, h, w, 3) are in [-1, 1]; `pair` (n, p) names the images of `private` (n_private,
-    h, w, 3) inside each encryption, of which the one with the larger SSIM is shown. `rows` encryptions, evenly spaced
-    in rank.
+    h, w, 3) in each encryption. The image with the largest SSIM is shown, for `rows` encryptions evenly spaced in rank.
     """
     shown = compare_encryptions(encryption, decryption, private, pair, scores.ssim, rows)
     n, count, line, tiles = len(encryption), len(shown.chosen), line_height("body"), _rows_of(shown.images)
     tall, wide = tiles.shape[1:3]
     step = max(wide, *(text_width(name, "body") for name in shown.images)) + _GAP
     label = max(text_width(f"rank {n:,}", "bold"), text_width("SSIM -0.000", "body")) + 2 * _GAP
-    heading = (
-        "Encryptions and decryptions, best to worst",
-        f"{count} of {n:,} encryptions, evenly spaced in rank",
-    )
+    heading = "Encryptions and decryptions, best to worst", f"{count} of {n:,} encryptions, evenly spaced in rank"
     canvas, middle = _sheet(tiles, len(shown.images), step, heading=heading, gap=_GAP, left=label, top=line + 6)
+    below = _HEAD + line + 6
     rank = np.empty(n, np.int64)
     rank[np.argsort(-scores.best_ssim, kind="stable")] = np.arange(1, n + 1)
     for place, row in enumerate(shown.chosen):
-        y, slot = (
-            _HEAD + line + 6 + place * (tall + _GAP) + max(0, tall - 4 * line) // 2,
-            scores.ssim[row].argmax(),
-        )
+        y, slot = below + place * (tall + _GAP) + max(0, tall - 4 * line) // 2, scores.ssim[row].argmax()
         draw_text(canvas, f"rank {rank[row]:,}", _MARGIN, y, style="bold")
         draw_text(canvas, f"SSIM {scores.ssim[row, slot]:.3f}", _MARGIN, y + line)
         draw_text(canvas, f"L2 {scores.l2[row, slot]:.3f}", _MARGIN, y + 2 * line)
@@ -276,7 +259,7 @@ def comparison_grid(
 
 
 def overview(private: UInt8, recovered: Floats, *, columns: int = 8, augment: str = "none") -> UInt8:
-    """All private images, each beside the recovered image that :func:`match_images` gives it, best to worst."""
+    """All private images, each beside the recovered image that :func:`match_images` matches to it, best to worst."""
     place, ssim, private = match_images(recovered, private, augment)
     order, n = np.argsort(-ssim, kind="stable"), len(private)
     left, right = (_enlarged(i[order], _TILE * 3 // 4) for i in (private, to_pixels(recovered)[place]))
@@ -291,7 +274,7 @@ def overview(private: UInt8, recovered: Floats, *, columns: int = 8, augment: st
 
 
 def method_grid(private: UInt8, recovered: Mapping[str, Floats], *, rows: int = 8, augment: str = "none") -> UInt8:
-    """Private images, and what each attack recovered of them; the arguments are those of :func:`compare_attacks`."""
+    """Private images and each attack's image of them; the arguments are those of :func:`compare_attacks`."""
     shown = compare_attacks(private, recovered, rows, augment)
     tiles, count, line = _rows_of(shown.images), len(shown.chosen), line_height("bold")
     below = {name: f"mean {mean:.3f}" for name, mean in shown.mean.items()}
@@ -316,9 +299,9 @@ def method_grid(private: UInt8, recovered: Mapping[str, Floats], *, rows: int = 
 
 
 def write_method_grid(run: Path, methods: Sequence[str], augment: str = "none") -> Path | None:
-    """Write ``methods.png``, the :func:`method_grid` of a run's attacks, a column for each of `methods`.
+    """Write ``methods.png``, the :func:`method_grid` of a run's `methods`, and return its path.
 
-    Returns None, and writes nothing, when fewer than two attacks recovered as many images as there are.
+    If fewer than two of them recovered all images, return None and write nothing.
     """
     private = load_array(run / "secret" / "private.npy", dtype=np.uint8, shape=(None, None, None, 3))
     found = {method: about_attack(run / "attack" / method / "decryption.npy").recovered for method in methods}
@@ -330,10 +313,7 @@ def write_method_grid(run: Path, methods: Sequence[str], augment: str = "none") 
 
 
 def contact_sheet(images: Images, captions: Sequence[str] = (), *, columns: int = 10, tile: int = 64) -> UInt8:
-    """Images (n, h, w, 3), pixels or values in [-1, 1], in rows of `columns`, with a caption below each when given.
-
-    They are enlarged by the largest whole factor that keeps them within `tile` pixels of height.
-    """
+    """Images (n, h, w, 3), pixels or values in [-1, 1], in rows of `columns` and at most `tile` pixels high."""
     if captions and len(captions) != len(images):
         raise InputError(f"captions: {len(captions)} are given for {len(images)} images; give one for each")
     if not len(images):

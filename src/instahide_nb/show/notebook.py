@@ -1,8 +1,8 @@
 """What the notebooks show: pictures in cell outputs, a slider over encryptions, and explanations of an attack.
 
 :func:`show` puts a PNG with alternative text into the cell's output, and below it a line with the size and the hash of
-the pixels. nbval compares the line and leaves images out, so a changed pixel fails a check and a changed compressor
-does not. Explanations return None where they do not apply to an attack or a challenge; ``show`` then says so.
+its pixels. nbval compares the line, not the image: a changed pixel fails a check, a changed compressor does not.
+Explanations return None if they do not apply to the attack or the challenge; ``show`` then says so.
 """
 
 from __future__ import annotations
@@ -51,18 +51,13 @@ def _display(data: bytes, alt: str, widget: dict[str, object] | None = None) -> 
 
 
 def show(
-    picture: UInt8 | Figure | None,
-    path: Path | str,
-    alt: str = "",
-    *,
-    widget: dict[str, object] | None = None,
+    picture: UInt8 | Figure | None, path: Path | str, alt: str = "", *, widget: dict[str, object] | None = None
 ) -> None:
     """Write a picture or plot as PNG, show it, and print its size and the hash of its pixels.
 
-    Plots have no hash, since Matplotlib draws letters differently from version to version.
-
-    None, or a picture without pixels, prints "nothing to show" and writes nothing. `alt` is the picture in words (the
-    file's name by default); `widget` is the output of a widget, for viewers that can show it in place of the picture.
+    Plots have no hash, since Matplotlib draws letters differently from version to version. None, or a picture without
+    pixels, prints "nothing to show" and writes nothing. `alt` is the alternative text (the file's name by default);
+    `widget` is the output of a widget, which some viewers show in place of the picture.
     """
     path = Path(path)
     if picture is None or (isinstance(picture, np.ndarray) and not picture.size):
@@ -84,8 +79,8 @@ def show(
 def pick(draw: Draw, rows: int, path: Path | str, alt: str = "", *, row: int = 0) -> None:
     """Show encryption `row` and, in JupyterLab with ipywidgets, a slider to pick another of the `rows`.
 
-    `path` and `alt` are those of :func:`show`. What is written and printed is the same with and without the slider;
-    viewers without widgets see the picture. An InputError says that there is no such row.
+    `path` and `alt` are those of :func:`show`. The file and the printed line are the same without the slider. An
+    InputError says that there is no such row.
     """
     if not rows:
         show(None, path)
@@ -97,7 +92,7 @@ def pick(draw: Draw, rows: int, path: Path | str, alt: str = "", *, row: int = 0
 
 
 def slider(draw: Draw, rows: int, row: int = 0) -> ipywidgets.VBox | None:
-    """A slider and a number field above the picture that follows them; None without ipywidgets."""
+    """A slider and a number field above a picture; None without ipywidgets."""
     try:
         import ipywidgets
     except ImportError:
@@ -124,7 +119,7 @@ def _masked(x: Float32) -> dict[str, Images]:
 
 
 def composed(release: Release, secret: Secret, row: int) -> UInt8:
-    """The images inside encryption `row` with their coefficients, their mixture, the encryption and its |x|."""
+    """The images in encryption `row` with their coefficients, their mixture, the encryption and its |x|."""
     weighted = enumerate(zip(secret.coefficient[row], secret.inside(row), strict=True), 1)
     parts: dict[str, Images] = {f"{j}: {weight:.2f}": image for j, (weight, image) in weighted}
     x = release.encryption[row]
@@ -158,7 +153,7 @@ def answered(release: Release, result: AttackResult, row: int) -> UInt8:
 
 
 def scored(release: Release, secret: Secret, decryption: Floats, scores: Scores, row: int) -> UInt8:
-    """Encryption `row`, its absolute value, its decryption, and the private images inside with their SSIM."""
+    """Encryption `row`, its absolute value, its decryption, and its private images with their SSIM."""
     parts = _masked(release.encryption[row]) | {"decryption": decryption[row]}
     for slot, image in enumerate(secret.inside(row)[: secret.pair.shape[1]]):
         parts[f"private {slot + 1}: {scores.ssim[row, slot]:.3f}"] = image
@@ -174,7 +169,7 @@ def labels(release: Release, *, rows: int = 3) -> str:
 
 
 def own_report(result: AttackResult) -> str:
-    """What an attack reports about its own success, a line per number."""
+    """An attack's own estimates of its success, one per line."""
     details = result.details
     lines = [] if result.recovered_generator is not False else [f"generator not found: {result.reason}"]
     lines += [f"{count:>13,}  {name}" for name, count in details.get("funnel", {}).items()]
@@ -203,9 +198,9 @@ def sign_agreement(images: UInt8) -> float:
 
 
 def similarities(release: Release, inside: Int64, *, encryptions: int = 1000) -> tuple[Float64, Float64]:
-    """Correlations of whitened edge energies of pairs of encryptions: those that share a private image, and the others.
+    """Correlations of whitened edge energies of pairs of encryptions: pairs that share a private image, and the others.
 
-    `inside` (n, p) names the private images of each encryption. The first `encryptions` rows are compared.
+    `inside` (n, p) names the private images of each encryption. All pairs of the first `encryptions` rows are compared.
     """
     from instahide_nb.attacks.unmask.codes import product_table
     from instahide_nb.attacks.unmask.edges import edge_features, edge_filter, similarity
@@ -256,9 +251,9 @@ def edge_maps(walk: Unmask, *, rows: int = 10) -> UInt8:
 
 @_of_unmask
 def cluster_matrix(walk: Unmask, *, strongest: int = 12, images: int = 12) -> UInt8:
-    """Correlations of encryptions sorted by the image that is strongest in them: bright squares are clusters.
+    """Correlations of encryptions, sorted by their strongest image: bright squares are clusters.
 
-    The first `images` are shown, each by the encryptions with its `strongest` coefficients.
+    Of each of the first `images` private images, the encryptions with its `strongest` coefficients are shown.
     """
     from instahide_nb.attacks.unmask.codes import product_table
     from instahide_nb.attacks.unmask.edges import similarity
@@ -283,10 +278,9 @@ def image_edges(walk: Unmask, *, images: int = 20) -> UInt8:
 
 @_of_unmask
 def product_plot(walk: Unmask) -> Figure | None:
-    """Products of the central pixel (green) in pairs of private images.
+    """Products of the central pixel (green) in pairs of private images: in the first images, and as estimated before.
 
-    The encryptions estimate the product of the pixel's values in two images; the first images give it again. Both
-    agree where the matrix of products has rank one.
+    Both agree where the matrix of estimated products has rank one.
     """
     if not walk.masked:
         return None
@@ -298,7 +292,15 @@ def product_plot(walk: Unmask) -> Figure | None:
     first = walk.history[0][1]
     value = np.concatenate([first[:, y, x, 1], first[:, y, -1 - x, 1]])[: len(product)]
     seen = np.triu(weight > np.quantile(weight[weight > 0], 0.5), 1)
-    return plots.product_plot(np.outer(value, value)[seen], product[seen])
+    return plots.scatter_plot(
+        np.outer(value, value)[seen],
+        product[seen],
+        size=(6.0, 3.0),
+        reach=(-1, 1),
+        xlabel="product of the pixel in two first images",
+        ylabel="as estimated from the encryptions' squares",
+        ylim=(-2, 2),
+    )
 
 
 @_of_unmask
@@ -311,7 +313,7 @@ def lifted_masks(walk: Unmask, *, rows: int = 10) -> UInt8 | None:
 
 
 def rounds(attack: Unmask | AttackResult | None, *, images: int = 10) -> UInt8 | None:
-    """The first images after each stage, a row per stage: of `unmask` so far, or of the published attack."""
+    """The first images after each stage, one row per stage, of `unmask` so far or of `carlini-*`."""
     history = attack.extras.get("history") if isinstance(attack, AttackResult) else attack and attack.history
     if not history:
         return None
@@ -321,7 +323,7 @@ def rounds(attack: Unmask | AttackResult | None, *, images: int = 10) -> UInt8 |
 
 @_of_unmask
 def predicted_public(walk: Unmask, *, rows: int = 10) -> UInt8 | None:
-    """What the first encryptions hold besides private images, and below what other rows predict of it."""
+    """The public part of the first encryptions, and below it the prediction from other rows."""
     if walk.now.expected is None:
         return None
     part, expected = slice(0, rows), walk.now.expected[:rows]
@@ -331,7 +333,7 @@ def predicted_public(walk: Unmask, *, rows: int = 10) -> UInt8 | None:
 
 
 def answers(release: Release, result: AttackResult, *, images: int = 10) -> UInt8 | None:
-    """Encryptions from all of the release, and below each its decryption."""
+    """Encryptions evenly spaced in the release, and below each its decryption."""
     if not len(result.decryption):
         return None
     n = len(release.encryption)
@@ -340,14 +342,16 @@ def answers(release: Release, result: AttackResult, *, images: int = 10) -> UInt
 
 
 def coefficients(secret: Secret, attack: AboutAttack) -> Figure | None:
-    """Estimated against true coefficients, wherever the attack named a private image of an encryption correctly."""
+    """Estimated against true coefficients, for the private images that the attack assigned correctly."""
     if attack.recovered is None or attack.assignment is None or attack.coefficient is None:
         return None
-    from instahide_nb.show.plots import coefficient_plot
+    from instahide_nb.show.plots import scatter_plot
 
     place = match_images(attack.recovered, secret.private, secret.augment)[0]
     number = np.full(len(attack.recovered), -1)
     number[place] = np.arange(len(place))
     same = number[attack.assignment][:, :, None] == secret.pair[:, None]
     row, guess, truth = np.nonzero(same)
-    return coefficient_plot(secret.coefficient[row, truth], attack.coefficient[row, guess])
+    true, estimated = secret.coefficient[row, truth], attack.coefficient[row, guess]
+    names = {"xlabel": "true coefficient", "ylabel": "estimated coefficient"}
+    return scatter_plot(true, estimated, size=(4.5, 3.0), reach=(0, 1), xlim=(0, 0.8), ylim=(0, 0.8), **names)

@@ -1,7 +1,7 @@
 """Figures for a paper, from the folder of a run: PNG at 300 dpi and PDF, one and two columns wide.
 
-Beside ``NAME-1col.png``, ``.pdf`` and ``NAME-2col.png``, ``.pdf`` there is ``NAME.txt``, a caption that names the files
-with the numbers and their hashes. Fonts are embedded as TrueType; the same numbers and versions give the same bytes.
+Beside ``NAME-1col.png``, ``.pdf`` and ``NAME-2col.png``, ``.pdf`` there is ``NAME.txt``, a caption that names the data
+files and their hashes. Fonts are embedded as TrueType. The same data and versions give the same bytes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _AXES = ("k", "encryptions_per_image")
 
 
 class Plan(NamedTuple):
-    """A figure to be drawn: its name, its drawing (which takes the `width` in inches) and its caption."""
+    """A figure to be drawn: its name, a function of its `width` in inches, and its caption."""
 
     name: str
     draw: Callable[..., Figure]
@@ -70,7 +70,7 @@ def sweep_table(path: Path | str) -> DataFrame:
 def hold_others(table: DataFrame, parameter: str) -> tuple[DataFrame, str]:
     """The rows in which every other parameter has its most frequent value, and these values in words.
 
-    Of equally frequent values the largest is kept. A curve over the rows then shows the effect of one parameter.
+    Of equally frequent values the largest is taken.
     """
     fixed = []
     for other in table.columns.intersection([name for name in _PARAMETERS if name != parameter]):
@@ -100,7 +100,7 @@ def save_figure(plan: Plan, folder: Path) -> list[Path]:
 def image_table(compare: Callable[[int], Comparison], *, width: float) -> Figure:
     """A table of small images: a row for each column of a `Comparison`, with its name at the left and SSIM below.
 
-    `width` is in inches; `compare` takes the number of images. A PDF holds the pixels themselves, not enlarged ones.
+    `width` is in inches; `compare` takes the number of images. A PDF contains the images in their own size.
     """
     shown = compare(4 if width < 5 else 8)
     rows, columns = len(shown.images), len(shown.chosen)
@@ -121,7 +121,7 @@ def image_table(compare: Callable[[int], Comparison], *, width: float) -> Figure
 
 @dataclass(frozen=True)
 class _Run:
-    """What the figures need of a run; methods from the best to the worst, with SSIM (n, p) of each."""
+    """The data of a run that figures need; `ssim` (n, p) by method, from the best to the worst."""
 
     path: Path
     release: Release
@@ -156,10 +156,10 @@ def _open(path: Path) -> _Run:
 
 
 def make_figures(run: Path | str, out: Path | str, *, sweep: Path | str | None = None) -> list[Path]:
-    """Make every figure for which a run, and the CSV table of a sweep, have numbers; return the files.
+    """Make all figures of a run and of the CSV table of a sweep, and return the files.
 
-    A sweep adds the score against k and against encryptions per image, where it varied them. An InputError says that
-    the run has no evaluated attack, or that a file is missing or damaged.
+    A sweep adds the score against k and against encryptions per image, if it varied them. An InputError says that the
+    run has no evaluated attack, or that a file is missing or damaged.
     """
     data = _open(Path(run))
     makers = (_comparison, _attacks, _ssim, _similarity, _leaderboard)

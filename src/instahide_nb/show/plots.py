@@ -1,9 +1,9 @@
 """Plots: distributions of scores, key points, coefficients and similarities, and comparisons of attacks.
 
-Colours are those of Okabe and Ito ("Color universal design", 2008), which colour-blind readers can tell apart; markers,
-line styles and hatching differ too, for grey prints. No plot holds a date. Matplotlib draws letters a little
-differently from version to version, so plots are never hashed; what is hashed comes from
-:mod:`instahide_nb.show.grids`. Every plot takes its `width` in inches.
+Colours are those of Okabe and Ito ("Color universal design", 2008), which colour-blind readers can distinguish;
+markers, line styles and hatching differ too, for grey prints. Matplotlib draws letters a little differently from
+version to version, so plots are never hashed (:mod:`instahide_nb.show.grids` has pictures that are). No plot contains a
+date. The `width` of plots is in inches.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import matplotlib.style
@@ -68,7 +68,7 @@ def _new(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _shares(axis: Axes, values: Float64, edges: Float64, label: str) -> None:
-    """The share of `values` in each bin, as an outline over a light area."""
+    """Plot the share of `values` in each bin."""
     share = np.histogram(values, edges)[0] / len(values)
     share = np.append(share, share[-1])
     (line,) = axis.plot(edges, share, drawstyle="steps-post", label=label)
@@ -95,7 +95,7 @@ def ssim_histogram(best_ssim: Mapping[str, Float64], *, width: float = 6.0) -> F
 def keypoint_histogram(keypoints: Integers, min_keypoints: int = 40, *, width: float = 6.0) -> Figure:
     """Numbers of SIFT key points (m,) of random crops; crops with more than `min_keypoints` are kept."""
     kept, highest = keypoints > min_keypoints, int(keypoints.max(initial=1))
-    # A bin ends exactly at the cut, so that no bar holds both kept and refused crops.
+    # A bin ends at the cut, so that no bar contains both kept and refused crops.
     step = max(1, -(-highest // 60))
     edges = np.arange((min_keypoints + 1) % step - step, highest + 2 * step, step) - 0.5
     figure, axis = _new(width, 0.45 * width)
@@ -119,7 +119,7 @@ def coefficient_histogram(coefficient: Floats, max_coefficient: float, *, width:
             _shares(axis, values, np.arange(51) / 50, label)
     label = f"at most {max_coefficient:g}"
     axis.axvline(max_coefficient, color=OKABE_ITO[3], linestyle="-", linewidth=0.8, label=label)
-    # Logarithmic, since two thirds of the others and more are close to zero.
+    # Logarithmic, since more than two thirds of the others are near zero.
     axis.set(xlim=(0, 1), yscale="log", ylim=(1e-4, 1), xlabel="coefficient", ylabel="share")
     axis.legend()
     return figure
@@ -146,23 +146,12 @@ def similarity_histogram(same: Float64, different: Float64, *, width: float = 6.
 
 
 @styled
-def product_plot(seen: Floats, estimated: Floats, *, width: float = 6.0) -> Figure:
-    """Products of one pixel in pairs of images: (m,) in the first images, (m,) as estimated from encryptions."""
-    figure, axis = _new(width, 0.53 * width)
-    axis.plot(seen, estimated, ".", markersize=3)
-    axis.plot([-1, 1], [-1, 1], "-", color=_GREY, linewidth=0.8)
-    axis.set(xlabel="product of the pixel in two first images", ylim=(-2, 2))
-    axis.set_ylabel("as estimated from the encryptions' squares")
-    return figure
-
-
-@styled
-def coefficient_plot(true: Floats, estimated: Floats) -> Figure:
-    """True coefficients (m,) and an attack's estimates of them."""
-    figure, axis = _new(4.5, 4.5)
-    axis.plot(true, estimated, ".", markersize=2, alpha=0.3)
-    axis.plot([0, 1], [0, 1], "-", color=_GREY, linewidth=0.8)
-    axis.set(xlabel="true coefficient", ylabel="estimated coefficient", xlim=(0, 0.8), ylim=(0, 0.8))
+def scatter_plot(x: Floats, y: Floats, *, size: tuple[float, float], reach: tuple[float, float], **axes: Any) -> Figure:
+    """Points (m,), (m,) and the line y = x over `reach`; `size` is in inches, `axes` as for ``Axes.set``."""
+    figure, axis = _new(*size)
+    axis.plot(x, y, ".", markersize=2, alpha=0.5)
+    axis.plot(reach, reach, "-", color=_GREY, linewidth=0.8)
+    axis.set(**axes)
     return figure
 
 
@@ -204,9 +193,9 @@ def title_of(column: str) -> str:
 
 
 def score_table(table: DataFrame, y: str = "max_ssim", lines: str = "method") -> DataFrame:
-    """Text of a sweep's mean scores: a row per variant, a column per value of `lines`.
+    """A sweep's mean scores as text: a row per variant, a column per value of `lines`.
 
-    "not found" where a generator was not recovered, "failed" where a run failed, empty where none was made.
+    "not found" if a generator was not recovered, "failed" if a run failed, empty if there was no run.
     """
 
     def cell(runs: DataFrame) -> str:
@@ -221,7 +210,7 @@ def score_table(table: DataFrame, y: str = "max_ssim", lines: str = "method") ->
 
 
 def _coloured(texts: DataFrame, what: str, width: float) -> Figure:
-    """A table of scores, the higher the redder; grey where there is none."""
+    """A table of scores: higher ones are redder, missing ones grey."""
     score = texts.apply(lambda column: [float(t) if t[:1].isdigit() else np.nan for t in column])
     figure = Figure(figsize=(width, 0.25 * len(texts) + 0.8), layout="constrained")
     axis = figure.add_subplot()
@@ -242,8 +231,8 @@ def _coloured(texts: DataFrame, what: str, width: float) -> Figure:
 def sweep_plot(table: DataFrame, x: str, *, y: str = "max_ssim", lines: str = "method", width: float = 6.0) -> Figure:
     """A metric of a sweep's table against a parameter, for each value of the column `lines`.
 
-    The mean of repeated runs, with a bar from the worst to the best; curves where the parameter is a number, grouped
-    bars where it is a name. Runs without a score are left out. Variants make a coloured table, see `score_table`.
+    Curves if the parameter is a number, grouped bars if it is a name: means of repeated runs, with a bar from the worst
+    to the best. Runs without a score are omitted. Variants give a coloured table, see `score_table`.
     """
     from pandas.api.types import is_numeric_dtype
 
@@ -275,7 +264,7 @@ def sweep_plot(table: DataFrame, x: str, *, y: str = "max_ssim", lines: str = "m
 
 @styled
 def crop_picture(crops: CropTable) -> Figure:
-    """The first photograph with a kept crop: outlines of ten of its crops, and the kept one with its key points."""
+    """The first photograph with a kept crop: outlines of its first ten crops, and the kept one with its key points."""
     if not crops.kept.any():
         raise InputError("crops: none was kept; lower min_keypoints or choose other photographs")
     photo = int(crops.photo[crops.kept].min())

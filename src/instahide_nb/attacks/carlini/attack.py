@@ -28,13 +28,7 @@ from instahide_nb.attacks.carlini.correction import (
     simulate,
 )
 from instahide_nb.attacks.carlini.descent import free_sign_descent, stretch
-from instahide_nb.attacks.carlini.matching import (
-    Slots,
-    dense_groups,
-    optimal_matching,
-    read_slots,
-    second_similarity,
-)
+from instahide_nb.attacks.carlini.matching import Slots, dense_groups, optimal_matching, read_slots, second_similarity
 from instahide_nb.attacks.result import AttackResult, on_the_grid
 from instahide_nb.attacks.unmask import edges
 from instahide_nb.attacks.unmask.codes import product_table
@@ -86,11 +80,7 @@ def run_v1(release: Release, public: UInt8) -> AttackResult:
 
 
 def attack(
-    release: Release,
-    public: UInt8,
-    *,
-    cleaning: bool = False,
-    similarity: Similarity = edge_similarity,
+    release: Release, public: UInt8, *, cleaning: bool = False, similarity: Similarity = edge_similarity
 ) -> AttackResult:
     """Run all stages; ``recovered`` has `n_private` images, grey where there is no group.
 

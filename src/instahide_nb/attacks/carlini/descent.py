@@ -40,14 +40,7 @@ def adam_step(value: Float32, gradient: Float32, moment: Float32, power: Float64
 
 @numba.njit(cache=True, nogil=True)
 def _descend(
-    low: int,
-    high: int,
-    size: Float32,
-    pair: Int64,
-    coefficient: Float32,
-    iterations: int,
-    push: float,
-    image: Float32,
+    low: int, high: int, size: Float32, pair: Int64, coefficient: Float32, iterations: int, push: float, image: Float32
 ) -> None:
     """Adam on the pixels low .. high-1 of all images, in place."""
     n_images, width = image.shape[0], high - low
@@ -79,13 +72,7 @@ def _descend(
 
 
 def free_sign_descent(
-    size: Float32,
-    pair: Int64,
-    coefficient: Float32,
-    start: Float32,
-    *,
-    iterations: int = 1000,
-    push: float = _PUSH,
+    size: Float32, pair: Int64, coefficient: Float32, start: Float32, *, iterations: int = 1000, push: float = _PUSH
 ) -> Float32:
     """Minimise ``mean((|x| - |l1 Pa + l2 Pb|)^2) + push mean(1 - |P|)`` over the private images (images, d).
 

@@ -182,10 +182,7 @@ def align(release: Release, window: UInt32, *, first_limit: int = _MOST_EXTRA) -
         pairs = large_neighbours(release.encryption[e * layout.rows : (e + 1) * layout.rows])
         expected = at + layout.before_mask
         last = expected + (first_limit if e == 0 else _MOST_EXTRA)
-        tried = [
-            (expected, expected + 1),
-            *((low, min(low + _PIECE, last)) for low in range(at, last, _PIECE)),
-        ]
+        tried = [(expected, expected + 1), *((low, min(low + _PIECE, last)) for low in range(at, last, _PIECE))]
         found = -1
         for low, high in tried:
             if len(bits) < high + layout.mask:
