@@ -93,7 +93,7 @@ def section(name: str) -> str:
     question = file.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
     table, times = read_table(name), pandas.read_csv(TABLES / f"{name}-times.csv")
     minutes = times[["gen_data_s", "attack_s", "evaluate_s"]].sum().sum() / 60
-    finding, figure = FINDINGS[name](table), load_sweep(file).figure
+    finding, figure = FINDINGS[name](table), load_sweep(file)[1]
     assert figure is not None
     return (
         f"**{question}** {finding.sentence}: {finding.scores}.\n\n"
