@@ -1,16 +1,15 @@
 """The attacks by name: this package's five, those of installed packages, and any ``module:function``.
 
-After any of these ``:option=value,option=value`` may follow, where the attack has keywords of those names. Values are
-text.
+A name may be followed by options of the attack, ``:option=value,option=value``, whose values are text.
 
 A package adds attacks through the entry point group ``instahide_nb.attacks``. An attack is a function
 ``attack(release, public)`` that returns an :class:`~instahide_nb.attacks.result.AttackResult`. Its arguments:
 
 * release : :class:`~instahide_nb.challenge.release.Release`, all that was published;
 * public : uint8 (m, h, w, 3), the attacker's own public images;
-* seed_start, seed_stop : int, keyword-only, if it has them: the seeds to scan;
-* workdir : Path or None, keyword-only, if it has it: a folder for files between stages;
-* any further keyword-only arguments of type str are its options.
+* seed_start, seed_stop : int, keyword-only, optional: the seeds to scan;
+* workdir : Path or None, keyword-only, optional: a folder for files between stages;
+* further keyword-only arguments of type str are its options.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def method_names() -> list[str]:
 
 
 def split_options(method: str) -> tuple[str, dict[str, str]]:
-    """The attack's name and the options that follow it; an InputError where they are not ``option=value``.
+    """The attack's name and its options; an InputError if these are not ``option=value``.
 
     Examples
     --------
@@ -93,7 +92,7 @@ def check_method(method: str) -> None:
 
 
 def why_not(method: str, about: ChallengeParams) -> str:
-    """Why an attack of this package cannot attack such a release; empty if it can, or if it is someone else's."""
+    """Why an attack of this package cannot attack such a release; empty if it can, and for other attacks."""
     name = split_options(method)[0]
     if name.startswith("carlini-") and (about.scheme, about.private_per_row) != ("cross", 2):
         return (
@@ -110,7 +109,7 @@ def why_not(method: str, about: ChallengeParams) -> str:
 
 
 def counted(release: Release, public: UInt8) -> Release:
-    """The release, with its private images counted from the encryptions where nobody said how many there are."""
+    """The release, with `n_private` estimated from the encryptions if release.json lacks it."""
     if "n_private" not in release.assumed:
         return release
     from instahide_nb.attacks.unmask.attack import count_private
@@ -120,7 +119,7 @@ def counted(release: Release, public: UInt8) -> Release:
 
 
 def find_attack(method: str) -> Callable[..., AttackResult]:
-    """The function that a method names; an InputError if there is none, or if it takes no such option."""
+    """The function that a method names; an InputError if there is none, or if it has no such option."""
     name, options = split_options(method)
     found = _find_function(name)
     if options:
@@ -167,10 +166,10 @@ def run_attack(
     seed_stop: int = 2**32,
     workdir: Path | None = None,
 ) -> AttackResult:
-    """Run an attack, with BLAS on one thread, and check that what it returns fits the release.
+    """Run an attack, with BLAS on one thread, and check that its result fits the release.
 
-    For `method` see :func:`method_names`. The other arguments are those of an attack (see the module); it gets those
-    that it has. An InputError says that there is no such attack, or that it returns arrays of other dtypes or shapes.
+    For `method` see :func:`method_names`. The other arguments are passed to the attack if it has them (see the module).
+    An InputError says that there is no such attack, or that it returns arrays of wrong dtypes or shapes.
     """
     attack = find_attack(method)
     options: dict[str, object] = {"seed_start": seed_start, "seed_stop": seed_stop, "workdir": workdir}
@@ -204,12 +203,12 @@ def run_attack(
                 f"method: {method} returned {name} as {array.dtype} {array.shape}; "
                 f"{np.dtype(dtype)} {shape} is expected"
             )
-    # A submission finds the source of an attack by the name under which it was asked for.
+    # By this name a submission finds the source of the attack.
     return replace(result, method=method, seconds=result.seconds or watch.seconds)
 
 
 class Steps:
-    """An attack stage by stage, where it has stages to show: `unmask`. Others run as a whole when asked for the result.
+    """`unmask` stage by stage, for a notebook; other attacks run as a whole in `result`.
 
     `options` are those of :func:`run_attack`.
     """
@@ -223,7 +222,7 @@ class Steps:
             self._walk = Unmask(release, public)
 
     def __call__(self, stage: str) -> Unmask | None:
-        """Run the next stage, a method of `Unmask`, under a bar; returns the attack, or None where it has no stages."""
+        """Run a stage, a method of `Unmask`, with a progress bar; returns the attack, or None if it has no stages."""
         if self._walk is not None:
             with one_blas_thread(), progress(desc="unmask", unit="stage") as self._walk.watch.bar:
                 getattr(self._walk, stage)()

@@ -1,4 +1,4 @@
-"""What an attack returns, and the files that it leaves: the same for every method."""
+"""What an attack returns, and its files: the same for every method."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from instahide_nb.scheme.encryption import pixel_bytes, pixel_values
 
 @dataclass(frozen=True)
 class AttackResult:
-    """Images that an attack recovered, and what it says of itself."""
+    """Images that an attack recovered, and how."""
 
     method: str  # the attack's name
     recovered: Float32  # (N, h, w, 3): the private images, in [-1, 1]
@@ -26,14 +26,11 @@ class AttackResult:
     decryption: Float32  # (n, h, w, 3): an image per encryption, see `on_the_grid`
     complexity: str  # in the challenge's notation, E being the number of encryptions: "O(E)"
     seconds: dict[str, float] = field(default_factory=dict)  # wall time of each stage
-    # whatever else it can tell, as JSON can hold it; never times
-    details: dict[str, Any] = field(default_factory=dict)
-    # False: it looked for the generator and did not find it, so there is no decryption (`not_found`)
-    recovered_generator: bool | None = None
+    details: dict[str, Any] = field(default_factory=dict)  # further results for JSON; never times
+    recovered_generator: bool | None = None  # False: not found, and so no decryption; None: not looked for
     reason: str = ""  # why the generator was not found, in one line
-    # arrays for the notebook, such as the `history` of images after each stage; not saved
-    extras: dict[str, Any] = field(default_factory=dict)
-    coefficient: Float32 | None = None  # (n, p): of the images in `assignment`, where the attack estimates them
+    extras: dict[str, Any] = field(default_factory=dict)  # for the notebook, such as the `history` of images; not saved
+    coefficient: Float32 | None = None  # (n, p): of the images in `assignment`, if the attack estimates them
 
     @classmethod
     def not_found(
@@ -66,8 +63,8 @@ def on_the_grid(images: npt.NDArray[np.floating[Any]]) -> Float32:
 def save_result(folder: Path | str, result: AttackResult) -> None:
     """Write ``decryption.npy``, ``recovered.npy``, ``assignment.npy``, ``coefficient.npy`` and, last, ``attack.json``.
 
-    Where the generator was not found, only ``attack.json``, with ``"recovered": false`` and ``"reason"``; arrays of an
-    earlier run are removed.
+    If the generator was not found, write only ``attack.json``, with ``"recovered": false`` and ``"reason"``, and remove
+    arrays of an earlier run.
     """
     folder = make_folder(folder)
     found = result.recovered_generator is not False

@@ -1,13 +1,12 @@
 """Random square crops of photographs, filtered by their number of SIFT key points.
 
-Crop a is drawn from block a of a counter-based generator (Philox-4x64-10, Salmon et al. 2011), keyed by the draw and
-a hash of the photographs' names, whatever else is drawn. The four words of a block give photograph, side, x and y.
+Crop i is drawn from block i of a counter-based generator (Philox-4x64-10, Salmon et al. 2011), whose key is the draw
+and a hash of the photographs' names. The four words of a block give photograph, side, x and y.
 
-SIFT counts differ by up to three between processors, in 1 to 3 % of crops, and one crop on the other side of the cut
-shifts all later patches. So counts are kept: those of the embedded photographs in this package (folder ``counted``,
-made by ``tests/data/make_counted.py``), others in the cache. ``KEY-HASH.npy`` holds the counts of crops 0, 1, ...,
-rejected ones too, for any number of patches and any cut. KEY stands for the photographs and the draw, HASH for the
-counts.
+SIFT counts differ by up to three between processors, in 1 to 3 % of crops, and one crop on the other side of the limit
+shifts all later patches. So counts are saved: those of the embedded photographs in this package (folder ``counted``,
+made by ``tests/data/make_counted.py``), others in the cache. ``KEY-HASH.npy`` contains the counts of crops 0, 1, ...,
+including rejected ones, so that it serves any limit. KEY is a hash of the photographs and the draw, HASH of the counts.
 """
 
 from __future__ import annotations
@@ -45,10 +44,10 @@ _LOOK, _RATE = 1024, 0.02  # see _crops_needed
 
 @dataclass(frozen=True)
 class CropTable:
-    """Crops in the order drawn, rejected ones included.
+    """Crops in the order drawn, including rejected ones.
 
     Crop i is the square at ``box[i]`` (x, y, side) of ``photographs[photo[i]]``. It has ``keypoints[i]`` SIFT key
-    points at its own size, and is kept if they are more than `min_keypoints`.
+    points, and is kept if they are more than `min_keypoints`.
     """
 
     photographs: tuple[Photograph, ...]
@@ -71,7 +70,7 @@ def draw_crops(
     First the photograph is drawn, then the side between `smallest` and the photograph's shorter side (at most
     `LARGEST`), then the place, each uniformly.
     """
-    # The names enter the key, so that two parties with different photographs draw different boxes.
+    # The key depends on the names, so that other photographs give other boxes.
     listed = "\n".join([f"crops {STREAM}", *(photo.name for photo in photographs)])
     own = int.from_bytes(hashlib.sha256(listed.encode()).digest()[:8], "little")
     key = np.array([draw, own], np.uint64)
@@ -88,7 +87,7 @@ def draw_crops(
 
 
 def _sift() -> cv2.SIFT:
-    # OpenCV's defaults (Lowe 2004), written out in case another version has others.
+    # OpenCV's defaults (Lowe 2004), which another version could change.
     return cv2.SIFT.create(0, 3, 0.04, 10, 1.6, enable_precise_upscale=False)
 
 
@@ -99,7 +98,7 @@ def key_points(crop: UInt8) -> Float32:
 
 
 def grey_reader(photographs: Sequence[Photograph]) -> Callable[[int], UInt8]:
-    """A function that decodes photograph i to grey and keeps about 512 MiB of them in memory."""
+    """A function that decodes photograph i to grey, with about 512 MiB of them cached in memory."""
     largest = max(photo.width * photo.height for photo in photographs)
 
     @lru_cache(maxsize=_DECODED_BYTES // largest)
@@ -119,7 +118,7 @@ def count_key_points(grey: Callable[[int], UInt8], photo: Int64, box: Int64) -> 
             x, y, side = box[row].tolist()
             counts[row] = len(sift.detect(image[y : y + side, x : x + side], None))
 
-    # OpenCV's own threads do not help on small crops. SIFT releases the GIL, so ours run side by side.
+    # OpenCV's own threads do not help on small crops. SIFT releases the GIL, so ours run in parallel.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -142,8 +141,8 @@ def kept_crops(
 ) -> CropTable:
     """Draw crops until `n` have more than `min_keypoints` key points.
 
-    Photographs with a side shorter than `smallest` are left out. Counts are read from the cache and added to it.
-    An InputError that names `source` says that no photograph is large enough, or that fewer than 2 % of crops pass.
+    Photographs with a side shorter than `smallest` are not used. Counts are read from the cache and added to it. An
+    InputError that names `source` says that no photograph is large enough, or that fewer than 2 % of crops pass.
     """
     usable = [photo for photo in photographs if photo.side >= smallest]
     if not usable:
@@ -167,8 +166,7 @@ def kept_crops(
 def _crops_needed(counts: Int64, n: int, min_keypoints: int, source: str) -> int | None:
     """The number of crops up to the n-th kept one; None if more must be counted.
 
-    After each 1,024 crops at least 2 % must have passed. These places are fixed, so that the outcome does not
-    depend on how many crops were counted at once.
+    After each 1,024 crops at least 2 % must have passed, however many were counted at once.
     """
     passed = np.cumsum(counts > min_keypoints)
     needed = int(np.searchsorted(passed, n)) + 1
@@ -182,7 +180,7 @@ def _crops_needed(counts: Int64, n: int, min_keypoints: int, source: str) -> int
 
 
 def _key(photographs: Sequence[Photograph], draw: int = 0, smallest: int = SMALLEST) -> str:
-    """A hash of all that the counts depend on."""
+    """A hash of everything that the counts depend on."""
     files = {path: sha256_file(path) for path in dict.fromkeys(photo.path for photo in photographs)}
     lines = [f"{files[p.path]} {p.corner} {p.width} {p.height} {p.name}\n" for p in photographs]
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -195,7 +193,7 @@ def _counts_file(folder: Path, key: str, counts: npt.NDArray[np.uint16]) -> Path
 
 
 def _read_counts(folder: Path, key: str) -> Int64:
-    """The counts kept under a key, shape (m,); none if no file has the content that its name says."""
+    """The counts saved under a key, shape (m,); empty if no file has the content that its name says."""
     for file in sorted(folder.glob(f"{key}-*.npy")):
         with suppress(InputError):
             counts = load_array(file, dtype=np.uint16, shape=(None,))
@@ -205,7 +203,7 @@ def _read_counts(folder: Path, key: str) -> Int64:
 
 
 def _write_counts(folder: Path, key: str, counts: Int64) -> None:
-    """Replace the counts kept under a key; only warn if they cannot be written."""
+    """Replace the counts saved under a key; only warn if they cannot be written."""
     short = counts.astype(np.uint16)
     file = _counts_file(folder, key, short)
     try:

@@ -1,9 +1,9 @@
 """Where images come from: embedded photographs, CIFAR-10, Imagenette, a folder, an ``.npz`` file.
 
-A source is one string: ``embedded``, ``cifar10[:ROOT]``, ``imagenette[:ROOT]``, the path of a folder of images or
-the path of an ``.npz`` file. ROOT is a folder that holds the archive or its extracted folder; without it the archive
-is fetched once and kept in the cache. For a folder whose name is one of these words write ``./cifar10``. Public
-images may also come from ``embedded:attacker``, other regions of the same photographs.
+A source is a string: ``embedded``, ``cifar10[:ROOT]``, ``imagenette[:ROOT]``, the path of a folder of images or the
+path of an ``.npz`` file. ROOT is a folder with the archive or its extracted folder; without it the archive is fetched
+once and kept in the cache. For a folder with one of these names write ``./cifar10``. Public images may also come from
+``embedded:attacker``, other regions of the embedded photographs.
 
 Private images are drawn evenly from the classes. Public images (patches) are random square crops of photographs with
 many SIFT key points, reduced by area, as the challenge filtered ImageNet (Huang et al. 2020, section 5.1).
@@ -44,13 +44,13 @@ class PrivateSet(NamedTuple):
 
 
 def source_kind(source: str) -> str:
-    """What may be published of a source: its keyword, ``npz`` or ``folder``, never a path."""
+    """The part of a source that is published: its keyword, ``npz`` or ``folder``, never a path."""
     word = source.partition(":")[0]
     return word if word in _WORDS else "npz" if source.lower().endswith(".npz") else "folder"
 
 
 def parse_source(source: str, name: str = "source") -> tuple[str, Path | None]:
-    """The kind of a source, and the path in it; an InputError, which begins with `name`, if there is no such source."""
+    """The kind of a source and its path; an InputError that begins with `name` if there is no such source."""
     if not isinstance(source, str) or not source or "\0" in source:
         raise InputError(f"{name} {source!r}: a source is {_GRAMMAR}")
     kind = source_kind(source)
@@ -79,13 +79,11 @@ def relocate_source(source: str, name: str = "source", start: Path | None = None
 
 
 def private_images(source: str, n_private: int, *, generator: np.random.Generator) -> PrivateSet:
-    """Take private images from a source, as evenly from its classes as they allow.
+    """Choose private images from a source, as evenly from its classes as possible; see `select_balanced`.
 
-    A source with exactly `n_private` images is used whole and in its own order. Otherwise see `select_balanced`.
-
-    Photographs in a folder are cut to their central square and reduced to 32 x 32 by area. A plain folder is one
-    class; otherwise each of its folders is one. Of Imagenette the validation half is taken, so that its training half
-    can serve as public images. An InputError says that a source is unknown, damaged, offline or too small.
+    Photographs in a folder are cut to their central square and reduced to 32 x 32 by area. A folder of images is one
+    class; in a folder of folders each is a class. Imagenette's validation half is used, so that its training half can
+    serve as public images. An InputError says that a source is unknown, damaged, offline or too small.
 
     Examples
     --------
@@ -102,15 +100,15 @@ def private_images(source: str, n_private: int, *, generator: np.random.Generato
 
 
 def select_balanced(labels: Int64, classes: int, n: int, generator: np.random.Generator) -> Int64:
-    """Choose `n` indices: equally many of each class, and one more of the first classes where `n` leaves a remainder.
+    """Choose `n` indices: as many of each class, or one more of the first classes if `n` is not a multiple.
 
-    What a small class cannot give, the others give in the same way. Within a class the images are the first of a
-    random permutation by `generator`.
+    If a class is too small, the others give more in the same way. Within a class the images are the first of a random
+    permutation by `generator`. If there are exactly `n`, all are taken in their order.
     """
     if len(labels) == n:
         return np.arange(n, dtype=np.int64)
     held = np.bincount(labels, minlength=classes)
-    # The largest equal share that does not exceed n, and one more from the first classes that have one left.
+    # The largest equal share that does not exceed n, and one more from the first larger classes.
     share = max(share for share in range(min(n, int(held.max())) + 1) if np.minimum(held, share).sum() <= n)
     quota = np.minimum(held, share)
     quota[np.flatnonzero(held > share)[: n - quota.sum()]] += 1
@@ -171,7 +169,7 @@ def _images_in(folder: Path, source: str) -> list[Path]:
 
 
 def source_photographs(source: str) -> list[Photograph]:
-    """The photographs of a public source (of a folder at any depth, of Imagenette's training half), not yet decoded."""
+    """The photographs of a public source (a folder at any depth, Imagenette's training half), not yet decoded."""
     kind, path = parse_source(source, "public_source")
     if kind == "embedded":
         return embedded.public_regions("attacker" if source == _ATTACKER else "challenge")
@@ -186,7 +184,7 @@ def source_photographs(source: str) -> list[Photograph]:
 def public_crops(
     source: str, n: int, *, min_keypoints: int = 40, size: tuple[int, int] = (32, 32), draw: int = 0
 ) -> CropTable:
-    """The crops behind `public_patches`, which has the same parameters; row i of ``box[kept]`` is patch i."""
+    """The crops of `public_patches`, with its parameters; row i of ``box[kept]`` is patch i."""
     if n < 1:
         raise InputError(f"n_public: {n} crops cannot be drawn; give 1 or more")
     return kept_crops(source_photographs(source), n, min_keypoints, max(SMALLEST, *size), draw, source)
@@ -197,10 +195,10 @@ def public_patches(
 ) -> UInt8:
     """Make `n` public patches, uint8 (n, h, w, 3); the same arguments and photographs give the same bits.
 
-    Of an ``.npz`` with ready patches the first `n` are taken. A crop of photographs is kept if SIFT finds more than
-    `min_keypoints` in it; `size` is the height and width of a patch, and a crop has at least this size and 64 px;
-    another `draw`, 0 .. 2^64-1, gives other crops. An InputError says that the source is unknown, damaged or too
-    small, or that too few of its crops pass.
+    From an ``.npz`` of patches the first `n` are taken. A crop of a photograph is kept if SIFT finds more than
+    `min_keypoints` in it; `size` is the height and width of a patch, and a crop has at least this size and 64 px. Each
+    `draw`, 0 .. 2^64-1, gives other crops. An InputError says that the source is unknown, damaged or too small, or that
+    too few of its crops pass.
 
     Examples
     --------

@@ -10,7 +10,7 @@ a mask.
 
 A uint8 pixel u means (2u - 255)/255, and a coefficient is w / 2**24 with integer weights w_j that sum to 2**24. So
 x = S / (255 * 2**24) with the integer S = sum_j w_j (2 u_j - 255): one division and one rounding to float32, the same
-on every machine. In each epoch every private image is the j-th of one row for each j <= p; row e*N + r belongs to epoch
+on every machine. In each epoch every private image is the j-th of one row for each j <= p. Row e*N + r belongs to epoch
 e. The order of the draws is in :mod:`instahide_nb.scheme.streams`.
 """
 
@@ -60,7 +60,7 @@ def pixel_bytes(values: Floats) -> UInt8:
 
 @dataclass(frozen=True)
 class Mixtures:
-    """Encryptions and everything secret about them."""
+    """Encryptions, with the images, coefficients and masks in them."""
 
     encryption: Float32  # (n, h, w, 3), in [-1, 1]
     index: Int32  # (n, k): the images mixed, first the private ones, then (cross) the public ones
@@ -75,13 +75,13 @@ class Mixtures:
 
 
 def normalised(normals: Float64) -> Float64:
-    """|N| over the sum of its row, added from left to right; numpy's sum would pair the terms of longer rows."""
+    """|N| over the sum of its row, added from left to right; numpy's sum may add in another order."""
     size = np.abs(normals)
     return size / np.add.accumulate(size, axis=-1)[..., -1:]
 
 
 def meets_constraints(coefficient: Float64, max_coefficient: float, min_private_sum: float, private: int) -> Bool:
-    """Which rows of coefficients (..., k), of which the first `private` are private, need not be redrawn."""
+    """Which rows of coefficients (..., k), the first `private` of private images, need not be redrawn."""
     total = np.add.accumulate(coefficient[..., :private], axis=-1)[..., -1]
     return np.asarray((coefficient.max(axis=-1) <= max_coefficient) & (total >= min_private_sum))
 
@@ -214,7 +214,7 @@ def encrypt(
 def class_coefficients(weight: UInt32, private_index: Int32, private_label: Int64, classes: int) -> Float32:
     """Labels of the encryptions, (n, classes) float32: per class, the sum of the coefficients of its private images.
 
-    `weight` and `private_index`, (n, p), belong to the private images of each row; `private_label`, (N,), to images.
+    `weight` and `private_index` (n, p) are those of the private images in each row; `private_label` is (N,).
     """
     label = np.zeros((len(weight), classes), np.int64)
     np.add.at(label, (np.arange(len(weight))[:, None], private_label[private_index]), weight)

@@ -97,7 +97,7 @@ def _step_back(window: Any, head: Any) -> Any:
 
 @nb.njit(cache=True)
 def _steps_back(window: Any, head: Any, limit: Any, seek: Any) -> tuple[Any, Any]:
-    """Step `limit` words back or, if `seek`, until x(1) -> x(2) is a step of seeding; how many, and the new head."""
+    """Step back `limit` words or, if `seek`, until x(1) -> x(2) is a seeding step; returns the number and the head."""
     for back in range(limit):
         second = window[(head + 1) % WINDOW]
         mixed = np.uint32(second ^ np.uint32(second >> np.uint32(30)))
@@ -115,7 +115,7 @@ def step_back(window: UInt32, count: int) -> UInt32:
 
 
 def rewind(window: UInt32, limit: int = 0) -> tuple[int, int] | None:
-    """The seed that started a generator, and how many words were drawn since; None if these are more than `limit`."""
+    """A generator's seed, and the number of words drawn since; None if these are more than `limit`."""
     ring = np.array(window, np.uint32)
     passed, head = 0, 0
     while passed <= limit:
@@ -124,7 +124,7 @@ def rewind(window: UInt32, limit: int = 0) -> tuple[int, int] | None:
         seed = seed_of(np.roll(ring, -head))
         if seed is not None:
             return seed, passed
-        head = _step_back(ring, head)  # one step matched by chance
+        head = _step_back(ring, head)  # the step matched by chance
         passed += 1
     return None
 
@@ -140,7 +140,7 @@ def _low_bit_of_temper() -> int:
 
 @nb.njit(cache=True)
 def _pull_back(functional: Any, head: Any) -> Any:
-    """A functional of the window one word later as one of the window, in a ring; returns the new head.
+    """Turn a functional of the window one word later into one of the window, in a ring; returns the new head.
 
     All words move up by one place, except the last: the coefficients of x(624) are added to x(397), and their image
     under the transpose of A to the top bit of x(0) and the low bits of x(1).
@@ -174,11 +174,11 @@ def _equations(functional: Any, head: Any, at: Any, positions: Any, stop: Any, o
 
 
 def low_bit_equations(positions: Int64, *, differences: bool = False) -> UInt64:
-    """For each position, which bits of the window add up to the lowest bit of that output; (m, 312) uint64.
+    """For each position, the bits of the window whose sum is the lowest bit of that output; (m, 312) uint64.
 
-    Positions (m,) ascend. Bit b of x(j) is bit 32*(j % 2) + b of column j // 2. With `differences` the sum is that of
-    the lowest bits of the output and the next. The functional of output j + 1 is that of output j pulled back by one
-    step of the recurrence, which changes three of 624 words in a ring.
+    Positions (m,) ascend. Bit b of x(j) is bit 32*(j % 2) + b of column j // 2. With `differences` it is the sum of the
+    lowest bits of the output and the next. The functional of output j + 1 is that of output j pulled back by one step
+    of the recurrence, which changes three of 624 words in a ring.
     """
     places = np.ascontiguousarray(positions, np.int64)
     if len(places) and (places[0] < 0 or (np.diff(places) < 0).any()):

@@ -1,7 +1,7 @@
-"""The random streams of a challenge: ``mt19937`` as in 2020, ``chacha20``, the secure generator, and one half secure.
+"""The random streams of a challenge: ``mt19937`` as in 2020, the secure ``chacha20``, and one with both.
 
-A stream draws coefficients (:meth:`Stream.normal`), permutations (:meth:`Stream.permutation`) and sign masks
-(:meth:`Stream.bits`). Only the seed or key is secret; the order of the draws is public.
+A stream draws coefficients (``normal``), permutations (``permutation``) and sign masks (``bits``); ``secret()`` is what
+reproduces it. Only the seed or key is secret; the order of the draws is public.
 
 Stream version 1 draws, for each epoch of N = n_private rows:
 
@@ -21,10 +21,9 @@ Stream version 1 draws, for each epoch of N = n_private rows:
     digits read as one big-endian number: ``normal(size=...)``, ``permutation(n)``, ``integers(0, 2, size=...,
     dtype=uint8)``.
 ``mt19937-secure-permutations``
-    Permutations from ``chacha20``. Coefficients and masks as ``mt19937`` draws them, with no word of T skipped for the
-    permutations.
+    Permutations from ``chacha20``. Coefficients and masks as from ``mt19937``, without words of T for permutations.
 
-If no public image is used twice (`public_once`), step 1 is left out and step 4 takes public image
+With `public_once` no public image is used twice: step 1 is omitted, and step 4 takes public image
 ``((k - p) e + j - p) N + perm_j`` in epoch e.
 """
 
@@ -33,7 +32,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from typing import Any, Protocol
+from typing import Any
 
 import numba as nb
 import numpy as np
@@ -46,22 +45,6 @@ STREAM_VERSION = 1
 SECURE_PERMUTATIONS = "mt19937-secure-permutations"
 
 _WORDS = 624  # 32-bit words of a Mersenne Twister's state
-
-
-class Stream(Protocol):
-    """A source of randomness."""
-
-    def normal(self, *size: int) -> Float64:
-        """Standard normal numbers, for coefficients."""
-
-    def permutation(self, n: int) -> Int64:
-        """A random order of 0 .. n-1."""
-
-    def bits(self, count: int) -> UInt8:
-        """Zeros and ones, for sign masks."""
-
-    def secret(self) -> dict[str, Any]:
-        """What reproduces the stream, as JSON can hold it."""
 
 
 def torch_permutation(words: UInt32) -> Int64:
@@ -88,8 +71,8 @@ def _swap(order: Any, words: Any) -> None:
 class Mt19937Stream:
     """Two Mersenne Twisters: C for coefficients, T for the rest.
 
-    With seed "entropy" both start from full states: `states`, ``{"C": hex, "T": hex}``, which were drawn before; else
-    SHAKE-256 of the name and the `key`; without a key, from the operating system's randomness.
+    With seed "entropy" both start from full states: those in `states`, ``{"C": hex, "T": hex}``; else SHAKE-256 of the
+    name and the `key`; without a key, random bytes of the operating system.
     """
 
     def __init__(self, seed: int | str, states: dict[str, str] | None = None, key: str = "") -> None:
@@ -181,9 +164,10 @@ class SecurePermutationsStream(Mt19937Stream):
         return super().secret() | self.secure.secret()
 
 
-def open_stream(
-    rng: str, *, seed: int | str = 0, key: str = "", states: dict[str, str] | None = None
-) -> Mt19937Stream | ChaChaStream:
+Stream = Mt19937Stream | ChaChaStream
+
+
+def open_stream(rng: str, *, seed: int | str = 0, key: str = "", states: dict[str, str] | None = None) -> Stream:
     """The stream of these parameters.
 
     Examples

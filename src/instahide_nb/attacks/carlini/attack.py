@@ -2,15 +2,15 @@
 
 Carlini et al., "Is Private Learning Possible with Instance Encoding?" (arXiv 2011.05315; IEEE S&P 2021):
 
-1. `edge_similarity`: how alike all pairs of encryptions are;
+1. `edge_similarity` of all pairs of encryptions;
 2. `dense_groups` of encryptions, one for each private image, and 3. `second_similarity` of encryptions to groups;
 4. `optimal_matching`: two private images for each encryption;
 5. `free_sign_descent`: the images;
-6. `learn_colour_curve`, which makes ver.2, and 7. `learn_cleaning`, which makes ver.1.
+6. `learn_colour_curve` (the result of ver.2), and 7. `learn_cleaning` (of ver.1).
 
-Stages 1 to 5 run twice: on the release, and on a challenge that the attacker makes of public images. There the private
-images are known, so that stages 6 and 7 can be learned. Where labels only name classes, coefficients come from the
-codes with which `unmask` begins. ``docs/carlini.md`` says what is as published and what is ours.
+Stages 1 to 5 run twice: on the release, and on a challenge that the attacker makes of public images. Its private images
+are known, so stages 6 and 7 are learned from it. If labels only name classes, coefficients come from the codes with
+which `unmask` begins. ``docs/carlini.md`` compares the stages with the published ones.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from instahide_nb.core.progress import Stopwatch, progress
 
 Similarity = Callable[[Release, UInt8], Float32]
 
-_AGAIN = 300  # iterations of a descent from good images, whose loss settles sooner
+_AGAIN = 300  # iterations of a descent from good images, which converges sooner
 
 
 def edge_similarity(release: Release, public: UInt8) -> Float32:
@@ -54,10 +54,7 @@ def edge_similarity(release: Release, public: UInt8) -> Float32:
 
 
 def with_coefficients(release: Release) -> Release:
-    """The release; where its labels only name classes, with labels of estimated coefficients.
-
-    They are those of the codes of edges, on the scale of the scheme's law.
-    """
+    """The release; if its labels only name classes, with coefficients from the codes of edges, scaled to their law."""
     known, info = known_of(release), release.info
     if known.share is not None:
         return release
@@ -82,11 +79,10 @@ def run_v1(release: Release, public: UInt8) -> AttackResult:
 def attack(
     release: Release, public: UInt8, *, cleaning: bool = False, similarity: Similarity = edge_similarity
 ) -> AttackResult:
-    """Run all stages; ``recovered`` has `n_private` images, grey where there is no group.
+    """Run all stages, 7 only if `cleaning`; ``recovered`` has `n_private` images, grey ones for missing groups.
 
-    The attacker's own `public` images (m, h, w, 3) are at least twice as many as there are private ones. `cleaning`
-    goes on to stage 7. ``similarity(release, public)`` returns float32 (n, n). An InputError says that labels or public
-    images do not fit.
+    The attacker's own `public` images (m, h, w, 3) are at least twice as many as the private ones.
+    ``similarity(release, public)`` returns float32 (n, n). An InputError says that labels or public images do not fit.
     """
     _check(release, public)
     method = "carlini-v1" if cleaning else "carlini-v2"
@@ -110,7 +106,7 @@ def attack(
         correct("colour", "colour curve", learn_colour_curve)
         if cleaning:
             correct("cleaned_1", "cleaning", learn_cleaning)
-            # Most signs are right now, so that a descent from here finds contrast and colour by itself.
+            # Most signs are right now, so a descent from here finds contrast and colour too.
             with watch.stage("descent"):
                 made, image = known.descend(made), real.descend(image)
             history["gradient_2"] = image
@@ -154,7 +150,7 @@ class _Reconstruction:
     image: Float32  # (groups, h, w, channels)
 
     def descend(self, image: Float32) -> Float32:
-        """Descend from images whose signs are mostly right, without the push away from zero."""
+        """Descend from images with mostly right signs, without the push away from zero."""
         flat = image.reshape(len(image), -1)
         flat = free_sign_descent(self.size, self.pair, self.slots.coefficient, flat, iterations=_AGAIN, push=0.0)
         return flat.reshape(image.shape)
@@ -165,7 +161,7 @@ def _reconstruct(release: Release, public: UInt8, similarity: Similarity, watch:
     shape = release.encryption.shape[1:]
     with watch.stage("similarity"):
         slots = read_slots(with_coefficients(release).shown, release.info.n_private)
-        # Three digits are enough, and hide the last bits of a similarity that is not exact.
+        # Three digits are enough; the last bits of an inexact similarity do not matter.
         similar = similarity(release, public).astype(np.float16).astype(np.float32)
     with watch.stage("groups"):
         groups, image_class = dense_groups(similar, slots.known)

@@ -1,10 +1,10 @@
 """Corrections learned on a challenge of the attacker's own: stages 6 and 7 of the published attack.
 
-The descent finds images only up to contrast and colour. Carlini et al. (arXiv 2011.05315) pass every pixel through a
-network of three inputs, ten rectified units and three outputs (``step_6_adjust_color`` of their code); here such a
-network is learned anew from a challenge in which public images play the private ones. The final cleaning step of ver.1
-was never published. Here a network of 64 units sees the 7x7 window around a pixel and returns the pixel's error.
-Training is plain loops of ``+ - * / sqrt``, so the weights are the same on any machine.
+The descent finds images up to contrast and colour. Carlini et al. (arXiv 2011.05315) pass every pixel through a network
+of three inputs, ten rectified units and three outputs (``step_6_adjust_color`` of their code). Here such a network is
+learned from a challenge with public images in place of private ones. The cleaning step of ver.1 was never published.
+Here a network of 64 units takes the 7x7 window around a pixel and returns the pixel's error. Training uses only loops
+of ``+ - * / sqrt``, so the weights are the same on any machine.
 """
 
 from __future__ import annotations
@@ -32,11 +32,10 @@ _RADIUS = 3  # windows of 7x7 pixels
 
 
 def simulate(release: Release, public: UInt8) -> tuple[Release, Float32, Int64]:
-    """Encrypt public images as the release was encrypted: as many, in classes of the same sizes, with the same k.
+    """Encrypt public images with the release's parameters, and with classes of the same sizes.
 
     Returns the release, its private images (N, h, w, 3) float32 in [-1, 1], and the private image in each slot of each
-    encryption (n, 2), the larger coefficient first. InputError where there are fewer than two public images per private
-    one.
+    encryption (n, 2), the larger coefficient first. Needs two public images per private one.
     """
     info, n_images = release.info, release.info.n_private
     if len(public) < 2 * n_images:
@@ -61,8 +60,8 @@ def simulate(release: Release, public: UInt8) -> tuple[Release, Float32, Int64]:
 def match_groups(found: Int64, truth: Int64, slots: Slots, n_groups: int) -> tuple[Int64, Int64]:
     """Match the groups found in a simulation to its private images, so that most slots agree.
 
-    `found` (n, 2) holds the group in each slot, -1 where unknown, `truth` (n, 2) the private image. Returns the numbers
-    of those groups most of whose slots hold one image, and of these images.
+    `found` (n, 2) is the group in each slot, -1 if unknown, `truth` (n, 2) the private image. Returns the groups with
+    the same image in most of their slots, and these images.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -75,14 +74,14 @@ def match_groups(found: Int64, truth: Int64, slots: Slots, n_groups: int) -> tup
 
 
 def learn_colour_curve(image: Float32, truth: Float32) -> Correction:
-    """Learn one function of a pixel's channels from images (images, h, w, channels) and what they should be."""
+    """Learn a function of a pixel's channels from images (images, h, w, channels) and true ones."""
     channels = image.shape[3]
     network = _train(image.reshape(-1, channels), truth.reshape(-1, channels), units=10, epochs=30, rate=0.01)
     return lambda other: np.clip(_apply(network, other.reshape(-1, channels)), -1, 1).reshape(other.shape)
 
 
 def learn_cleaning(image: Float32, truth: Float32) -> Correction:
-    """Learn the error of a pixel from the window around it, on images of right colours and their mirror images."""
+    """Learn the error of a pixel from the window around it, on colour-corrected images and their mirror images."""
     image, truth = (np.concatenate([part, part[:, :, ::-1]]) for part in (image, truth))
     error = (truth - image).reshape(-1, image.shape[3])
     network = _train(_windows(image), error, units=64, epochs=12, rate=0.003)
@@ -135,7 +134,7 @@ def _apply(network: Network, x: Float32) -> Float32:
 
 
 def _with_one(x: Float32) -> Float32:
-    """A first input that is always 1; its weights are the biases."""
+    """The samples with a first input of 1, whose weights are the biases."""
     return np.pad(x, ((0, 0), (1, 0)), constant_values=1)
 
 
@@ -174,7 +173,7 @@ def _minimise(x: Float32, y: Float32, order: Int64, rate: float, weight: Float32
 def _train(x: Float32, y: Float32, *, units: int, epochs: int, rate: float) -> Network:
     """Least squares from `x` (samples, inputs) to `y` (samples, outputs), in batches of 256.
 
-    The first weights are uniform in +-1/sqrt(inputs) and +-1/sqrt(units); Adam's step falls to zero in a straight line.
+    Initial weights are uniform in +-1/sqrt(inputs) and +-1/sqrt(units); Adam's step falls linearly to zero.
     """
     generator = np.random.default_rng(0)
     inputs, outputs = x.shape[1], y.shape[1]

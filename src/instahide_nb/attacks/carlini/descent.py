@@ -2,8 +2,8 @@
 
 Given the two private images of each encryption and their coefficients, the private images P minimise the mean of
 ``(|x| - |l1 Pa + l2 Pb|)^2`` over all values of all encryptions (Carlini et al., arXiv 2011.05315; their code adds a
-weak push of every pixel away from zero). The optimiser is Adam (Kingma and Ba, ICLR 2015), written out because each
-pixel is a problem of its own, so that a block of pixels stays in the processor's cache for all iterations.
+weak push of every pixel away from zero). The optimiser is Adam (Kingma and Ba, ICLR 2015). It is written out because
+pixels are independent, so that a block of pixels stays in the processor's cache for all iterations.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def free_sign_descent(
 ) -> Float32:
     """Minimise ``mean((|x| - |l1 Pa + l2 Pb|)^2) + push mean(1 - |P|)`` over the private images (images, d).
 
-    `size` (n, d) holds ``|x|``, `pair` (n, 2) the images of each encryption, -1 for an unknown one, which counts as
-    zero, and `coefficient` (n, 2) theirs. A `start` of zero, as published, takes all signs as negative. Results are
-    not confined to [-1, 1].
+    `size` (n, d) holds ``|x|``, `pair` (n, 2) the images of each encryption (-1: unknown, taken as zero), and
+    `coefficient` (n, 2) their coefficients. A `start` of zero, as published, takes all signs as negative. Results may
+    be outside [-1, 1].
     """
     image = np.array(start, np.float32, order="C")
     in_blocks(_descend, size.shape[1], size, pair, coefficient, iterations, push, image, block=_BLOCK)
@@ -86,7 +86,7 @@ def free_sign_descent(
 
 
 def stretch(image: Float32) -> Float32:
-    """Give each image its full range, as published: its least value becomes -1 and its largest +1.
+    """Stretch each image to [-1, 1], as published.
 
     Examples
     --------

@@ -1,10 +1,10 @@
 """Dense groups of encryptions, one for each private image, and two of them for each encryption: stages 2 to 4.
 
-A group is one of the clusters with which `unmask` begins (:func:`instahide_nb.attacks.unmask.edges.clusters`). The
-labels name the classes of an encryption's two private images. So each encryption has two slots, a class and a
-coefficient each (:class:`Slots`), and each slot is filled with a group of its class. A private image fills ``2 n / N``
-slots. Carlini et al. (arXiv 2011.05315) describe a minimum-cost matching under these constraints; their code
-(``step_2_color_graph``, ``step_4_final_graph``) grows groups without the labels, and takes a greedy shortcut here.
+A group is one of the clusters with which `unmask` begins (:func:`instahide_nb.attacks.unmask.edges.clusters`). Labels
+name the classes of an encryption's two private images. So each encryption has two slots with a class and a coefficient
+each (:class:`Slots`), and each slot is filled with a group of its class. A private image fills ``2 n / N`` slots.
+Carlini et al. (arXiv 2011.05315) describe a minimum-cost matching under these constraints; their code
+(``step_2_color_graph``, ``step_4_final_graph``) grows groups without labels and matches greedily.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _FORBIDDEN = -1e6
 class Slots:
     """The two slots of every encryption, that of the larger coefficient first."""
 
-    known: Known  # what the labels say
+    known: Known  # from the labels
     image_class: Int64  # (n, 2)
-    coefficient: Float32  # (n, 2): half of the known sum each, where both slots share a class
+    coefficient: Float32  # (n, 2): half of the known sum each, if both slots have the same class
     shared: Bool  # (n,): whether both slots have the same class
 
 
@@ -61,9 +61,9 @@ def dense_groups(similarity: Float32, known: Known) -> tuple[list[Int64], Int64]
 def second_similarity(similarity: Float32, groups: list[Int64], candidate: Bool) -> Float32:
     """Similarity of each encryption to each group, float32 (n, groups).
 
-    The 21 encryptions nearest to the members stand for the group; `candidate` (n, groups) says which may. Three of them
-    are drawn ten times, and the similarities to all that were drawn are averaged, without that of an encryption to
-    itself. (The published code shows the three together to a second trained network.)
+    A group is represented by the 21 encryptions among its `candidate` ones (n, groups) that are nearest to its members.
+    Three of them are drawn ten times, and the similarities to all of these are averaged, except that of an encryption
+    to itself. (The published code passes the three together to a second trained network.)
     """
     generator = np.random.default_rng(1)
     n = len(similarity)
@@ -86,9 +86,9 @@ def second_similarity(similarity: Float32, groups: list[Int64], candidate: Bool)
 def optimal_matching(score: Float32, image_class: Int64, slots: Slots) -> Int64:
     """Fill all slots with groups of their class so that the sum of similarities is largest.
 
-    A group fills at most ``2 n / N`` slots, or as many as its class needs. Where both slots of an encryption have the
-    same class, the second does not get the group that is nearest to the encryption. `score` (n, groups) is the second
-    similarity. Returns the group of each slot (n, 2); -1 where no group has the class.
+    A group fills at most ``2 n / N`` slots, or as many as its class needs. If both slots of an encryption have the same
+    class, the second does not get the group nearest to the encryption. `score` (n, groups) is the second similarity.
+    Returns the group of each slot (n, 2); -1 if no group has the class.
     """
     from scipy.optimize import linear_sum_assignment
 

@@ -2,9 +2,9 @@
 
 The matrix is factorised by the method of the four Russians (Albrecht, Bard and Hart, "Algorithm 898: Efficient
 multiplication of dense matrices over GF(2)", ACM TOMS 37(1), 2010): 64 columns at a time; the rows below add their
-combination of 64 pivot rows from eight tables of 256 sums. As in an LU factorisation, the entries that become zero
-hold the multipliers, so right-hand sides are reduced afterwards. Rows that depend on others reduce to zero and serve
-as checks: a right-hand side is consistent if all of its checks are zero.
+combination of 64 pivot rows from eight tables of 256 sums. As in an LU factorisation, the eliminated entries hold the
+multipliers, so right-hand sides are reduced later. Dependent rows reduce to zero and serve as checks: a right-hand side
+is consistent if all of its checks are zero.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _TILE = 16  # words: eight tables of 256 rows of 16 words fit in the second-leve
 class Factorisation:
     """A factorised system of m equations.
 
-    `tiles` (ceil(words / 16), m, 16) are the factors, 16 words of all rows together, so that a pass over some columns
-    reads memory in order. Row i belongs to equation ``order[i]``; the first `rank` rows are the pivot rows, with
-    columns `pivot`, ascending.
+    `tiles` (ceil(words / 16), m, 16) are the factors: each tile is 16 words of all rows, so that a pass over these
+    columns reads memory in order. Row i belongs to equation ``order[i]``. The first `rank` rows are pivot rows, with
+    ascending columns `pivot`.
     """
 
     tiles: UInt64
@@ -160,11 +160,7 @@ def _set(solution: UInt64, column: int) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def _solve(tiles: UInt64, pivot: Int64, right: UInt8, solution: UInt64) -> bool:
-    """Forward substitution; if all checks are zero, back substitution into `solution`.
-
-    A row's entries left of its pivot are multipliers, which bits of `known` select; bits of `solution` right of the
-    pivot select the others.
-    """
+    """Forward substitution with a row's multipliers, left of its pivot; if all checks are zero, back substitution."""
     known = np.zeros_like(solution)
     for i in range(len(right)):
         right[i] ^= _parity(tiles, i, known)

@@ -1,11 +1,11 @@
-"""Draw again what a known generator drew: images, coefficients and masks of every encryption.
+"""Draw images, coefficients and masks of every encryption again, from a known generator.
 
-The *coefficient generator*, numpy's, draws coefficients and nothing else; the *mask generator*, PyTorch's, draws
-permutations and masks. Both are Mersenne Twisters, started from the same seed if there was one. The mask generator is
-known by its window (:mod:`instahide_nb.scheme.mersenne`), the coefficient generator by its seed or not at all.
+The *coefficient generator*, numpy's, draws only coefficients; the *mask generator*, PyTorch's, draws permutations and
+masks. Both are Mersenne Twisters, started from the same seed if there was one. Of the mask generator the window is
+known (:mod:`instahide_nb.scheme.mersenne`), of the coefficient generator the seed or nothing.
 
-With the right mask removed, more than 0.85 of large neighbouring values of a natural image agree in sign, with any
-other mask one half. So masks are checked, and found where other words were drawn between epochs.
+With the right mask removed, more than 0.85 of large neighbouring values of a natural image agree in sign; with any
+other mask, one half. This checks masks, and finds them if other words were drawn between epochs.
 """
 
 from __future__ import annotations
@@ -40,10 +40,9 @@ def _pooled(info: ReleaseInfo) -> bool:
 
 @dataclass(frozen=True)
 class Layout:
-    """How many words of the mask generator each step of an epoch takes.
+    """Words of the mask generator for each step of an epoch, and the numbers of epochs, rows and values per row.
 
-    The `pool` of public images; the `orders` of private images and of places; the `mask` of all encryptions. There are
-    `epochs` of `rows` encryptions of `size` values.
+    `pool` draws the public images, `orders` the private images and places, `mask` the masks of all rows.
     """
 
     pool: int
@@ -55,7 +54,7 @@ class Layout:
 
     @classmethod
     def of(cls, release: Release, n_public: int | None = None) -> Layout:
-        """The layout that the release's parameters give, with `n_public` public images if that is given."""
+        """The layout of a release; `n_public` replaces its number of public images."""
         info, size = release.info, release.encryption[0].size
         n_public = info.n_public if n_public is None else n_public
         return cls(
@@ -90,17 +89,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class Replay:
-    """What was drawn for each encryption: the images at its k places (n, k), as in
-    :class:`instahide_nb.scheme.encryption.Mixtures`; their coefficients times 2^24 (n, k), or None if the coefficient
-    generator is not known; and where the mask is +1 (n, h*w*3).
-    """
+    """What was drawn for each encryption."""
 
-    index: Int32
-    weight: UInt32 | None
-    positive: Bool
+    index: Int32  # (n, k): its images, as in :class:`instahide_nb.scheme.encryption.Mixtures`
+    weight: UInt32 | None  # (n, k): their coefficients times 2^24; None without the coefficient generator
+    positive: Bool  # (n, h*w*3): where the mask is +1
 
     def with_pairs(self, pair: Int64) -> Replay:
-        """The same masks, but private images (n, p) from elsewhere and no coefficients."""
+        """The same masks with other private images (n, p) and without coefficients."""
         others = np.zeros((len(pair), self.index.shape[1] - pair.shape[1]), np.int64)
         return replace(self, index=np.hstack([pair, others]).astype(np.int32), weight=None)
 
@@ -111,7 +107,7 @@ def _draw(
     """Index, coefficients and mask bits of each epoch; `skip` words of the mask generator come before it."""
     states = {"T": window, "C": seeded_window(seed)}
     hexed = {name: key.astype("<u4").tobytes().hex() for name, key in states.items()}
-    # The key is not the right one: secure permutations stay unknown.
+    # With any key: secure permutations remain unknown.
     stream = open_stream(info.rng, seed="entropy", key="00" * 32, states=hexed)
     assert isinstance(stream, Mt19937Stream)
     for e, words in enumerate(skip.tolist()):
@@ -123,7 +119,7 @@ def replay_epochs(release: Release, window: UInt32, starts: Int64, seed: int | N
     """Draw all epochs again.
 
     `window` is the mask generator's, `seed` the coefficient generator's, `starts` the first word of each epoch, and
-    `n_public` the size of the pool of public images.
+    `n_public` the number of public images.
     """
     info, layout = release.info, Layout.of(release, n_public)
     shape = len(starts) * layout.rows, layout.size
@@ -138,9 +134,9 @@ def replay_epochs(release: Release, window: UInt32, starts: Int64, seed: int | N
 
 
 def large_neighbours(encryption: Float32) -> tuple[Int64, Int64, UInt8]:
-    """Pairs of large values side by side in one epoch: their places in the mask, and whether their signs differ.
+    """Pairs of large neighbouring values in an epoch: their places in the mask, and whether their signs differ.
 
-    Every row has some, so that one flat image does not decide; the first few are from different rows.
+    All rows have as many, in turn, so that no single image decides.
     """
     n, height, width, channels = encryption.shape
     planar = np.ascontiguousarray(encryption.transpose(0, 3, 1, 2))
@@ -155,7 +151,7 @@ def large_neighbours(encryption: Float32) -> tuple[Int64, Int64, UInt8]:
 
 
 def _search(bits: UInt8, low: int, high: int, first: Int64, second: Int64, differ: UInt8) -> int:
-    """The first place low .. high-1 whose mask makes neighbours agree, or -1; most fail the first few pairs."""
+    """The first place low .. high-1 whose mask makes neighbours agree, or -1; few places pass the first pairs."""
     few = list(zip(first.tolist(), second.tolist(), differ.tolist(), strict=True))[:_FIRST_PAIRS]
     same = np.zeros(high - low, np.uint8)
     for a, b, different in few:
@@ -167,11 +163,11 @@ def _search(bits: UInt8, low: int, high: int, first: Int64, second: Int64, diffe
 
 
 def align(release: Release, window: UInt32, *, first_limit: int = _MOST_EXTRA) -> tuple[Int64, int] | None:
-    """Find each epoch's place in the stream by the signs of neighbouring pixels; the expected place comes first.
+    """Find each epoch's place in the stream by the signs of neighbouring pixels, first at the expected place.
 
-    At most `first_limit` words may come before the first mask, beyond those expected. Returns the first word of each
-    epoch, and the size of the pool of public images: the release's, or, if it names none, the size that leaves no word
-    over before the first mask. None if the masks of an epoch are not found.
+    At most `first_limit` unexpected words may come before the first mask. Returns the first word of each epoch and the
+    number of public images: the release's or, if that is 0, the number that explains all words between masks. None if
+    the masks of an epoch are not found.
     """
     info, layout = release.info, Layout.of(release)
     if layout.mask == 0:
@@ -206,8 +202,8 @@ def align(release: Release, window: UInt32, *, first_limit: int = _MOST_EXTRA) -
 def find_replay(release: Release, window: UInt32, seed: int | None) -> tuple[Replay | None, bool, dict[str, object]]:
     """Replay the mask generator with this window, and the coefficient generator if its seed is known.
 
-    Returns the replay, or None if the masks are not found; whether the labels agree with the replayed pairs, which they
-    do not if other permutations were drawn; and details as JSON can hold them.
+    Returns the replay, or None if the masks are not found; whether labels agree with the replayed pairs (not if other
+    permutations were drawn); and details for JSON.
     """
     placed = align(release, window)
     if placed is None:
@@ -226,10 +222,10 @@ def find_replay(release: Release, window: UInt32, seed: int | None) -> tuple[Rep
 
 
 def image_classes(label: Float, index: Integers) -> tuple[Int64, float]:
-    """The class of each private image, which is the one that most of its encryptions show.
+    """The class of each private image, by the majority of its encryptions; and the share of consistent encryptions.
 
-    `label` is (n, classes), `index` (n, p) the private images of each encryption. Also the share of encryptions that
-    show no other class than those of their images.
+    `label` is (n, classes), `index` (n, p) the private images of each encryption. A consistent encryption shows only
+    classes of its images.
 
     Examples
     --------
@@ -249,9 +245,9 @@ def image_classes(label: Float, index: Integers) -> tuple[Int64, float]:
 
 
 def rows_agree(label: Float, coefficient: Float64, tolerance: float) -> Bool:
-    """Which labels the coefficients of a row's private images can have made, whatever their classes are.
+    """Which labels (n, classes) fit the private coefficients (..., n, p) of their rows, whatever the classes are.
 
-    A label (n, classes) of p values shows each of the p coefficients (..., n, p); with fewer, only their sums agree.
+    A label with p values shows each coefficient; if it has fewer, only the sums must agree.
 
     Examples
     --------
@@ -269,7 +265,7 @@ def rows_agree(label: Float, coefficient: Float64, tolerance: float) -> Bool:
 
 
 def makes_labels(release: Release, seed: int, tolerance: float) -> bool:
-    """Whether the coefficients drawn from this seed are those of the labels, where these show any."""
+    """Whether this seed draws the coefficients that the labels show; True if they show none."""
     info, label, wrong = release.info, release.label, 0
     if label is None or info.labels != "coefficients":
         return True

@@ -6,12 +6,12 @@ first f x2, then f x1, with f = sqrt(-2 log(r^2) / r^2) (Marsaglia's polar metho
 such a pair, the ratio of its first two coefficients is |x2| / |x1|. The label shows both coefficients whenever the two
 private images have different classes, but not which is which, so the smaller over the larger is compared.
 
-Per seed this takes some 500 steps of the seeding and the top bits of two words per point. Any row may have been
-redrawn, so several rows are compared, and a seed *survives* if enough ratios agree. Survivors must then reproduce the
-first rows exactly (numpy's own ``RandomState``, seeded anew for each), and finally all labels.
+Per seed this takes some 500 seeding steps and the top bits of two words per point. Any row may have been redrawn, so
+several rows are compared, and a seed *survives* if enough ratios agree. Survivors must then reproduce the first rows
+exactly (with numpy's own ``RandomState``), and finally all labels.
 
-Kernels work on 256 seeds side by side, from one array to another, so that they compile to vector instructions. A
-32-bit operation that numba widened to 64 bits would prevent that, hence the casts.
+Kernels work on 256 seeds at a time, from one array to another, so that they compile to vector instructions. The casts
+keep numba from widening 32-bit operations to 64 bits, which would prevent that.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _FEWEST_DECIMALS = 3
 _FEWEST_ROWS = 7
 _MOST_SURVIVORS = 2e-3  # share of wrong seeds
 _MOST_OVERLOOKED = 0.01  # probability
-_MOST_ATTEMPTS = 56  # points whose words depend on the seeding alone, not on other words
-_RATIO_ROUNDING = 2.0**-21  # words cut to 32 bits, single precision, over a radius that is seldom small
+_MOST_ATTEMPTS = 56  # points whose words depend only on seeding steps, not on other outputs
+_RATIO_ROUNDING = 2.0**-21  # error of 32-bit words and single precision
 _NEVER = 2.0  # lower end of an interval that no ratio is in
 _SHOWN_ALONE = 0.4  # inside: least probability that no coefficient of a pair shares its class with another
 
@@ -55,11 +55,8 @@ Tables = tuple[Int32, Float32, Float32, Int64]
 
 
 def label_tolerance(label: Float, k: int) -> tuple[float, int | None]:
-    """How far a label may be from the sum of coefficients that it shows, and its decimals if it was rounded.
-
-    Rounding k coefficients to multiples of 2^-24 leaves a remainder, which is in the largest.
-    """
-    exact = (k + 1) / WEIGHT_ONE
+    """The largest error of a label as a sum of coefficients, and its number of decimals if it was rounded."""
+    exact = (k + 1) / WEIGHT_ONE  # after rounding to multiples of 2^-24, the remainder is added to the largest
     values = np.asarray(label, np.float64)
     values = values[values > 0]
     for decimals in range(6):
@@ -72,14 +69,13 @@ def label_tolerance(label: Float, k: int) -> tuple[float, int | None]:
 def ratio_targets(label: Float, k: int, places: int, tolerance: float) -> tuple[Int64, Float64, Float64]:
     """Ratios of the smaller coefficient over the larger that the right seed reproduces: row, least, greatest (t,).
 
-    From the rows of `label` (N, classes), which sums the first `places` of k coefficients, that start with a pair of
-    normal numbers (if k is odd, every other row) and show the coefficients of both. Several entries of a row are
-    alternatives.
+    `label` (N, classes) has sums of the first `places` of k coefficients. Rows serve that start with a pair of normal
+    numbers (every other row if k is odd) and show the coefficients of both. Entries of the same row are alternatives.
     """
     found = []
     for r in range(0, len(label), 1 if k % 2 == 0 else 2):
         values = np.sort(np.asarray(label[r], np.float64)[label[r] > 0])
-        # If more than one class were missing, hardly any pair of values would be two single coefficients.
+        # With fewer values, hardly any pair of them would be two single coefficients.
         if max(2, places - 1) <= len(values) <= places:
             for small, large in itertools.combinations(values, 2):
                 least = (small - tolerance) / (large + tolerance)
@@ -89,24 +85,24 @@ def ratio_targets(label: Float, k: int, places: int, tolerance: float) -> tuple[
 
 
 def chance_to_meet(low: Float64, high: Float64) -> Float64:
-    """Probability that a wrong seed's ratio is between `low` and `high`: a ratio r has density 4 / pi / (1 + r^2)."""
+    """Probability that a wrong seed's ratio r, of density 4 / pi / (1 + r^2), is between `low` and `high`."""
     low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
     return (high - low) * 4 / np.pi / (1 + ((low + high) / 2) ** 2)
 
 
 def _last_attempt(accepted: int) -> int:
-    """The attempt by which point number `accepted` of those in the disc has come, but for 2.5 standard deviations."""
+    """The attempt by which the disc has `accepted` + 1 points: mean and 2.5 standard deviations."""
     inside = np.pi / 4
     mean, variance = (accepted + 1) / inside, (accepted + 1) * (1 - inside) / inside**2
     return int(np.ceil(mean + 2.5 * np.sqrt(variance))) + 1
 
 
 def _choose_rows(chance: Float64, kept: float) -> tuple[float, int, int]:
-    """As few rows as possible such that few wrong seeds survive and the right one hardly ever fails.
+    """The fewest rows with which few wrong seeds survive and the right one hardly ever fails.
 
-    `chance` (rows,) is the number of ratios that a wrong seed meets in the first so many rows, `kept` the probability
-    that the right one meets that of a row. Returns the probability to overlook the right seed, the number of rows
-    (0 if there are none), and how many ratios must agree.
+    ``chance[i]`` is the expected number of ratios that a wrong seed meets in the first i + 1 rows, `kept` the
+    probability that the right one meets that of a row. Returns the probability of overlooking the right seed, the
+    number of rows (0 if there are none), and the number of ratios that must agree.
     """
     from scipy.special import bdtr  # P(at most m of n)
 
@@ -122,7 +118,7 @@ def _choose_rows(chance: Float64, kept: float) -> tuple[float, int, int]:
 
 
 def _tables(before: Int64, low: Float64, high: Float64) -> Tables:
-    """See :class:`SeedTest`; `before` is how many points in the disc come before a target's row."""
+    """See :class:`SeedTest`; `before` is the number of points in the disc before a target's row."""
     last = np.array([_last_attempt(int(c)) for c in before])
     possible = [np.flatnonzero((before <= a) & (a < last)) for a in range(int(last.max()))]
     shape = len(possible), -(-max(len(p) for p in possible) // _TOGETHER) * _TOGETHER
@@ -173,10 +169,9 @@ def _four_steps(word: UInt32, j: int, out: UInt32) -> None:
 
 @numba.njit(**_compiled)
 def _point(a: int, words: UInt32, state: UInt32, accepted: Int32, points: Float32) -> None:
-    """Point number a: its smaller and its larger coordinate; outside the disc (1, 0), which no ratio fits.
+    """Point number a: its smaller and larger coordinate, or (1, 0), which no ratio fits, if it is outside the disc.
 
-    Reads x(4a+396) and how many points were in the disc from one row of `state` and `accepted`, and writes x(4a+400)
-    and the new count to the other.
+    From one row of `state` and `accepted` to the other: x(4a+396) to x(4a+400), and the number of points in the disc.
     """
     w0, w1, w2, w3 = words[4 * a], words[4 * a + 1], words[4 * a + 2], words[4 * a + 3]
     word, next_word = state[a % 2], state[1 - a % 2]
@@ -199,7 +194,7 @@ def _point(a: int, words: UInt32, state: UInt32, accepted: Int32, points: Float3
 
 @numba.njit(**_compiled)
 def _compare(count: Int32, points: Float32, place: Int32, low: Float32, high: Float32, hits: Int32, out: Int32) -> None:
-    """Add to `hits` how many of three targets the points meet."""
+    """out = hits + the number of the three targets that each point meets."""
     small, large = points[0], points[1]
     place0, place1, place2 = place[0], place[1], place[2]
     low0, low1, low2 = low[0], low[1], low[2]
@@ -214,7 +209,7 @@ def _compare(count: Int32, points: Float32, place: Int32, low: Float32, high: Fl
 
 @numba.njit(**_compiled)
 def _survivors(start: int, groups: int, tables: Tables, needed: int, found: UInt32) -> int:
-    """Write the surviving seeds of `groups` groups of LANES to `found`, ascending; returns how many."""
+    """Write the surviving seeds of `groups` groups of LANES to `found`, ascending; returns their number."""
     place, low, high, count = tables
     attempts, survivors = len(count), 0
     words, spare = np.empty((4 * attempts + 1, LANES), np.uint32), np.empty((2, 4, LANES), np.uint32)
@@ -252,10 +247,10 @@ def _survivors(start: int, groups: int, tables: Tables, needed: int, found: UInt
 class SeedTest:
     """What is compared for each seed.
 
-    Of the ratios of `rows` of the labels, as many as `needed` must agree; the right seed, which may redraw rows, fails
-    with probability `overlooked`. The `tables` hold per attempt at a point the targets that the point may be
-    (attempts, t): how many points in the disc come before it, least and greatest ratio; and how many targets there are
-    (attempts,). Survivors must reproduce the first rows of `label`.
+    `needed` of the ratios of `rows` of the labels must agree; the right seed, which may redraw rows, fails with
+    probability `overlooked`. The `tables` have the targets that each attempt at a point may meet (attempts, t): the
+    number of points in the disc before it, least and greatest ratio; and the number of targets (attempts,). Survivors
+    must reproduce the first rows of `label`.
     """
 
     rows: Int64
@@ -288,7 +283,7 @@ class SeedTest:
         out, groups = np.empty(stop - start + LANES, np.uint32), -(-(stop - start) // LANES)
         found = _survivors(start, groups, self.tables, self.needed, out)
         seeds = out[:found].astype(np.int64)
-        # The last group may go past the end of the range, and past 2^32.
+        # The last group may pass the end of the range, and 2^32.
         return seeds[(seeds >= start) & (seeds < stop)]
 
     def fits(self, seeds: Int64) -> Bool:
@@ -314,7 +309,7 @@ def scan(
 ) -> tuple[int | None, int, int, int]:
     """Scan the seeds start .. stop-1 for the lowest that fits the first rows and that `verify` accepts.
 
-    Returns it or None, where the scan stopped, how many seeds survived, and how many of these fit the first rows.
+    Returns it or None, the end of the scan, and the numbers of seeds that survived and that fit the first rows.
     """
     threads = threads or thread_count()
 
@@ -353,9 +348,9 @@ def scan(
 def find_seed(
     release: Release, seed_start: int = 0, seed_stop: int = 2**32
 ) -> tuple[int | None, dict[str, object]] | None:
-    """Scan seeds for the lowest that reproduces all labels; returns it, or None, and details as JSON can hold them.
+    """Scan for the lowest seed that reproduces all labels; returns it, or None, and details for JSON.
 
-    None if no row of the labels shows a ratio of coefficients. InputError when the range is not within 0 .. 2^32, or
+    None if no row of the labels shows a ratio of coefficients. InputError if the range is not within 0 .. 2^32, or
     labels have fewer than three decimals.
     """
     if not 0 <= seed_start < seed_stop <= 2**32:

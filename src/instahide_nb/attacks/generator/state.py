@@ -1,14 +1,13 @@
-"""The state of the Mersenne Twister from mask bits that one can be sure of.
+"""The state of the Mersenne Twister from certain mask bits.
 
 A mask bit is the lowest bit of one word of the mask generator, at a known place in its stream, and MT19937 is linear
-over GF(2): so some 20,000 known bits, or known sums of two, give its 19,937 bits of state. Two rankings say which
-bits to trust:
+over GF(2): so some 20,000 known bits, or known sums of two, give its 19,937 bits of state. Two rankings select bits:
 
-* Neighbouring values of an image mostly have the same sign, and nearly always if |x| is large at both and around them:
-  to change sign there, the image would have to jump. Then the sum of two mask bits is known, without any attack.
+* Neighbouring values of an image mostly have the same sign, and nearly always if |x| is large at both and around them,
+  where a change of sign would be a jump. Then the sum of their mask bits is known, without any attack.
 * The signs that `unmask` infers: the log-odds of a sign are 2 m |x| s / v, with m the predicted value, |x| s the
   encryption with its expected mask removed and v the residual variance. Predictions fail in patches, mostly at edges,
-  so a sign counts as little as the least certain one around it, and not at all where signs change nearby.
+  so a sign is as certain as the least certain one around it, and is not used if signs change nearby.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from instahide_nb.scheme.mersenne import (
 )
 
 EQUATIONS = 20_400
-"""UInt8 that a system is made of: 19,937 and some hundred that show whether any of them is wrong."""
+"""Bits in a system: 19,937, and some hundred more that show whether any of them is wrong."""
 
 _RANKED = 1_000_000  # bits that may serve as equations or checks
 _MOST_CHECKS = 400_000
@@ -46,7 +45,7 @@ _BLOCK = 250  # encryptions at a time
 
 
 def sign_confidence(signed: Float32, predicted: Float32, variance: Float32) -> Float32:
-    """How certain the inferred signs of encryptions are, (n, h, w, 3).
+    """The certainty of the inferred signs of encryptions, (n, h, w, 3).
 
     `signed` is |x| times the expected sign, `predicted` the mean prediction, both (n, h, w, 3), `variance` (n,) the
     residual variance. The confidence is the least of ``predicted * signed / variance`` in the 3x3 neighbourhood (of the
@@ -73,9 +72,9 @@ def sign_confidence(signed: Float32, predicted: Float32, variance: Float32) -> F
 
 
 def neighbour_confidence(encryption: Float32) -> Float32:
-    """How certain it is that a value and the one to its right have the same sign without the mask, (n, h, w - 1, 3).
+    """The certainty that a value and the one to its right have the same sign without the mask, (n, h, w - 1, 3).
 
-    The least |x| in the 3x3 neighbourhoods (of the same colour) of both.
+    It is the least |x| in the 3x3 neighbourhoods (of the same colour) of both.
     """
     from scipy.ndimage import minimum_filter
 
@@ -89,7 +88,7 @@ def neighbour_confidence(encryption: Float32) -> Float32:
 
 
 def by_confidence(confidence: Float32, count: int) -> Int64:
-    """Flat places of the `count` largest values, in descending and stable order; zeros never.
+    """Flat places of the `count` largest values above zero, in descending and stable order.
 
     Examples
     --------
@@ -105,7 +104,7 @@ def by_confidence(confidence: Float32, count: int) -> Int64:
 
 
 def error_curve(wrong: Bool, confidence: Float32) -> list[list[int]]:
-    """How many of the bits ranked first are wrong, as a list of [bits, wrong]."""
+    """The number of wrong bits among those ranked first, as a list of [bits, wrong]."""
     ordered = wrong.ravel()[by_confidence(confidence, confidence.size)]
     steps = [10**d * m for d in range(3, 9) for m in (1, 2, 5)]
     curve = [[count, int(np.count_nonzero(ordered[:count]))] for count in steps if count <= len(ordered)]
@@ -116,8 +115,8 @@ def error_curve(wrong: Bool, confidence: Float32) -> list[list[int]]:
 class FoundState:
     """A state, and the evidence for it.
 
-    `window` (624,) is the mask generator before the first word of `epoch`; `found_in` says where the bits came from. Of
-    `checked` further bits it predicts `agreeing`; system number `attempt` gave it, see :func:`find_state`.
+    `window` (624,) is the mask generator's before the first word of `epoch`. System number `attempt` gave it (see
+    :func:`find_state`), with bits from `found_in`. It predicts `agreeing` of `checked` further bits.
     """
 
     window: UInt32
@@ -129,9 +128,9 @@ class FoundState:
 
     @property
     def evidence(self) -> float:
-        """UInt8 of evidence: a state unrelated to the bits does so well with probability 2^-evidence.
+        """Bits of evidence, 2 n (share - 1/2)^2 / ln 2.
 
-        Hoeffding's bound: 2 n (share - 1/2)^2 / ln 2.
+        By Hoeffding's bound, an unrelated state predicts as many of the n checks with probability at most 2^-evidence.
         """
         share = self.agreeing / self.checked
         return 2 * self.checked * (share - 0.5) ** 2 / 0.6931471805599453
@@ -140,11 +139,11 @@ class FoundState:
 def find_state(
     words: Int64, bits: UInt8, *, attempts: range = range(_SYSTEMS), differences: bool = False
 ) -> FoundState | None:
-    """Solve for the state, and prove the solution on bits that were not used.
+    """Solve for the state, and check the solution on bits that were not used.
 
-    The lowest bits of `words` (m,), the surest first, are estimated as `bits` (m,); with `differences` each is the sum
-    of the lowest bits of its word and the next. System number 0 is made of the surest bits; each further one of
-    `attempts` is a random draw from a larger pool of them, so that a wrong bit among the surest does not spoil all.
+    `bits` (m,) estimate the lowest bits of `words` (m,), the most certain first; with `differences`, the sums of the
+    lowest bits of a word and the next. System number 0 consists of the most certain bits; each further one of
+    `attempts` is a random draw from a larger pool, since one wrong bit spoils a system.
     """
     if len(words) < EQUATIONS + _FEWEST_CHECKS:
         return None
@@ -188,7 +187,7 @@ def state_from_signs(release: Release, signed: Float32, confidence: Float32) -> 
 
 
 def neighbours(confidence: Float32, count: int) -> tuple[Int64, Int64]:
-    """Flat places of both values of the surest pairs."""
+    """Flat places of both values of the most certain pairs."""
     _, _, pairs, channels = confidence.shape
     line, within = np.divmod(by_confidence(confidence, count), pairs * channels)
     left = line * ((pairs + 1) * channels) + within
@@ -198,7 +197,7 @@ def neighbours(confidence: Float32, count: int) -> tuple[Int64, Int64]:
 def _search(release: Release, ranked: Int64, bits: UInt8, *, differences: bool = False) -> FoundState | None:
     for epoch, words, ranks, attempts, found_in in _hypotheses(release, ranked):
         if differences and attempts.start > 0:
-            break  # the signs of `unmask` are more promising than further pairs
+            break  # signs of `unmask` are more certain than further pairs
         state = find_state(words, bits[ranks], attempts=attempts, differences=differences)
         if state is not None:
             return replace(state, epoch=epoch, found_in=found_in)
@@ -206,10 +205,10 @@ def _search(release: Release, ranked: Int64, bits: UInt8, *, differences: bool =
 
 
 def _hypotheses(release: Release, ranked: Int64) -> Iterator[tuple[int, Int64, Int64, range, str]]:
-    """Where ranked bits may be in the stream: epoch, words counted from its start, ranks, attempts, in words.
+    """Possible places of ranked bits in the stream: epoch, words counted from its start, ranks, attempts, a name.
 
-    First all epochs at their expected distances; then the epochs with the surest bits, one at a time, since within an
-    epoch no other words can come between; then all epochs again, with other bits.
+    First all epochs at their expected distances; then single epochs with the most certain bits, since within an epoch
+    no other words are drawn; then all epochs again, with other bits.
     """
     info, layout = release.info, Layout.of(release)
     encryption, value = np.divmod(ranked, layout.size)
@@ -233,7 +232,7 @@ def _hypotheses(release: Release, ranked: Int64) -> Iterator[tuple[int, Int64, I
 
 
 def start_of(release: Release, state: FoundState) -> tuple[UInt32, int | None, int]:
-    """The window to replay from, the seed if there was one, and the words drawn before the first epoch."""
+    """The window to replay from, the seed if there was one, and the number of words before the first epoch."""
     expected = state.epoch * Layout.of(release).epoch
     found = rewind(state.window, limit=expected + _EXTRA_WORDS)
     if found is not None:
