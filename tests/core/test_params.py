@@ -23,9 +23,9 @@ from instahide_nb.core.params import (
 
 CONTRACT = {
     "gen_data": (
-        "rng scheme n_private encryptions_per_image k max_coefficient min_private_sum private_source "
-        "public_source n_public public_once min_keypoints labels augment eight_bits private_per_mix "
-        "out_dir seed key"
+        "out_dir seed rng key scheme n_private encryptions_per_image k max_coefficient min_private_sum "
+        "private_source public_source n_public public_once min_keypoints labels augment eight_bits "
+        "private_per_mix"
     ),
     "attack": "release_dir out_dir method public_source n_public seed_start seed_stop",
     "evaluate": "release_dir secret_dir decryption out_dir name",

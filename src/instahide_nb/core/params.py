@@ -173,15 +173,21 @@ class ChallengeParams(Record):
         return self.n_private * max(uses, 1) if self.scheme == "cross" else 0
 
 
-class GenDataParams(_Parameters, ChallengeParams):
-    """Parameters of ``gen_data``."""
+class _Start(Record):
+    """The folder of a run and the start of its random stream; a base class, so that these fields come first."""
 
     out_dir: str = _p("runs/tiny", "folder of the run; release/ and secret/ are made in it")
     seed: int | str = _p(2020, 'seed of the challenge, 0 .. 4294967295, or "entropy"; secret')
+    rng: str
+    key: str = _p("", 'secure generators and seed entropy: 64 hex digits; "" draws them; secret')
+
+
+class GenDataParams(_Parameters, ChallengeParams, _Start):
+    """Parameters of ``gen_data``."""
+
     rng: Literal["mt19937", "chacha20", "mt19937-secure-permutations"] = _p(
         "mt19937", "mt19937 (as in 2020), chacha20 (secure) or mt19937-secure-permutations (only those are secure)"
     )
-    key: str = _p("", 'secure generators and seed entropy: 64 hex digits; "" draws them; secret')
 
     @model_validator(mode="after")
     def _check(self) -> Self:

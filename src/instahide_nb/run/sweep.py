@@ -177,7 +177,7 @@ def _run(preset: str, fixed: Mapping[str, Any], shown: dict[str, Any], repeat: i
     usual = GenDataParams().as_dict()  # defaults do not count, so that a new parameter does not change the identity
     named = {name: value for name, value in written.items() if name not in usual or value != usual[name]}
     text = json.dumps({"version": __version__, "preset": preset, **named}, sort_keys=True)
-    parameters = {"preset": preset, **variant, "seed": written["seed"]} | {
+    parameters = {"preset": preset, **variant} | {
         name: source_kind(value) if name.endswith("_source") and not value.startswith("embedded") else value
         for name, value in written.items()
         if name != "key"
