@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as attacks run; more threads only wait for each other here
+
 import shutil
 from dataclasses import dataclass
 from pathlib import Path

@@ -119,7 +119,9 @@ def run_case(
     (place / "run").mkdir()
     # Nothing that one case computed serves another; OpenBLAS names its kernel on stderr when it is loaded.
     own = {"INSTAHIDE_NB_CACHE": str(place / "cache"), "OPENBLAS_VERBOSE": "2"}
-    words, environment = [python, str(SCRIPT), preset, *methods], os.environ | own | case.changes
+    words, environment = [python, str(SCRIPT), preset, *methods], os.environ | own
+    environment.pop("OPENBLAS_NUM_THREADS", None)  # the tests' own
+    environment |= case.changes
     done = subprocess.run(words, cwd=place / "run", env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{case.name}: exit code {done.returncode}\n{done.stderr[-2000:]}")

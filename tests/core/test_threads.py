@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from instahide_nb.core import threads
 from instahide_nb.core.threads import in_blocks, one_blas_thread, processor_count, thread_count
@@ -60,10 +60,10 @@ def test_blas_is_held_to_one_thread() -> None:
     def in_use() -> set[int]:
         return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
-    before = in_use()
-    with one_blas_thread():
-        assert in_use() == {1}
-    assert in_use() == before
+    with threadpool_limits(2, user_api="blas"):
+        with one_blas_thread():
+            assert in_use() == {1}
+        assert in_use() == {2}
 
 
 def child(queue: Any) -> None:
