@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 
 from instahide_nb.challenge.build import Challenge
 from instahide_nb.challenge.release import ReleaseInfo, load_release
+from instahide_nb.challenge.secret import load_secret
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import read_json, sha256_file
+from instahide_nb.data.sources import parse_source
 
 
 def refused(folder: Path, *words: str) -> None:
@@ -55,6 +58,21 @@ def test_release_json_tells_everything_public(challenge: Challenge, saved_run: P
         "shapes": {"encryption": [35, 8, 8, 3], "label": [35, 3]},
         "sha256": {name: sha256_file(folder / name) for name in ("encryption.npy", "label.npy")},
     }
+
+
+def test_a_relative_path_that_fails_names_the_absolute_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    for read, path, name in (
+        (load_release, "runs/release", "runs/release"),
+        (load_release, "empty", "empty/encryption.npy"),
+        (load_secret, "runs/secret", "runs/secret"),
+        (parse_source, "cifar10:runs", "runs"),
+        (parse_source, "runs.npz", "runs.npz"),
+        (parse_source, "runs", "runs"),
+    ):
+        with pytest.raises(InputError, match=f"{re.escape(str(tmp_path / name))}[:;]"):
+            read(path)
 
 
 def test_two_arrays_of_2020_are_a_release(tmp_path: Path) -> None:
@@ -109,7 +127,8 @@ def test_arrays_that_are_no_release_are_refused(tmp_path: Path) -> None:
 
 def test_missing_changed_and_damaged_files_are_refused(run: Path) -> None:
     folder = run / "release"
-    refused(run / "nowhere", "no such folder")
+    refused(run, "is the folder of a run; give", str(folder))
+    refused(run / "nowhere", "no such folder; give the release/ folder of a run")
     refused(folder / "label.npy", "no such folder")
     for name in ("encryption.npy", "label.npy"):
         whole, array = (folder / name).read_bytes(), np.load(folder / name)
@@ -117,7 +136,12 @@ def test_missing_changed_and_damaged_files_are_refused(run: Path) -> None:
         np.save(folder / name, array)
         refused(folder, name, "sha256")
         (folder / name).unlink()
-        refused(folder, f"{name}: no such file")
+        refused(
+            folder, f"{name}: no such file" if name == "encryption.npy" else "label.npy: is missing; fetch it, or set"
+        )
+        for other in (b"version https://git-lfs.github.com/spec/v1\nsize 9\n", b"<!DOCTYPE html>\n<html>"):
+            (folder / name).write_bytes(other)
+            refused(folder, name, "fetch it again if it is a web page or a Git LFS pointer")
         (folder / name).write_bytes(whole)
     for text in ("", "{", "[]", "null"):
         (folder / "release.json").write_text(text)

@@ -106,6 +106,7 @@ def test_a_zip_is_read_wherever_the_member_stands(tmp_path, images):
     for name, compression in (
         ("decryption.npy", zipfile.ZIP_STORED),
         ("mine/decryption.npy", zipfile.ZIP_DEFLATED),
+        ("mine\\..\\decryption.npy", zipfile.ZIP_DEFLATED),  # as some programs for Windows write it
     ):
         path = make_zip(tmp_path / "d.zip", {"readme.txt": "x", name: npy(images)}, compression)
         np.testing.assert_array_equal(load_decryption(path, SHAPE), images)

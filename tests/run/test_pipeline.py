@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from forked_runs import small, small_plan, start
+from papermill import inspect_notebook
 
 import instahide_nb
 from instahide_nb.core.errors import InputError
@@ -208,6 +209,14 @@ def test_plain_papermill_from_another_folder(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "did you mean seed" in done.stderr
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_papermill_s_help_knows_each_parameter(notebook: str) -> None:
+    found = inspect_notebook(str(ROOT / "notebooks" / f"{notebook}.ipynb"))
+    assert tuple(found) == NOTEBOOKS[notebook].names()
+    assert [entry["inferred_type_name"] for entry in found.values()].count("None") == 0, "Unknown type"
+    assert all(entry["help"] for entry in found.values())
 
 
 def make(*words: str) -> str:

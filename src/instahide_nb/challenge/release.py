@@ -84,15 +84,23 @@ def save_release(folder: Path | str, release: Release) -> None:
     write_json(folder / "release.json", release.info.as_dict() | {"shapes": shapes, "sha256": digests})
 
 
+def half_of_run(folder: Path | str, name: str) -> Path:
+    """The folder of a half of a challenge, "release" or "secret"; an InputError if it is not one."""
+    folder = Path(folder)
+    if (folder / name).is_dir():
+        raise InputError(f"{folder}: is the folder of a run; give {folder / name}")
+    if not folder.is_dir():
+        raise InputError(f"{folder.absolute()}: no such folder; give the {name}/ folder of a run")
+    return folder
+
+
 def load_release(folder: Path | str) -> Release:
     """Load ``encryption.npy`` and ``label.npy`` of float32 or float64, and ``release.json`` if there is one.
 
     Without it the encryptions may also be (n, 3, h, w), and without ``label.npy`` there are no labels. An InputError
     says that a file is missing, damaged, or not what ``release.json`` or the other array says.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the release/ folder of a run")
+    folder = half_of_run(folder, "release")
     path = folder / "release.json"
     said = read_json(path) if path.exists() else {}
     arrays: dict[str, Floats] = {}
@@ -100,6 +108,8 @@ def load_release(folder: Path | str) -> Release:
         file = folder / f"{name}.npy"
         if name == "label" and (said.get("labels") == "none" or not ("labels" in said or file.exists())):
             continue
+        if name == "label" and not file.exists():
+            raise InputError(f"{file}: is missing; fetch it, or set labels to none in release.json")
         array = load_array(file)
         if array.dtype not in (np.float32, np.float64):
             raise InputError(f"{file}: holds {array.dtype}; float32 or float64 {axes} is expected")

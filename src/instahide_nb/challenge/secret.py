@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.challenge.release import Release
+from instahide_nb.challenge.release import Release, half_of_run
 from instahide_nb.core.arrays import Float32, Int8, Int64, UInt8
 from instahide_nb.core.errors import InputError, naming
 from instahide_nb.core.files import load_array, read_json
@@ -63,9 +63,7 @@ SECRET_ARRAYS = tuple(field.name for field in fields(Secret) if field.name != "i
 
 def load_secret(folder: Path | str) -> Secret:
     """Load the secret half; an InputError if a file is missing or damaged, or if files do not fit each other."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the secret/ folder of a run")
+    folder = half_of_run(folder, "secret")
     info, params = _read_secret_json(folder / "secret.json")
 
     def load(name: str, dtype: type[np.generic], *shape: int | None) -> npt.NDArray[Any]:

@@ -46,7 +46,7 @@ def one_line(
         if not isinstance(error, (OSError, ValueError, MemoryError)):  # ValueError: a NUL in the name
             raise
         if verb == "read" and isinstance(error, FileNotFoundError):
-            raise InputError(f"{path}: no such file; check the path") from None
+            raise InputError(f"{Path(path).absolute()}: no such file; check the path") from None
         why = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be {verb} ({why}); {advice}") from None
 

@@ -61,11 +61,11 @@ def parse_source(source: str, name: str = "source") -> tuple[str, Path | None]:
         return kind, None
     path = Path(rest).expanduser()
     if kind in _WORDS and (not rest or not path.exists()):
-        raise InputError(f"{name} {source!r}: no such folder; write {kind}:ROOT with an existing one")
+        raise InputError(f"{name} {source!r}: no folder {path.absolute()}; write {kind}:ROOT with an existing one")
     if kind == "npz" and not path.is_file():
-        raise InputError(f"{name} {source!r}: no such file; check the path")
+        raise InputError(f"{name} {source!r}: no file {path.absolute()}; check the path")
     if kind == "folder" and not path.is_dir():
-        raise InputError(f"{name} {source!r}: no such folder; a source is {_GRAMMAR}")
+        raise InputError(f"{name} {source!r}: no folder {path.absolute()}; a source is {_GRAMMAR}")
     return kind, path
 
 

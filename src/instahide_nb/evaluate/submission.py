@@ -17,7 +17,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,7 +140,7 @@ def _read_member(file: Path, name: str, limit: int) -> bytes | None:
     damaged = "is not a readable zip without a password, or is damaged"
     advice = "download it again or make it again"
     with one_line(file, advice=advice, damaged=damaged), zipfile.ZipFile(file) as archive:
-        found = [member for member in archive.infolist() if member.filename.rpartition("/")[2] == name]
+        found = [m for m in archive.infolist() if PureWindowsPath(m.filename).name == name]  # "/" or "\\" between names
         if len(found) > 1:
             raise InputError(f"{file}: holds {len(found)} files named {name}; exactly one is expected")
         if not found:
