@@ -101,13 +101,7 @@ def run(saved_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved_run, tmp_path / "run"))
 
 
-_FIRST = (
-    "test_same_bits.py",
-    "test_sweep.py",
-    "test_interruption.py",
-    "test_pipeline.py",
-    "test_notebooks.py",
-)
+_FIRST = ("test_same_bits.py", "test_sweep.py", "test_interruption.py", "test_pipeline.py", "test_notebooks.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

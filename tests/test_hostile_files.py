@@ -170,11 +170,7 @@ def victim(saved_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "read"),
-    [
-        ("release/release.json", read_release),
-        ("secret/secret.json", read_secret),
-        ("manifest.json", read_stages),
-    ],
+    [("release/release.json", read_release), ("secret/secret.json", read_secret), ("manifest.json", read_stages)],
 )
 @settings(max_examples=50)
 @given(data=st.data())

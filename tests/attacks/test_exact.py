@@ -7,15 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instahide_nb.attacks.exact import (
-    factor,
-    integer_product,
-    integers,
-    inverse,
-    solve,
-    solve_columns,
-    whole_product,
-)
+from instahide_nb.attacks.exact import factor, integer_product, integers, inverse, solve, solve_columns, whole_product
 
 
 def lengths(table: np.ndarray) -> np.ndarray:

@@ -13,14 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from instahide_nb.attacks.registry import (
-    METHODS,
-    check_method,
-    find_attack,
-    method_names,
-    run_attack,
-    why_not,
-)
+from instahide_nb.attacks.registry import METHODS, check_method, find_attack, method_names, run_attack, why_not
 from instahide_nb.attacks.result import AttackResult, on_the_grid, save_result
 from instahide_nb.challenge.build import Challenge
 from instahide_nb.core.errors import InputError

@@ -64,10 +64,7 @@ def test_bits_are_the_expected_ones(answers: Answers) -> None:
 
 def test_a_difference_is_seen() -> None:
     found = {"one": {"a": "00ff", "b": "1234"}, "two": {"a": "00ff", "b": "1235"}, "three": {"a": "00ff"}}
-    assert faults(found, {"a": "00fe", "c": "5"}) == [
-        "a: is not the expected 00fe",
-        "b: differs between cases",
-    ]
+    assert faults(found, {"a": "00fe", "c": "5"}) == ["a: is not the expected 00fe", "b: differs between cases"]
     assert faults({"one": found["one"]}, found["one"]) == []
     case = Case("x", {}, {"threads": 4, "opencv without": ["*AVX2"]})
     assert len(not_seen(case, {"threads": 1, "opencv features": ["*AVX2"]})) == 2

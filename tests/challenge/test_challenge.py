@@ -12,13 +12,7 @@ import numpy as np
 import pytest
 from conftest import CLASS_NAMES, SEED, Sources, write_sources
 
-from instahide_nb.challenge.build import (
-    Challenge,
-    build_challenge,
-    first_difference,
-    regenerate,
-    save_challenge,
-)
+from instahide_nb.challenge.build import Challenge, build_challenge, first_difference, regenerate, save_challenge
 from instahide_nb.challenge.release import load_release
 from instahide_nb.challenge.secret import check_halves, load_secret
 from instahide_nb.core.errors import InputError
@@ -172,11 +166,7 @@ def spellings(text: str, number: int, width: int) -> list[bytes]:
     ids=["seed", "key", "permutations", "states"],
 )
 def test_nothing_secret_is_in_the_release(
-    values: dict[str, Any],
-    needles: list[bytes],
-    gen_data_params: GenDataParams,
-    sources: Sources,
-    tmp_path: Path,
+    values: dict[str, Any], needles: list[bytes], gen_data_params: GenDataParams, sources: Sources, tmp_path: Path
 ) -> None:
     made = build_challenge(gen_data_params.changed(out_dir=str(tmp_path), **values))
     save_challenge(tmp_path, made)

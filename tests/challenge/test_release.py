@@ -113,6 +113,7 @@ NO_RELEASE = (
     (GOOD, LABEL[0], ("label.npy", "shape")),
     (GOOD[:0], LABEL[:0], ("encryption.npy", "no values")),
     (GOOD, LABEL, ("n_private: 100", "3 rows")),
+    (GOOD[:1], LABEL[:1], ("n_private: 100", "1 rows")),
     (GOOD + 3, LABEL, ("encryption.npy", "[-1, 1]")),
     (GOOD, LABEL - 1, ("label.npy", "[0, 1]")),
     (GOOD + np.float32("nan"), LABEL, ("encryption.npy", "not numbers")),

@@ -138,10 +138,7 @@ ALL = "\n".join(f"{name} = None" for name in CONTRACT["gen_data"].split())
         ([ALL, "# Parameters\nsede = 8", "# Parameters\nseed = 7"], False),
         (["sede = seed + 1"], False),
         ([ALL + "\nprint(1 if 2 else 3)\nsede == 8"], False),
-        (
-            [ALL, '# Parameters\nseed = 7\nPAPERMILL_INPUT_PATH = "a.ipynb"'],
-            False,
-        ),  # papermill --inject-paths
+        ([ALL, '# Parameters\nseed = 7\nPAPERMILL_INPUT_PATH = "a.ipynb"'], False),  # papermill --inject-paths
         ([ALL, ALL + "\nsede = 8"], True),
         ([ALL + '\nsede = "runs/" + "x"', "x = 5"], True),
         ([ALL + "\nsede: int = 8"], True),

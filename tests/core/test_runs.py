@@ -12,16 +12,7 @@ from subprocess import PIPE
 import pytest
 
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.runs import (
-    Usage,
-    locked,
-    logged,
-    logger,
-    note_usage,
-    read_usage,
-    remove_leftovers,
-    usage_of,
-)
+from instahide_nb.core.runs import Usage, locked, logged, logger, note_usage, read_usage, remove_leftovers, usage_of
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux keeps a process's peak")
 ONE = Usage(seconds=2.5, processor_seconds=3.25, peak_mib=400, machine="2 x Some Processor, 24 GiB")

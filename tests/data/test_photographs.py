@@ -18,12 +18,7 @@ from PIL import Image
 from test_hostile_files import attempt, damaged
 
 from instahide_nb.core.errors import InputError
-from instahide_nb.data.photographs import (
-    MAX_MEGAPIXELS,
-    Photograph,
-    open_photograph,
-    reduce_area,
-)
+from instahide_nb.data.photographs import MAX_MEGAPIXELS, Photograph, open_photograph, reduce_area
 
 
 def pixels(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:

@@ -75,10 +75,7 @@ def test_other_forms_are_errors() -> None:
             parse_source(text, "public_source")
 
 
-@given(
-    st.lists(st.integers(0, 12), min_size=1, max_size=8).filter(lambda held: sum(held) >= 2),
-    st.data(),
-)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=8).filter(lambda held: sum(held) >= 2), st.data())
 def test_classes_give_evenly_as_far_as_they_go(held: list[int], data: st.DataObject) -> None:
     labels = np.repeat(np.arange(len(held)), held)
     labels = data.draw(st.permutations(labels.tolist()).map(np.array)) if len(labels) < 20 else labels

@@ -12,14 +12,7 @@ import pytest
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import sha256_file
 from instahide_nb.run import manifest
-from instahide_nb.run.manifest import (
-    artefact_digest,
-    compare,
-    expected,
-    read_manifest,
-    record_expected,
-    record_stage,
-)
+from instahide_nb.run.manifest import artefact_digest, compare, expected, read_manifest, record_expected, record_stage
 
 GEN_DATA = [
     "release/encryption.npy",

@@ -192,12 +192,7 @@ def papermill(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_plain_papermill_from_another_folder(tmp_path: Path) -> None:
-    words = [
-        str(ROOT / "notebooks/gen_data.ipynb"),
-        "out.ipynb",
-        "-f",
-        str(ROOT / "params/tiny/gen_data.yaml"),
-    ]
+    words = [str(ROOT / "notebooks/gen_data.ipynb"), "out.ipynb", "-f", str(ROOT / "params/tiny/gen_data.yaml")]
     for name, value in (small(tmp_path) | {"out_dir": "here"}).items():
         words += ["-p", name, str(value)]
     done = papermill(tmp_path, *words)

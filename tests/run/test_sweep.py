@@ -373,9 +373,7 @@ def test_options_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.
 # What docs/sweeps.md says of the sweeps
 
 
-def test_findings_are_those_of_the_tables_and_these_of_the_sweeps_shipped(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_findings_are_those_of_the_tables_and_these_of_the_sweeps_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "docs")
     import fill_sweeps as findings
 

@@ -20,12 +20,7 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import sha256_array
 from instahide_nb.core.params import ChallengeParams
 from instahide_nb.scheme import encryption
-from instahide_nb.scheme.encryption import (
-    WEIGHT_ONE,
-    encrypt,
-    pixel_bytes,
-    pixel_values,
-)
+from instahide_nb.scheme.encryption import WEIGHT_ONE, encrypt, pixel_bytes, pixel_values
 from instahide_nb.scheme.streams import ChaChaStream, Mt19937Stream
 
 KEY = "f0" * 32

@@ -52,9 +52,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
     return NotebookClient(book, resources={"metadata": {"path": str(folder)}}).execute()
 
 
-def test_a_picture_is_in_the_output_with_words_for_it_and_a_line_with_its_hash(
-    recorded: nbformat.NotebookNode,
-) -> None:
+def test_a_picture_is_in_the_output_with_words_for_it_and_a_line_with_its_hash(recorded: nbformat.NotebookNode) -> None:
     picture, line = recorded.cells[0].outputs
     assert picture.output_type == "display_data"
     np.testing.assert_array_equal(decoded(base64.b64decode(picture.data["image/png"])), draw(1))

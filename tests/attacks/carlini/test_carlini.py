@@ -110,9 +110,7 @@ def test_input_that_does_not_fit_is_named(challenge, public):
     with pytest.raises(InputError, match="public_source"):
         run_v1(release, public[:, :16])
     alone = replace(
-        release,
-        label=release.label.sum(axis=1, keepdims=True),
-        info=release.info.changed(class_names=("all",)),
+        release, label=release.label.sum(axis=1, keepdims=True), info=release.info.changed(class_names=("all",))
     )
     with pytest.raises(InputError, match="different classes"):
         run_v2(alone, public)

@@ -9,13 +9,7 @@ import pytest
 
 from instahide_nb.attacks.carlini.correction import learn_cleaning, learn_colour_curve
 from instahide_nb.attacks.carlini.descent import free_sign_descent
-from instahide_nb.attacks.carlini.matching import (
-    Slots,
-    dense_groups,
-    optimal_matching,
-    read_slots,
-    second_similarity,
-)
+from instahide_nb.attacks.carlini.matching import Slots, dense_groups, optimal_matching, read_slots, second_similarity
 
 
 def made_slots(n: int, classes: int, per_class: int, seed: int = 0) -> tuple[Slots, np.ndarray]:

@@ -47,9 +47,7 @@ def assert_found(result: AttackResult, made: Synthetic, *, exact: bool = True) -
     pairs = made.mixtures.index[:, : made.release.info.private_per_row]
     np.testing.assert_array_equal(np.sort(result.assignment, axis=1), np.sort(pairs, axis=1))
     removed = np.where(
-        positive(made).reshape(made.release.encryption.shape),
-        made.release.encryption,
-        -made.release.encryption,
+        positive(made).reshape(made.release.encryption.shape), made.release.encryption, -made.release.encryption
     )
     np.testing.assert_array_equal(result.extras["signed"], removed)
     if exact:
@@ -66,10 +64,7 @@ def assert_not_found(result: AttackResult, reason: str) -> None:
     json.dumps(result.details)
 
 
-@pytest.mark.parametrize(
-    ("scheme", "k", "p"),
-    [("cross", 5, 3), ("cross", 2, 2), ("inside", 3, 2), ("mixup", 2, 2)],
-)
+@pytest.mark.parametrize(("scheme", "k", "p"), [("cross", 5, 3), ("cross", 2, 2), ("inside", 3, 2), ("mixup", 2, 2)])
 def test_everything_follows_from_the_labels(scheme, k, p):
     made = make(seed=SEED, scheme=scheme, k=k, private_per_mix=p)
     result = prng_seed(made.release, OTHER_PUBLIC, **RANGE)

@@ -27,12 +27,7 @@ def rank_by_hand(matrix: np.ndarray) -> int:
     return rank
 
 
-@given(
-    st.integers(1, 150),
-    st.integers(1, 150),
-    st.sampled_from([0.02, 0.1, 0.5]),
-    st.integers(0, 2**32 - 1),
-)
+@given(st.integers(1, 150), st.integers(1, 150), st.sampled_from([0.02, 0.1, 0.5]), st.integers(0, 2**32 - 1))
 @settings(max_examples=60, deadline=None)
 def test_rank_and_solution(equations, unknowns, density, seed):
     """A consistent system is solved; one wrong right-hand side is noticed if its equation depends on others."""

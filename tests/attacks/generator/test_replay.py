@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 from synthetic_challenge import make, positive
 
-from instahide_nb.attacks.generator.replay import (
-    Layout,
-    align,
-    find_replay,
-    makes_labels,
-    replay_epochs,
-)
+from instahide_nb.attacks.generator.replay import Layout, align, find_replay, makes_labels, replay_epochs
 from instahide_nb.scheme.mersenne import seeded_window
 
 

@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 
 from instahide_nb.attacks.generator import seed_scan
-from instahide_nb.attacks.generator.seed_scan import (
-    LANES,
-    SeedTest,
-    find_seed,
-    label_tolerance,
-    ratio_targets,
-    scan,
-)
+from instahide_nb.attacks.generator.seed_scan import LANES, SeedTest, find_seed, label_tolerance, ratio_targets, scan
 from instahide_nb.challenge.release import Release, ReleaseInfo
 from instahide_nb.core.errors import InputError
 from instahide_nb.scheme.encryption import class_coefficients, draw_coefficients, integer_weights
@@ -72,14 +65,7 @@ def test_targets_hold_the_ratio_of_the_first_two_coefficients(k):
 
 
 @pytest.mark.parametrize(
-    ("k", "places", "decimals"),
-    [
-        (6, 2, None),
-        (6, 2, 3),
-        (6, 6, None),
-        (5, 2, None),
-        (2, 2, None),
-    ],
+    ("k", "places", "decimals"), [(6, 2, None), (6, 2, 3), (6, 6, None), (5, 2, None), (2, 2, None)]
 )
 def test_right_seed_survives_as_often_as_planned_and_wrong_ones_hardly(k, places, decimals):
     survived, others, seen, overlooked = 0, 0, 0, 0.0

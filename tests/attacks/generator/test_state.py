@@ -5,12 +5,7 @@ import pytest
 from synthetic_challenge import solver_that_knows
 
 from instahide_nb.attacks.generator import state
-from instahide_nb.attacks.generator.state import (
-    EQUATIONS,
-    find_state,
-    neighbour_confidence,
-    neighbours,
-)
+from instahide_nb.attacks.generator.state import EQUATIONS, find_state, neighbour_confidence, neighbours
 from instahide_nb.scheme.mersenne import low_bits
 
 WINDOW = np.random.default_rng(23).integers(0, 2**32, 624, dtype=np.uint32)
