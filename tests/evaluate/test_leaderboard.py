@@ -51,6 +51,13 @@ def test_the_published_rows_are_those_of_the_challenge():
     }
 
 
+def test_a_learned_cleaning_is_named_below_the_table():
+    metrics = {name: 0.5 for name in METRICS}
+    for rounds in (0, 12):
+        r = measured_row(metrics, {"method": "unmask", "cleaned_rounds": rounds}, challenge="0" * 64)
+        assert ("cleaned by a network" in to_markdown([r])) == (rounds > 0)
+
+
 def test_an_attack_that_did_not_find_the_generator_has_no_scores_and_no_rank():
     r = lost()
     assert (r.max_ssim, r.success_rate, r.recovered_generator) == (None, None, False)

@@ -121,7 +121,9 @@ def measured_row(
     recovered: Any = attack.get("recovered")
     values: dict[str, Any] = {field: getattr(info, field) for field in _FORM}
     values |= {field: (metrics or {}).get(field) for field in _SCORES}
-    lost = f"random generator not found ({stated(attack.get('reason'))})"
+    note = f"random generator not found ({stated(attack.get('reason'))})" if recovered is False else ""
+    if attack.get("cleaned_rounds"):
+        note = "images cleaned by a network that was trained on synthetic images and embedded photographs"
     return Row(
         attack=name or str(attack.get("method") or "unnamed"),
         source=f"instahide-nb {__version__}",
@@ -132,7 +134,7 @@ def measured_row(
         kind="measured",
         challenge=challenge,
         recovered_generator=recovered,
-        note=lost if recovered is False else "",
+        note=note,
         **values,
     )
 

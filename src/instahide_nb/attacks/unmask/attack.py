@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.mixtures import Fit, Mixtures, Weights, fit, influence, mean_square, predictions
+from instahide_nb.attacks.mixtures import Fit, Mixtures, Weights, fit, influence, mean_square, predictions, spread
 from instahide_nb.attacks.result import AttackResult, on_the_grid
-from instahide_nb.attacks.unmask import codes, edges, shared_public, signs, squares
+from instahide_nb.attacks.unmask import cleaning, codes, edges, shared_public, signs, squares
 from instahide_nb.attacks.unmask.codes import Codes
 from instahide_nb.attacks.unmask.constraints import (
     Known,
@@ -55,6 +55,7 @@ _TOO_SMALL = 0.93  # of the least sum of private coefficients: fewer are a sign 
 _WORTHLESS = 0.04  # of the median margin of images
 _SETTLED = 1 / 255  # a round that moves images by less is the last
 _GRACE = 2  # rounds that a restarted image has before it is judged
+_CLEANED = 0.07  # standard deviation of the first images from which a network cleans images; near T = 40
 _CERTAIN = 10  # rows per image that first images need
 _GROUP, _STRENGTH = 30, 0.35  # rows from which an image is restarted, and its coefficient in them
 
@@ -69,6 +70,7 @@ class Settings:
     repair: bool = True  # flip pixels of the wrong sign
     second_opinion: bool = True  # take the codes of edges where they explain a row much better
     restarts: bool = True  # start images of no worth anew
+    cleaning: bool = True  # clean images by a network where encryptions are few
 
 
 @dataclass(frozen=True)
@@ -151,12 +153,16 @@ class Estimates:
             made = self.predict(part), self.scale[part], self.moments.variance
             self.signed[part] = signs.lift_masks(self.size[part], *made, local, temperature)
 
+    def row_weights(self) -> Weights:
+        """What each row counts in a fit: nothing while one of its images is unknown."""
+        if self.weights is not None:
+            return self.weights
+        known = (self.mixtures.assignment >= 0).all(axis=1)
+        return np.where(known, np.float32(1) / self.scale, 0)
+
     def fit_images(self) -> None:
         """Solve for the private images by (generalised) least squares: `image`, `fitted`."""
-        weights = self.weights
-        if weights is None:
-            known = (self.mixtures.assignment >= 0).all(axis=1)
-            weights = np.where(known, np.float32(1) / self.scale, 0)
+        weights = self.row_weights()
         if self.known.either_way:
             self.fitted = fit_views(self.signed, self.mixtures, weights, self.mean, _PULL)
             self.image = self.fitted.image
@@ -165,6 +171,28 @@ class Estimates:
         image = np.clip(fit(flat, self.mixtures, weights, self.mean, _PULL), -1.0, 1.0)
         self.image = image.astype(np.float32).reshape(-1, *self.size.shape[1:])
         self.fitted = Fit(self.image, self.mixtures, influence(self.mixtures, weights, _PULL))
+
+    def deviation(self) -> Float64:
+        """Standard deviation of a pixel of each image, were all signs right, (N,)."""
+        held = image_of(self.mixtures.assignment, self.known.n_images)
+        images = Mixtures(held, self.mixtures.coefficient, self.known.n_images)
+        return np.sqrt(float(self.moments.variance) * spread(images, self.row_weights(), _PULL))
+
+    def flip_gain(self) -> Float32:
+        """What flipping the sign of each pixel of each image would gain, (N, channels, h, w)."""
+        size, image = self.size.reshape(len(self.size), -1), self.image.reshape(len(self.image), -1)
+        gain = signs.flip_gain(size, image, self.mixtures, self.scale * self.moments.variance, self.mean)
+        gain, whole = gain.reshape(self.image.shape), self.known.n_images
+        return gain[:whole] + mirrored(gain[whole:]) if self.known.either_way else gain
+
+    def replace_images(self, image: Float32) -> None:
+        """Take other images, and their mirror images where rows hold these: `image`."""
+        self.image = np.concatenate([image, mirrored(image)]) if self.known.either_way else image
+
+    def clean(self) -> None:
+        """Replace the images by what a network makes of them: `image`."""
+        image = self.image[: self.known.n_images]
+        self.replace_images(cleaning.clean(image, self.flip_gain(), self.deviation()))
 
     def measure_residuals(self) -> None:
         """Estimate the covariance of each residual, half from the coefficients and half from the residual: `scale`.
@@ -179,17 +207,10 @@ class Estimates:
 
     def repair_signs(self) -> None:
         """Flip pixels of the images that have the wrong sign: `image`."""
-        local, flat = self.smoothness(_REPAIR_RIDGE), self.size.reshape(len(self.size), -1)
-        variance = self.scale * self.moments.variance
+        local = self.smoothness(_REPAIR_RIDGE)
         for _ in range(2):
-            image = self.image.reshape(len(self.image), -1)
-            gain = signs.flip_gain(flat, image, self.mixtures, variance, self.mean)
-            gain, whole = gain.reshape(self.image.shape), self.known.n_images
-            if self.known.either_way:
-                gain = gain[:whole] + mirrored(gain[whole:])
-            self.image = signs.repair_signs(self.image[:whole], gain, self.moments.mean, local)
-            if self.known.either_way:
-                self.image = np.concatenate([self.image, mirrored(self.image)])
+            image = self.image[: self.known.n_images]
+            self.replace_images(signs.repair_signs(image, self.flip_gain(), self.moments.mean, local))
 
     def find_codes(self) -> Codes:
         """Images and coefficients of all rows, each compared with images fitted without it: `mixtures`."""
@@ -404,6 +425,7 @@ class Unmask:
         _check(release, public)
         self.release, self.public, self.settings = release, public, settings or Settings()
         self.watch = Stopwatch(report=progress)
+        self.cleaned, self.uncertain = 0, False  # rounds that began with a cleaning, and whether the next will
         self.history: list[tuple[str, Float32]] = []
         self.masked = release.info.scheme != "mixup"
         self.encryption = np.ascontiguousarray(release.encryption, np.float32)
@@ -470,6 +492,8 @@ class Unmask:
                 now.repair_signs()
             self._remember("sign repair")
         now.mixtures = everything
+        deviation = now.deviation() if self.settings.cleaning and now.size.shape[1] == 3 else np.zeros(1)
+        self.uncertain = float(np.median(deviation)) > _CLEANED
         self.age = np.full(now.known.n_images, _GRACE + 1)
         return now
 
@@ -486,6 +510,7 @@ class Unmask:
         """Stage 4: rounds of signs, codes and images, each encryption on its own."""
         rounds = self.settings.rounds + (0 if self.shares else self.settings.shared_rounds)
         for number in range(rounds):
+            self._clean()
             self._round(second=number > 0, restart=not self.shares and 0 < number < rounds - 2)
             with self.watch.stage("least squares"):
                 self.now.measure_residuals()
@@ -507,6 +532,7 @@ class Unmask:
         enough = now.size[0].size >= _VALUES_PER_ROW * number_of
         epoch = number_of if in_epochs and now.n_public > 1 and enough else None
         for number in range(rounds):
+            self._clean()
             with self.watch.stage("shared public images"):
                 now.learn_shared_public(epoch, blocks)
             self._round(second=True, restart=0 < number < rounds - 2)
@@ -535,6 +561,12 @@ class Unmask:
                 now.restart_images(self.codes, self.age)
         with self.watch.stage("least squares"):
             now.fit_images()
+
+    def _clean(self) -> None:
+        if self.uncertain:
+            with self.watch.stage("cleaning"):
+                self.now.clean()
+            self.cleaned += 1
 
     def _settled(self) -> bool:
         """Whether the last round moved the images by less than half a level of their 8 bits, root mean square."""
@@ -568,6 +600,7 @@ class Unmask:
             details={
                 "stages": stages,
                 "epochs": now.known.epochs,
+                "cleaned_rounds": self.cleaned,
                 "estimated_slot_accuracy": round(float(correct.astype(np.float64).sum() / correct.size), 4),
                 "agreement_with_edges": agreement,
             },
