@@ -158,7 +158,7 @@ def test_attack_info_beside_the_file_in_the_zip_or_nowhere(tmp_path, images):
     path = make_zip(tmp_path / "b.zip", {"decryption.npy": b"", "attack.json": '{"method": "x"}'})
     assert load_attack_info(path) == {"method": "x"}
     for bad in ("[1]", "{", "\xff" * 9, "[" * 100_000):
-        with pytest.raises(InputError, match=r"c\.zip: its attack\.json"):
+        with pytest.raises(InputError, match=r"c\.zip \(attack\.json in it\): is not a JSON object"):
             load_attack_info(make_zip(tmp_path / "c.zip", {"attack.json": bad}))
 
 

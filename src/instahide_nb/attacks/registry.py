@@ -53,13 +53,7 @@ METHODS = tuple(_OWN)
 
 
 def method_names() -> list[str]:
-    """Names that ``method`` accepts beside ``module:function``.
-
-    Examples
-    --------
-    >>> method_names()[0]
-    'unmask'
-    """
+    """Names that ``method`` accepts, besides ``module:function``."""
     return [*_OWN, *sorted(point.name for point in entry_points(group=_GROUP) if point.name not in _OWN)]
 
 

@@ -15,6 +15,8 @@ from instahide_nb.core.files import make_folder, save_array, write_json
 from instahide_nb.core.runs import machine_line
 from instahide_nb.scheme.encryption import pixel_bytes, pixel_values
 
+Json = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class AttackResult:
@@ -26,22 +28,15 @@ class AttackResult:
     decryption: Float32  # (n, h, w, 3): an image per encryption, see `on_the_grid`
     complexity: str  # in the challenge's notation, E being the number of encryptions: "O(E)"
     seconds: dict[str, float] = field(default_factory=dict)  # wall time of each stage
-    details: dict[str, Any] = field(default_factory=dict)  # further results for JSON; never times
+    details: Json = field(default_factory=dict)  # further results for JSON; never times
     recovered_generator: bool | None = None  # False: not found, and so no decryption; None: not looked for
     reason: str = ""  # why the generator was not found, in one line
-    extras: dict[str, Any] = field(default_factory=dict)  # for the notebook, such as the `history` of images; not saved
+    extras: Json = field(default_factory=dict)  # for the notebook, such as the `history` of images; not saved
     coefficient: Float32 | None = None  # (n, p): of the images in `assignment`, if the attack estimates them
 
     @classmethod
     def not_found(
-        cls,
-        method: str,
-        complexity: str,
-        reason: str,
-        *,
-        release: Release,
-        seconds: dict[str, float],
-        details: dict[str, Any],
+        cls, method: str, complexity: str, reason: str, release: Release, seconds: dict[str, float], details: Json
     ) -> AttackResult:
         """The result of an attack that did not find the generator: no images, every assignment unknown (-1)."""
         none = np.zeros((0, *release.encryption.shape[1:]), np.float32)
@@ -74,7 +69,7 @@ def save_result(folder: Path | str, result: AttackResult) -> None:
             save_array(folder / f"{name}.npy", array)
         else:
             (folder / f"{name}.npy").unlink(missing_ok=True)
-    content: dict[str, Any] = {
+    content: Json = {
         "method": result.method,
         "complexity": result.complexity,
         "seconds": {name: round(float(value), 3) for name, value in result.seconds.items()},

@@ -106,7 +106,7 @@ def load_array(
     says that the file is missing, empty, truncated, pickled, or of another dtype or shape.
     """
     with one_line(path), open(path, "rb") as stream:
-        array = _read_npy(path, stream)
+        array = read_npy(path, stream)
     if dtype is not None and array.dtype != np.dtype(dtype):
         raise InputError(f"{path}: holds {array.dtype}; {np.dtype(dtype)} is expected")
     if shape is not None and (
@@ -117,7 +117,8 @@ def load_array(
     return array
 
 
-def _read_npy(file: Path | str, stream: IO[bytes]) -> npt.NDArray[Any]:
+def read_npy(file: Path | str, stream: IO[bytes]) -> npt.NDArray[Any]:
+    """Read an array from a stream; see `load_array`. Messages begin with `file`."""
     # From a copy of the file's start: numpy would reserve as much memory as a header claims to need.
     head = io.BytesIO(stream.read(_LARGEST_HEADER))
     try:
@@ -140,12 +141,13 @@ def _read_npy(file: Path | str, stream: IO[bytes]) -> npt.NDArray[Any]:
     needed = math.prod(shape) * dtype.itemsize
     if len(shape) > 32 or any(not 0 <= n <= _LARGEST_ARRAY for n in shape) or needed > _LARGEST_ARRAY:
         raise InputError(f"{file}: its header gives the impossible shape {shape}; make or fetch it again")
-    present = os.fstat(stream.fileno()).st_size - head.tell()
+    present = stream.seek(0, os.SEEK_END) - head.tell()
     if present != needed:
         raise InputError(f"{file}: has {present} bytes of data instead of {needed}; make or fetch it again")
     stream.seek(head.tell())
-    data = np.fromfile(stream, dtype, math.prod(shape)).reshape(shape, order="F" if fortran else "C")
-    return np.asarray(data, dtype.newbyteorder("="), order="C")
+    data = np.empty(math.prod(shape), dtype)
+    stream.readinto(data.view(np.uint8))  # type: ignore[attr-defined]
+    return np.asarray(data.reshape(shape, order="F" if fortran else "C"), dtype.newbyteorder("="), order="C")
 
 
 def read_json(path: Path | str) -> dict[str, Any]:
@@ -153,13 +155,17 @@ def read_json(path: Path | str) -> dict[str, Any]:
     with one_line(path):
         if os.stat(path).st_size > _LARGEST_JSON:
             raise InputError(f"{path}: is larger than 64 MiB; make or fetch it again")
-        data = Path(path).read_bytes()
+        return parse_json(path, Path(path).read_bytes())
+
+
+def parse_json(file: Path | str, data: bytes) -> dict[str, Any]:
+    """Read a JSON object from bytes. Messages begin with `file`."""
     try:
         content = json.loads(data.decode())
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: is not a JSON object; make or fetch it again")
+        raise InputError(f"{file}: is not a JSON object; make or fetch it again")
     return content
 
 

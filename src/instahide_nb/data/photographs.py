@@ -85,11 +85,13 @@ def _check(path: Path, image: Image.Image) -> None:
         raise InputError(f"{path}: has pixels of mode {image.mode}; save it with 8 bits per channel")
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files in a folder and below, without hidden ones, sorted by path."""
+def image_files(folder: Path, source: str) -> list[Path]:
+    """The image files in a folder and below, sorted by path; an InputError that begins with `source` if none."""
     files = (f for f in folder.rglob("*") if f.suffix.lower() in _SUFFIXES and f.is_file())
     names = [f.relative_to(folder) for f in files]
     shown = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    if not shown:
+        raise InputError(f"{source}: {folder} holds no image (JPEG, PNG, BMP, WebP, TIFF or PPM)")
     return [folder / name for name in sorted(shown, key=Path.as_posix)]
 
 

@@ -84,12 +84,6 @@ def private_images(source: str, n_private: int, *, generator: np.random.Generato
     Photographs in a folder are cut to their central square and reduced to 32 x 32 by area. A folder of images is one
     class; in a folder of folders each is a class. Imagenette's validation half is used, so that its training half can
     serve as public images. An InputError says that a source is unknown, damaged, offline or too small.
-
-    Examples
-    --------
-    >>> few = private_images("embedded", 20, generator=np.random.Generator(np.random.PCG64(0)))
-    >>> few.images.shape, np.bincount(few.labels).tolist()
-    ((20, 32, 32, 3), [2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
     """
     read, labels, class_names = _private_pool(source)
     if not 2 <= n_private <= len(labels):
@@ -134,7 +128,7 @@ def _private_pool(source: str) -> tuple[_Read, Int64, tuple[str, ...]]:
     if whole is not None:
         return whole[0].__getitem__, *whole[1:]
     folder = data_set_folder(kind, path) / "val" if kind == "imagenette" or path is None else path
-    files = _images_in(folder, f"private_source {source!r}")
+    files = image_files(folder, f"private_source {source!r}")
     parts = [file.relative_to(folder).parts for file in files]
     examples = {len(part): "/".join(part) for part in reversed(parts)}
     if set(examples) not in ({1}, {2}):
@@ -161,13 +155,6 @@ def _central_square(file: Path) -> UInt8:
     return reduce_area(square.read(), (SIDE, SIDE))
 
 
-def _images_in(folder: Path, source: str) -> list[Path]:
-    files = image_files(folder)
-    if not files:
-        raise InputError(f"{source}: {folder} holds no image (JPEG, PNG, BMP, WebP, TIFF or PPM)")
-    return files
-
-
 def source_photographs(source: str) -> list[Photograph]:
     """The photographs of a public source (a folder at any depth, Imagenette's training half), not yet decoded."""
     kind, path = parse_source(source, "public_source")
@@ -177,7 +164,7 @@ def source_photographs(source: str) -> list[Photograph]:
         raise InputError(f"public_source {source!r}: has no photographs; choose a source that has, such as embedded")
     if kind == "imagenette" or path is None:
         path = data_set_folder(kind, path) / "train"
-    files = progress(_images_in(path, f"public_source {source!r}"), desc="measuring photographs", unit="photo")
+    files = progress(image_files(path, f"public_source {source!r}"), desc="measuring photographs", unit="photo")
     return [open_photograph(file, file.relative_to(path).as_posix()) for file in files]
 
 
@@ -199,11 +186,6 @@ def public_patches(
     `min_keypoints` in it; `size` is the height and width of a patch, and a crop has at least this size and 64 px. Each
     `draw`, 0 .. 2^64-1, gives other crops. An InputError says that the source is unknown, damaged or too small, or that
     too few of its crops pass.
-
-    Examples
-    --------
-    >>> public_patches("embedded", 5).shape
-    (5, 32, 32, 3)
     """
     kind, path = parse_source(source, "public_source")
     if kind == "npz" and path is not None:

@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from importlib.resources import files
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -185,7 +184,7 @@ def load_published() -> list[Row]:
     >>> [(row.attack, row.max_ssim) for row in load_published()]
     [('PRNG attack', 0.98), ('Carlini et al. ver.1', 0.9), ('Carlini et al. ver.2', 0.79)]
     """
-    return sort_rows(load_rows(Path(str(files("instahide_nb.evaluate") / "published")).glob("*.json")))
+    return sort_rows(load_rows(Path(__file__).with_name("published").glob("*.json")))
 
 
 def sort_rows(rows: Iterable[Row]) -> list[Row]:

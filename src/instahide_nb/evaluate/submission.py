@@ -13,7 +13,6 @@ from __future__ import annotations
 import inspect
 import io
 import json
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -26,7 +25,7 @@ import numpy.typing as npt
 from instahide_nb import __version__
 from instahide_nb.core.arrays import Float32, Int64
 from instahide_nb.core.errors import InputError
-from instahide_nb.core.files import load_array, one_line, read_json, write_bytes
+from instahide_nb.core.files import load_array, one_line, parse_json, read_json, read_npy, write_bytes
 from instahide_nb.evaluate.leaderboard import markdown_table, stated, wall_time
 
 TOLERANCE = 1e-5
@@ -56,14 +55,8 @@ def load_decryption(path: Path | str, expected_shape: tuple[int, ...]) -> Float3
     data = _read_member(file, "decryption.npy", 8 * int(np.prod(expected, dtype=object)) + _LARGEST_HEADER)
     if data is None:
         raise InputError(f"{file}: contains no decryption.npy; add it")
-    with tempfile.TemporaryDirectory() as folder:
-        copy, name = Path(folder) / "decryption.npy", f"{file} (decryption.npy in it)"
-        copy.write_bytes(data)
-        try:
-            array = load_array(copy)
-        except InputError as error:
-            raise InputError(str(error).replace(str(copy), name)) from None
-    return _check(array, name, expected)
+    name = f"{file} (decryption.npy in it)"
+    return _check(read_npy(name, io.BytesIO(data)), name, expected)
 
 
 def _check(array: npt.NDArray[np.generic], name: str, shape: tuple[int, ...]) -> Float32:
@@ -90,13 +83,7 @@ def load_attack_info(path: Path | str) -> dict[str, object]:
         beside = file.with_name("attack.json")
         return read_json(beside) if beside.is_file() else {}
     data = _read_member(file, "attack.json", _LARGEST_JSON)
-    try:
-        content = {} if data is None else json.loads(data.decode())
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: its attack.json is not a JSON object; correct it or leave it out")
-    return content
+    return {} if data is None else parse_json(f"{file} (attack.json in it)", data)
 
 
 class AboutAttack(NamedTuple):

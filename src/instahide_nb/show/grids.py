@@ -12,7 +12,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 
@@ -80,7 +79,7 @@ def _glyphs(style: str) -> dict[str, UInt8]:
     The shipped picture holds a band per style, and a row of 255 below each band. The first row of a band marks the
     first column of each letter with 255.
     """
-    data = np.frombuffer((files("instahide_nb.show") / "lettering.png").read_bytes(), np.uint8)
+    data = np.frombuffer(Path(__file__).with_name("lettering.png").read_bytes(), np.uint8)
     picture = np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), np.uint8)
     ends = np.flatnonzero((picture == 255).all(axis=1)).tolist()
     number = list(STYLES).index(style)

@@ -214,6 +214,10 @@ def similarities(release: Release, inside: Int64, *, encryptions: int = 1000) ->
     return correlation[shared & upper], correlation[~shared & upper]
 
 
+def _two_rows(above: Images, below: Images) -> UInt8:
+    return contact_sheet(np.concatenate([above, below]), columns=len(above))
+
+
 def _grey(values: Floats, most: float) -> UInt8:
     """Values from 0 to `most` as grey pixels."""
     level = np.floor(255 * np.clip(values / max(most, 1e-9), 0, 1) + 0.5).astype(np.uint8)
@@ -245,8 +249,7 @@ def edge_maps(walk: Unmask, *, rows: int = 10) -> UInt8:
     maps = np.zeros((len(energy), *walk.encryption.shape[1:]), np.uint8)
     for out, one in zip(maps, energy, strict=True):
         out[: one.shape[0], : one.shape[1]] = _grey(one, float(one.max()))
-    both = np.concatenate([to_pixels(2 * np.abs(walk.encryption[:rows]) - 1), maps])
-    return contact_sheet(both, columns=len(maps))
+    return _two_rows(to_pixels(2 * np.abs(walk.encryption[:rows]) - 1), maps)
 
 
 @_of_unmask
@@ -309,7 +312,7 @@ def lifted_masks(walk: Unmask, *, rows: int = 10) -> UInt8 | None:
     if not walk.masked:
         return None
     signed = np.ascontiguousarray(walk.now.signed[:rows].transpose(0, 2, 3, 1))
-    return contact_sheet(np.concatenate([walk.encryption[:rows], signed]), columns=len(signed))
+    return _two_rows(walk.encryption[:rows], signed)
 
 
 def rounds(attack: Unmask | AttackResult | None, *, images: int = 10) -> UInt8 | None:
@@ -326,10 +329,9 @@ def predicted_public(walk: Unmask, *, rows: int = 10) -> UInt8 | None:
     """The public part of the first encryptions, and below it the prediction from other rows."""
     if walk.now.expected is None:
         return None
-    part, expected = slice(0, rows), walk.now.expected[:rows]
-    rest = walk.now.residual(part) + expected
-    both = np.ascontiguousarray(np.concatenate([rest, expected]).transpose(0, 2, 3, 1))
-    return contact_sheet(to_pixels(2 * both), columns=len(expected))
+    expected = walk.now.expected[:rows]
+    rest = walk.now.residual(slice(0, rows)) + expected
+    return _two_rows(2 * rest.transpose(0, 2, 3, 1), 2 * expected.transpose(0, 2, 3, 1))
 
 
 def answers(release: Release, result: AttackResult, *, images: int = 10) -> UInt8 | None:
@@ -338,7 +340,7 @@ def answers(release: Release, result: AttackResult, *, images: int = 10) -> UInt
         return None
     n = len(release.encryption)
     some = np.arange(0, n, max(1, n // images))[:images]
-    return contact_sheet(np.concatenate([release.encryption[some], result.decryption[some]]), columns=len(some))
+    return _two_rows(release.encryption[some], result.decryption[some])
 
 
 def coefficients(secret: Secret, attack: AboutAttack) -> Figure | None:

@@ -185,16 +185,13 @@ def _comparison(run: _Run) -> Plan:
 def _attacks(run: _Run) -> Plan:
     private, files = run.secret.private, {method: f"attack/{method}/recovered.npy" for method in run.ssim}
     recovered = {method: run.array(file) for method, file in files.items()}
-    means = ", ".join(
-        f"{m} {mean:.3f}" for m, mean in compare_attacks(private, recovered, 1, run.secret.augment).mean.items()
-    )
     compare = partial(compare_attacks, private, recovered, augment=run.secret.augment)
-    draw = partial(image_table, compare)
+    means = ", ".join(f"{method} {mean:.3f}" for method, mean in compare(1).mean.items())
     caption = (
         "Private images and what each attack recovered of them, evenly spaced in rank by mean SSIM over attacks. "
         f"Below each its SSIM over [0, 1]; mean over all {len(private)} images: {means}."
     )
-    return Plan("attacks", draw, caption + run.source(*files.values(), "secret/private.npy"))
+    return Plan("attacks", partial(image_table, compare), caption + run.source(*files.values(), "secret/private.npy"))
 
 
 def _ssim(run: _Run) -> Plan:

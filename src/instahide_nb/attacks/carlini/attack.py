@@ -84,7 +84,10 @@ def attack(
     The attacker's own `public` images (m, h, w, 3) are at least twice as many as the private ones.
     ``similarity(release, public)`` returns float32 (n, n). An InputError says that labels or public images do not fit.
     """
-    _check(release, public)
+    shape = release.encryption.shape[1:]
+    if public.dtype != np.uint8 or public.shape[1:] != shape:
+        found = f"{public.dtype} {public.shape[1:]}"
+        raise InputError(f"public_source: carlini needs uint8 images of the shape {shape}, not {found}")
     method = "carlini-v1" if cleaning else "carlini-v2"
     with progress(total=16 if cleaning else 12, desc=method, unit="stage") as bar:
         watch = Stopwatch(bar=bar)
@@ -129,14 +132,6 @@ def attack(
         },
         extras={"history": list(history.items())},
     )
-
-
-def _check(release: Release, public: UInt8) -> None:
-    if public.dtype != np.uint8 or public.ndim != 4 or public.shape[1:] != release.encryption.shape[1:]:
-        raise InputError(
-            f"public_source: carlini needs uint8 images of the shape {release.encryption.shape[1:]}, "
-            f"not {public.dtype} {public.shape[1:]}"
-        )
 
 
 @dataclass(frozen=True)
