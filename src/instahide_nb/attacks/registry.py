@@ -98,7 +98,7 @@ def why_not(method: str, about: ChallengeParams) -> str:
     if name == "prng-seed" and about.labels != "coefficients":
         return f"{name} needs labels with coefficients; the labels of this release are {about.labels!r}"
     if about.augment in {"unmask": _CROPS, "prng-state": _VIEWS, "prng-seed": _VIEWS}.get(name, ()):
-        return f"{name} does not know private images that are augmented ({about.augment})"
+        return f"{name} cannot attack augmented private images ({about.augment})"
     return ""
 
 

@@ -25,7 +25,7 @@ class AttackResult:
     method: str  # the attack's name
     recovered: Float32  # (N, h, w, 3): the private images, in [-1, 1]
     assignment: Int64  # (n, p): which of them each encryption holds; -1 where unknown
-    decryption: Float32  # (n, h, w, 3): an image per encryption, see `on_the_grid`
+    decryption: Float32  # (n, h, w, 3): one image per encryption, see `on_the_grid`
     complexity: str  # in the challenge's notation, E being the number of encryptions: "O(E)"
     seconds: dict[str, float] = field(default_factory=dict)  # wall time of each stage
     details: Json = field(default_factory=dict)  # further results for JSON; never times

@@ -85,7 +85,7 @@ def check_key(key: object) -> None:
         raise InputError('key: is not 64 hex digits; give 64 of 0-9a-f, or "" to draw them')
 
 
-_ASSIGNED = re.compile(r"^(\w+)\s*(?::[^=\n]*)?=(?!=)", re.M)  # the names assigned in a cell, one a line
+_ASSIGNED = re.compile(r"^(\w+)\s*(?::[^=\n]*)?=(?!=)", re.M)  # the names assigned in a cell, one per line
 
 
 class _Parameters(Record):

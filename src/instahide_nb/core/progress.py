@@ -25,8 +25,8 @@ def progress(
 ) -> Any:  # tqdm.tqdm
     """A tqdm bar over `iterable`, or without one a bar to advance by hand with ``.update(n)``.
 
-    It is shown at a terminal and in a JupyterLab cell that a person runs, unless ``INSTAHIDE_NB_PROGRESS`` is ``0``, or
-    ``1`` to show it anywhere. ``text`` draws bars of characters in a notebook too, which ``instahide-nb`` shows at a
+    It is shown at a terminal and in a JupyterLab cell that a person runs. ``INSTAHIDE_NB_PROGRESS=0`` never shows it,
+    ``1`` always; ``text`` always draws it with characters, so that ``instahide-nb`` can show a notebook's bar at a
     terminal. `scaled` writes large numbers with k, M or G.
     """
     cell, wish = "ipykernel" in sys.modules, os.environ.get("INSTAHIDE_NB_PROGRESS")

@@ -43,7 +43,7 @@ def _cpu_quota() -> int | None:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Limit BLAS to one thread, in the whole process, so enter it before starting threads; also a decorator.
+    """Limit BLAS to one thread in the whole process; also a decorator. Enter it before starting threads.
 
     Threads of OpenBLAS spin while they wait for each other, which on a shared processor costs more than the work.
     """

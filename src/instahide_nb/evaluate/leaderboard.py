@@ -114,7 +114,7 @@ def measured_row(
 ) -> Row:
     """The row of an attack, dated today (UTC).
 
-    `metrics` and `attack` are the contents of ``metrics.json`` (None where the generator was not found) and
+    `metrics` and `attack` are the contents of ``metrics.json`` (None if the generator was not found) and
     ``attack.json``; `challenge` is the sha256 of the array of encryptions; `name` replaces the method's name.
     """
     recovered: Any = attack.get("recovered")

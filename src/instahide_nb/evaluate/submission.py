@@ -200,7 +200,7 @@ def _description(about: Mapping[str, object], method: str, shape: tuple[int, ...
         f"Platform: {stated(about.get('platform'))}",
         f"The random generator's seed or state was {found}." if found else "",
         "## Files",
-        f"- `decryption.npy`: float32 {shape}, an image per encryption, in [-1, 1]; a pixel u is 2u/255 - 1\n"
+        f"- `decryption.npy`: float32 {shape}, one image per encryption, in [-1, 1]; a pixel u is 2u/255 - 1\n"
         "- `attack.json`: the facts above for programs, and what else the attack reports\n"
         "- `attack.ipynb`, where present: the notebook that ran it\n"
         f"- `source/`: the source of the attack, and of instahide-nb {__version__} in which it runs",

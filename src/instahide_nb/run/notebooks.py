@@ -28,7 +28,7 @@ from instahide_nb.core.runs import Messages, Usage, machine_line, usage_of
 
 
 class NotebookError(RuntimeError):
-    """A cell failed, and not because of the user's input."""
+    """A cell failed, for another reason than wrong input."""
 
 
 def home() -> Path:

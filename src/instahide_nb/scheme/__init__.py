@@ -1,1 +1,1 @@
-"""InstaHide itself: the encryption, the random streams that decide it, and the Mersenne Twister's algebra."""
+"""InstaHide itself: the encryption, its random streams, and the algebra of the Mersenne Twister."""

@@ -179,7 +179,7 @@ def encrypt(
 ) -> Mixtures:
     """Make ``encryptions_per_image * N`` encryptions, epoch by epoch.
 
-    `private` (N, h, w, 3) are ``params.n_private`` images, `public` (M, h, w, 3) serve cross only. `views`, int8
+    `private` (N, h, w, 3) are ``params.n_private`` images, `public` (M, h, w, 3) are for cross only. `views`, int8
     (encryptions_per_image, N, 3), are those of the private images (:mod:`instahide_nb.scheme.views`), if they are
     augmented. An InputError says that images do not fit, or that the constraints cannot be met.
     """

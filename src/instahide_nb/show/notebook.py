@@ -233,7 +233,7 @@ def _energy(feature: Float32) -> Float32:
 
 
 def _of_unmask(explain: Callable[..., Shown]) -> Callable[..., Shown | None]:
-    """An explanation that is None where the attack is not `unmask`."""
+    """An explanation that is None if the attack is not `unmask`."""
 
     @wraps(explain)
     def explained(walk: Unmask | None, **options: int) -> Shown | None:
@@ -274,16 +274,16 @@ def cluster_matrix(walk: Unmask, *, strongest: int = 12, images: int = 12) -> UI
 
 @_of_unmask
 def image_edges(walk: Unmask, *, images: int = 20) -> UInt8:
-    """Edge energies of private images, by least squares from those of the encryptions: no sign is known yet."""
+    """Edge energies of private images, by least squares from those of the encryptions, before any sign is known."""
     energy = _energy(walk.energies.fit(walk.now.mixtures).image[:images])
     return contact_sheet(np.stack([_grey(one, float(one.max())) for one in energy]))
 
 
 @_of_unmask
 def product_plot(walk: Unmask) -> Figure | None:
-    """Products of the central pixel (green) in pairs of private images: in the first images, and as estimated before.
+    """Products of the central pixel (green) in pairs of private images: of the first images, and of encryptions.
 
-    Both agree where the matrix of estimated products has rank one.
+    They agree if the matrix of products estimated from encryptions has rank one.
     """
     if not walk.masked:
         return None

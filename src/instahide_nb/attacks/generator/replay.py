@@ -1,8 +1,8 @@
 """Draw images, coefficients and masks of every encryption again, from a known generator.
 
 The *coefficient generator*, numpy's, draws only coefficients; the *mask generator*, PyTorch's, draws permutations and
-masks. Both are Mersenne Twisters, started from the same seed if there was one. Of the mask generator the window is
-known (:mod:`instahide_nb.scheme.mersenne`), of the coefficient generator the seed or nothing.
+masks. Both are Mersenne Twisters, started from the same seed if there was one. The mask generator's window is known
+(:mod:`instahide_nb.scheme.mersenne`); the coefficient generator's seed may be known.
 
 With the right mask removed, more than 0.85 of large neighbouring values of a natural image agree in sign; with any
 other mask, one half. This checks masks, and finds them if other words were drawn between epochs.
@@ -136,7 +136,7 @@ def replay_epochs(release: Release, window: UInt32, starts: Int64, seed: int | N
 def large_neighbours(encryption: Float32) -> tuple[Int64, Int64, UInt8]:
     """Pairs of large neighbouring values in an epoch: their places in the mask, and whether their signs differ.
 
-    All rows have as many, in turn, so that no single image decides.
+    Every row has the same number of pairs, so that no single image decides; the first pairs are of different rows.
     """
     n, height, width, channels = encryption.shape
     planar = np.ascontiguousarray(encryption.transpose(0, 3, 1, 2))

@@ -69,8 +69,8 @@ def label_tolerance(label: Float, k: int) -> tuple[float, int | None]:
 def ratio_targets(label: Float, k: int, places: int, tolerance: float) -> tuple[Int64, Float64, Float64]:
     """Ratios of the smaller coefficient over the larger that the right seed reproduces: row, least, greatest (t,).
 
-    `label` (N, classes) has sums of the first `places` of k coefficients. Rows serve that start with a pair of normal
-    numbers (every other row if k is odd) and show the coefficients of both. Entries of the same row are alternatives.
+    `label` (N, classes) has sums of the first `places` of k coefficients. A row is used if it starts with a pair of
+    normal numbers (every other row if k is odd) and shows the coefficients of both. Ratios of one row are alternatives.
     """
     found = []
     for r in range(0, len(label), 1 if k % 2 == 0 else 2):
