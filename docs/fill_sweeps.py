@@ -1,4 +1,4 @@
-"""Fills the findings of docs/sweeps.md and README.md from the tables in docs/sweeps/, between their markers.
+"""Fills the findings of docs/sweeps.md, docs/defences.md and README.md from the tables in docs/sweeps/.
 
 ``python docs/fill_sweeps.py --keep runs/sweeps/k`` first copies a sweep's table, times and figure there.
 """
@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
+from instahide_nb.evaluate.leaderboard import markdown_table
 from instahide_nb.run.sweep import load_sweep
+from instahide_nb.show.plots import score_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, README, TABLES = ROOT / "docs" / "sweeps.md", ROOT / "README.md", ROOT / "docs" / "sweeps"
+DEFENCES = ROOT / "docs" / "defences.md"
+RECOGNISED = 0.8
+"""The first release of the challenge counted an image as recovered from here on."""
 START, END = "<!-- findings: start -->", "<!-- findings: end -->"
 
 
@@ -79,6 +84,27 @@ def rng_finding(table: DataFrame) -> Finding:
     )
 
 
+def defences_findings(table: DataFrame) -> list[str]:
+    """Of params/sweeps/defences.yaml: what `unmask` does, what generators do, and the best defence."""
+
+    def listed(scores: Series) -> str:
+        return ", ".join(f"{name} ({score:.2f})" for name, score in scores.items())
+
+    by_method = {name: runs.set_index("variant")["max_ssim"] for name, runs in table.groupby("method")}
+    unmask, state = by_method["unmask"], by_method["prng-state"]
+    weak = unmask[unmask < RECOGNISED].sort_values()
+    best = table.groupby("variant", sort=False)["max_ssim"].max()
+    found = state.dropna()
+    shut = [name for name in state.index if name not in found.index]
+    return [
+        f"`unmask` needs no weakness of the generator. It reaches Max_SSIM {unmask['as published']:.2f} on the challenge "
+        f"as published, and {RECOGNISED} or more on {len(unmask) - len(weak)} of {len(unmask)} variants. "
+        + (f"The others are: {listed(weak)}." if len(weak) else "There is no other."),
+        f"`prng-state` recovers the generator of {listed(found)}. It does not find that of {', '.join(shut)}.",
+        f"The best defence in the table is {best.idxmin()}: the best attack reaches {best.min():.2f}.",
+    ]
+
+
 FINDINGS = {"k": k_finding, "scheme": scheme_finding, "rng": rng_finding}
 
 
@@ -110,8 +136,22 @@ def page_part() -> str:
 
 
 def readme_part() -> str:
-    """One line per finding, for README.md."""
-    return "\n".join(f"- {FINDINGS[name](read_table(name)).sentence}." for name in FINDINGS) + "\n"
+    """The findings on defences, for README.md."""
+    return "\n".join(f"- {sentence}" for sentence in defences_findings(read_table("defences"))) + "\n"
+
+
+def defences_part() -> str:
+    """Findings, figure and table, for docs/defences.md."""
+    table, times = read_table("defences"), pandas.read_csv(TABLES / "defences-times.csv")
+    texts = score_table(table)
+    body = [[f"{variant}", *row] for variant, row in zip(texts.index, texts.to_numpy().tolist(), strict=True)]
+    minutes = times[["gen_data_s", "attack_s", "evaluate_s"]].sum().sum() / 60
+    lines = markdown_table(("variant", *texts.columns), body, right=tuple(texts.columns))
+    return (
+        f"{readme_part()}\n![Max_SSIM of variants and attacks](sweeps/defences.png)\n\n{lines}\n\n"
+        f"{len(table)} runs ({minutes:.0f} min of one core): [table](sweeps/defences.csv), "
+        "[times](sweeps/defences-times.csv).\n"
+    )
 
 
 def filled(page: str, part: str) -> str:
@@ -123,11 +163,13 @@ def filled(page: str, part: str) -> str:
     return f"{before}{START}\n\n{part}\n{END}{after}"
 
 
+PARTS = ((PAGE, page_part), (DEFENCES, defences_part), (README, readme_part))
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--keep"]:
         for folder in map(Path, sys.argv[2:]):
             for name in ("table.csv", "times.csv", "figure.png"):
                 kept = folder.name + {"table.csv": ".csv", "times.csv": "-times.csv", "figure.png": ".png"}[name]
                 shutil.copyfile(folder / name, TABLES / kept)
-    for path, make in ((PAGE, page_part), (README, readme_part)):
+    for path, make in PARTS:
         path.write_text(filled(path.read_text(encoding="utf-8"), make()), encoding="utf-8")

@@ -377,10 +377,10 @@ def test_findings_are_those_of_the_tables_and_these_of_the_sweeps_shipped(monkey
     monkeypatch.syspath_prepend(ROOT / "docs")
     import fill_sweeps as findings
 
-    for path, part in ((findings.PAGE, findings.page_part()), (findings.README, findings.readme_part())):
+    for path, make in findings.PARTS:
         page = path.read_text(encoding="utf-8")
-        assert findings.filled(page, part) == page, "run `python docs/fill_sweeps.py`"
+        assert findings.filled(page, make()) == page, "run `python docs/fill_sweeps.py`"
 
-    for name in findings.FINDINGS:
+    for name in (*findings.FINDINGS, "defences"):
         runs, _ = load_sweep(ROOT / "params" / "sweeps" / f"{name}.yaml")
         assert len(findings.read_table(name)) == len(runs)
