@@ -97,8 +97,8 @@ def defences_findings(table: DataFrame) -> list[str]:
     found = state.dropna()
     shut = [name for name in state.index if name not in found.index]
     return [
-        f"`unmask` needs no weakness of the generator. It reaches Max_SSIM {unmask['as published']:.2f} on the challenge "
-        f"as published, and {RECOGNISED} or more on {len(unmask) - len(weak)} of {len(unmask)} variants. "
+        f"`unmask` needs no weak generator. It reaches Max_SSIM {unmask['as published']:.2f} on the challenge as "
+        f"published, and {RECOGNISED} or more on {len(unmask) - len(weak)} of {len(unmask)} variants. "
         + (f"The others are: {listed(weak)}." if len(weak) else "There is no other."),
         f"`prng-state` recovers the generator of {listed(found)}. It does not find that of {', '.join(shut)}.",
         f"The best defence in the table is {best.idxmin()}: the best attack reaches {best.min():.2f}.",
