@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -40,7 +41,7 @@ def k_finding(table: DataFrame) -> Finding:
     parts = [f"{', '.join(f'{s:.3f}' for s in at.loc[e])} with {e} encryptions per image" for e in (50, 20, 10)]
     return Finding(
         f"With 10 instead of 50 encryptions per image, `unmask` {_change(fewer)} in Max_SSIM. With 8 instead of 4 "
-        f"mixed images, it {_change(more)}. Without public images (k = 2) it reaches {at[2].min():.3f} or more",
+        f"mixed images, it {_change(more)}. Without public images (k = 2) it reaches {math.floor(1000 * at[2].min()) / 1000:.3f} or more",
         f"for k = {', '.join(map(str, at))} it reaches {'; '.join(parts)}",
     )
 
@@ -97,11 +98,12 @@ def defences_findings(table: DataFrame) -> list[str]:
     found = state.dropna()
     shut = [name for name in state.index if name not in found.index]
     return [
-        f"`unmask` needs no weak generator. It reaches Max_SSIM {unmask['as published']:.2f} on the challenge as "
-        f"published, and {RECOGNISED} or more on {len(unmask) - len(weak)} of {len(unmask)} variants. "
-        + (f"The others are: {listed(weak)}." if len(weak) else "There is no other."),
-        f"`prng-state` recovers the generator of {listed(found)}. It does not find that of {', '.join(shut)}.",
-        f"The best defence in the table is {best.idxmin()}: the best attack reaches {best.min():.2f}.",
+        f"`unmask` reaches Max_SSIM {unmask['as published']:.2f} on the challenge as published, and {RECOGNISED} or more "
+        f"on {len(unmask) - len(weak)} of {len(unmask)} variants of the scheme (T: encryptions per image). "
+        + (f"The exceptions are: {listed(weak)}." if len(weak) else "There is no exception."),
+        f"`prng-state` finds the random generator in these variants: {', '.join(found.index)} (Max_SSIM "
+        f"{math.floor(100 * found.min()) / 100:.2f} or more). It does not find it in: {', '.join(shut)}.",
+        f"The best defence in the table is: {best.idxmin()}. The best attack reaches {best.min():.2f}.",
     ]
 
 
