@@ -98,8 +98,8 @@ def defences_findings(table: DataFrame) -> list[str]:
     found = state.dropna()
     shut = [name for name in state.index if name not in found.index]
     return [
-        f"`unmask` reaches Max_SSIM {unmask['as published']:.2f} on the challenge as published, and {RECOGNISED} or more "
-        f"on {len(unmask) - len(weak)} of {len(unmask)} variants of the scheme (T: encryptions per image). "
+        f"`unmask` reaches Max_SSIM {unmask['as published']:.2f} on the challenge as published, and {RECOGNISED} or "
+        f"more on {len(unmask) - len(weak)} of {len(unmask)} variants of the scheme (T: encryptions per image). "
         + (f"The exceptions are: {listed(weak)}." if len(weak) else "There is no exception."),
         f"`prng-state` finds the random generator in these variants: {', '.join(found.index)} (Max_SSIM "
         f"{math.floor(100 * found.min()) / 100:.2f} or more). It does not find it in: {', '.join(shut)}.",
