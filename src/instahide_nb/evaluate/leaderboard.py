@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -190,8 +189,7 @@ def load_published() -> list[Row]:
 def sort_rows(rows: Iterable[Row]) -> list[Row]:
     """Best first: by max_ssim, mean_ssim, smaller min_l2, then by name; rows without scores last."""
     named = sorted(rows, key=lambda row: (row.attack, row.challenge))
-    scores = ((row.ranked, row.max_ssim or 0, row.mean_ssim or 0, -(row.min_l2 or 0)) for row in named)
-    return [row for _, row in sorted(zip(scores, named, strict=True), key=itemgetter(0), reverse=True)]
+    return sorted(named, key=lambda r: (r.ranked, r.max_ssim or 0, r.mean_ssim or 0, -(r.min_l2 or 0)), reverse=True)
 
 
 _SCORES = {**TITLES, "success_rate": "Success"}
