@@ -38,10 +38,11 @@ def k_finding(table: DataFrame) -> Finding:
     at = table.pivot_table("max_ssim", "encryptions_per_image", "k")
     fewer = (at.loc[10] - at.loc[50])[[4, 6, 8]].mean()
     more = (at[8] - at[4]).mean()
+    pairs = f"{math.floor(1000 * at[2].min()) / 1000:.3f} or more"
     parts = [f"{', '.join(f'{s:.3f}' for s in at.loc[e])} with {e} encryptions per image" for e in (50, 20, 10)]
     return Finding(
         f"With 10 instead of 50 encryptions per image, `unmask` {_change(fewer)} in Max_SSIM. With 8 instead of 4 "
-        f"mixed images, it {_change(more)}. Without public images (k = 2) it reaches {math.floor(1000 * at[2].min()) / 1000:.3f} or more",
+        f"mixed images, it {_change(more)}. Without public images (k = 2) it reaches {pairs}",
         f"for k = {', '.join(map(str, at))} it reaches {'; '.join(parts)}",
     )
 
