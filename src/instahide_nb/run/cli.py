@@ -63,10 +63,10 @@ def reproduce(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the log.")] = False,
     record: Annotated[bool, typer.Option("--record", help="Store the hashes as expected.")] = False,
 ) -> None:
-    """Encrypt, attack and score a challenge, verify the files, and show the leaderboard.
+    """Encrypt, attack and score a challenge, and verify the files.
 
-    Runs the three notebooks: gen_data, then attack and evaluate for each method. An interrupted run resumes where
-    it stopped. Log files are in RUN/log/.
+    Runs the three notebooks: gen_data, then attack and evaluate for each method. Shows the leaderboard. An interrupted
+    run resumes where it stopped. Log files are in RUN/log/.
     """
     from instahide_nb.core.params import read_assignments
     from instahide_nb.evaluate.leaderboard import to_text
@@ -136,7 +136,7 @@ def score(
     release: Annotated[Path, typer.Option(help="The release/ folder.")],
     secret: Annotated[Path, typer.Option(help="The secret/ folder.")],
 ) -> None:
-    """Score a decryption (an attack's images, one per encryption) and rank it."""
+    """Score a decryption (one image per encryption) and rank it."""
     from instahide_nb.challenge.release import load_release
     from instahide_nb.challenge.secret import check_halves, load_secret
     from instahide_nb.evaluate import metrics
@@ -159,7 +159,7 @@ def submit(
     out: Annotated[Path | None, typer.Option(help="The zip; beside the folder by default.")] = None,
     source: Annotated[Path | None, typer.Option(help="Python source of the attack, if needed.")] = None,
 ) -> None:
-    """Pack an attack's results into the zip that the challenge asked for."""
+    """Pack an attack's results into a zip for the challenge."""
     from instahide_nb.evaluate.submission import make_submission
 
     typer.echo(make_submission(attack_dir, out, source=source))
