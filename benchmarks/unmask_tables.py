@@ -2,7 +2,7 @@
 
 ``python benchmarks/unmask_tables.py reach --private FILE.npz --public FOLDER --attacker FOLDER --seeds 1 2 3`` makes a
 challenge for each row and seed, attacks it, and scores it. Results are kept in docs/unmask.json, so that a run can be
-continued (``--again`` measures anew), and every table of the pages is written from them.
+continued (``--again`` measures anew), and every table and the figure of the pages are made from them.
 """
 
 from __future__ import annotations
@@ -11,21 +11,31 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas
 from bench import DOCS, in_a_process
+from matplotlib.figure import Figure
 
+from instahide_nb.attacks.carlini.attack import run_v2
+from instahide_nb.attacks.mixtures import Mixtures, predictions
+from instahide_nb.attacks.result import on_the_grid
+from instahide_nb.attacks.unmask.attack import Settings, Unmask, decrypt, prior_scale, solve
+from instahide_nb.attacks.unmask.edges import overlap
 from instahide_nb.challenge.build import Challenge, build_challenge
+from instahide_nb.core.arrays import Float32, Int64, UInt8
 from instahide_nb.core.params import GenDataParams
 from instahide_nb.core.runs import machine_line
+from instahide_nb.core.threads import one_blas_thread
 from instahide_nb.data.sources import public_patches
 from instahide_nb.evaluate.metrics import match_images, score
+from instahide_nb.scheme.encryption import pixel_values
 
 KEPT, PAGES = DOCS / "unmask.json", (DOCS / "unmask.md", DOCS / "unmask_more.md")
+FIGURE = DOCS / "unmask_few.png"
 Parameters = dict[str, Any]
 
 
@@ -55,55 +65,119 @@ def _relabelled(sizes: list[int], challenge: Challenge) -> Challenge:
     return replace(challenge, release=replace(challenge.release, label=label, info=info))
 
 
-Row = tuple[Parameters, dict[str, Any], Callable[[Challenge], Challenge] | None]
-"""Parameters of gen_data, settings of unmask, and a change of the challenge."""
+class Answer(NamedTuple):
+    """What an attack says; without `assignment` it names no private images."""
+
+    decryption: Float32
+    recovered: Float32
+    assignment: Int64 | None = None
+    own: float | None = None  # its own estimate of the share that it identifies
+
+
+def _unmask(challenge: Challenge, public: UInt8, **settings: Any) -> Answer:
+    found = solve(challenge.release, public, settings=Settings(**settings))
+    own = found.details["estimated_slot_accuracy"]
+    return Answer(decrypt(found), found.recovered, found.assignment, own)
+
+
+def _carlini(challenge: Challenge, public: UInt8, **_: Any) -> Answer:
+    found = run_v2(challenge.release, public)
+    return Answer(found.decryption, found.recovered, found.assignment)
+
+
+def _oracle(challenge: Challenge, public: UInt8, given: str, shared: bool = True) -> Answer:
+    """`unmask` with the truth in place of a stage: the true codes ("codes"), or the true signs too ("signs")."""
+    secret, n = challenge.secret, len(challenge.secret.pair)
+    attack = Unmask(challenge.release, public, settings=Settings(second_opinion=False, restarts=False))
+    attack.find_edges()
+    now = attack.find_first_codes()
+    share = secret.coefficient[:, : secret.pair.shape[1]]
+    now.mixtures = Mixtures(secret.pair, share, len(secret.private))
+    now.scale, first = prior_scale(now.mixtures, now.n_public), attack.codes
+    now.find_codes = lambda: first  # type: ignore[method-assign]
+    if given == "codes":
+        attack.find_first_images()
+        attack.refine()
+        attack.share_public_images()
+    else:
+        images = pixel_values(np.concatenate([secret.private, secret.public]))
+        index = np.hstack([secret.pair, len(secret.private) + secret.public_index])
+        flat = images.reshape(len(images), -1)
+        whole = predictions(Mixtures(index, secret.coefficient, len(flat)), flat, np.zeros_like(flat[0]))
+        now.signed = np.ascontiguousarray(whole.reshape(n, *images.shape[1:]).transpose(0, 3, 1, 2))
+        now.fit_images()
+        for _ in range(3 * shared):
+            now.learn_shared_public(len(secret.private), [slice(0, n)])
+            now.fit_images()
+    recovered = np.ascontiguousarray(now.image.transpose(0, 2, 3, 1))
+    largest = secret.pair[np.arange(n), share.argmax(axis=1)]
+    return Answer(on_the_grid(recovered)[largest], recovered)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    parameters: Parameters = field(default_factory=dict)  # of gen_data
+    settings: dict[str, Any] = field(default_factory=dict)  # of the attack
+    change: Callable[[Challenge], Challenge] | None = None
+    attack: Callable[..., Answer] = _unmask
+
+
+_FEW = ((5, "coefficients"), (10, "coefficients"), (20, "coefficients"), (10, "none"), (20, "none"))
 
 TABLES: dict[str, dict[str, Row]] = {
     "reach": {
-        "cross, k = 6, labels with coefficients": ({}, {}, None),
-        "cross, k = 6, labels with classes": ({"labels": "classes"}, {}, None),
-        "cross, k = 6, no labels": ({"labels": "none"}, {}, None),
-        "cross, k = 4, no labels": ({"labels": "none", "k": 4}, {}, None),
-        "cross, k = 8, no labels": ({"labels": "none", "k": 8}, {}, None),
-        "inside, k = 4, coefficients, chacha20": ({"scheme": "inside", "k": 4, "rng": "chacha20"}, {}, None),
-        "inside, k = 6, coefficients, chacha20": ({"scheme": "inside", "rng": "chacha20"}, {}, None),
-        "inside, k = 4, no labels": ({"scheme": "inside", "k": 4, "labels": "none"}, {}, None),
-        "inside, k = 6, no labels": ({"scheme": "inside", "labels": "none"}, {}, None),
-        "mixup, labels with coefficients": ({"scheme": "mixup", "k": 2}, {}, None),
-        "mixup, no labels": ({"scheme": "mixup", "k": 2, "labels": "none"}, {}, None),
-        "cross, three private images of six, coefficients": ({"private_per_mix": 3}, {}, None),
+        "cross, k = 6, labels with coefficients": Row(),
+        "cross, k = 6, labels with classes": Row({"labels": "classes"}),
+        "cross, k = 6, no labels": Row({"labels": "none"}),
+        "cross, k = 4, no labels": Row({"labels": "none", "k": 4}),
+        "cross, k = 8, no labels": Row({"labels": "none", "k": 8}),
+        "inside, k = 4, coefficients, chacha20": Row({"scheme": "inside", "k": 4, "rng": "chacha20"}),
+        "inside, k = 6, coefficients, chacha20": Row({"scheme": "inside", "rng": "chacha20"}),
+        "inside, k = 4, no labels": Row({"scheme": "inside", "k": 4, "labels": "none"}),
+        "inside, k = 6, no labels": Row({"scheme": "inside", "labels": "none"}),
+        "mixup, labels with coefficients": Row({"scheme": "mixup", "k": 2}),
+        "mixup, no labels": Row({"scheme": "mixup", "k": 2, "labels": "none"}),
+        "cross, three private images of six, coefficients": Row({"private_per_mix": 3}),
     },
     "few": {
-        f"T = {t}, {given}": ({"encryptions_per_image": t, "labels": labels}, {}, None)
-        for t, labels, given in [
-            (5, "coefficients", "coefficients"),
-            (10, "coefficients", "coefficients"),
-            (20, "coefficients", "coefficients"),
-            (100, "coefficients", "coefficients"),
-            (10, "none", "no labels"),
-            (20, "none", "no labels"),
-        ]
+        f"T = {t}, {given.replace('none', 'no labels')}{', without cleaning' * (not cleaning)}": Row(
+            {"encryptions_per_image": t, "labels": given}, {} if cleaning else {"cleaning": False}
+        )
+        for cleaning in (True, False)
+        for t, given in _FEW + ((100, "coefficients"),) * cleaning
+    },
+    "oracles": {
+        f"T = {t}, {name}": Row({"encryptions_per_image": t}, settings, None, attack)
+        for name, attack, settings in (
+            ("codes known", _oracle, {"given": "codes"}),
+            ("codes and signs known, no shared public images", _oracle, {"given": "signs", "shared": False}),
+            ("codes and signs known", _oracle, {"given": "signs"}),
+            ("`carlini-v2`", _carlini, {}),
+        )
+        for t in (5, 10, 20, 50)
     },
     "releases": {
-        "rows shuffled": ({}, {}, _shuffled),
-        "rows shuffled, no labels": ({"labels": "none"}, {}, _shuffled),
-        "labels of four decimals": ({}, {}, _rounded),
-        "2 classes of 50": ({}, {}, partial(_relabelled, [50, 50])),
-        "100 classes of 1": ({}, {}, partial(_relabelled, [1] * 100)),
-        "classes of 35 to 1": ({}, {}, partial(_relabelled, [35, 20, 15, 10, 8, 5, 3, 2, 1, 1])),
+        "rows shuffled": Row(change=_shuffled),
+        "rows shuffled, no labels": Row({"labels": "none"}, change=_shuffled),
+        "labels of four decimals": Row(change=_rounded),
+        "2 classes of 50": Row(change=partial(_relabelled, [50, 50])),
+        "100 classes of 1": Row(change=partial(_relabelled, [1] * 100)),
+        "classes of 35 to 1": Row(change=partial(_relabelled, [35, 20, 15, 10, 8, 5, 3, 2, 1, 1])),
     },
     "views": {
-        f"flips, {given}": ({"augment": "flip", "labels": labels}, {}, None)
+        f"flips, {given}": Row({"augment": "flip", "labels": labels})
         for labels, given in [("coefficients", "labels with coefficients"), ("none", "no labels")]
     },
     "parts": {
-        "the whole attack": ({}, {}, None),
-        "first images only": ({}, {"rounds": 0, "shared_rounds": 0}, None),
-        "no shared public images": ({}, {"shared_rounds": 0}, None),
-        "no coupled signs": ({}, {"coupled": False}, None),
-        "no sign repair": ({}, {"repair": False}, None),
-        "no second opinion": ({}, {"second_opinion": False}, None),
-        "no restarts": ({}, {"restarts": False}, None),
+        "the whole attack": Row(),
+        "first images only": Row(settings={"rounds": 0, "shared_rounds": 0}),
+        "no shared public images": Row(settings={"shared_rounds": 0}),
+        "no coupled signs": Row(settings={"coupled": False}),
+        "no sign repair": Row(settings={"repair": False}),
+        "no second opinion": Row(settings={"second_opinion": False}),
+        "no restarts": Row(settings={"restarts": False}),
     },
 }
 
@@ -133,6 +207,7 @@ def main() -> None:
             KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
     for path in PAGES:
         path.write_text(filled(path.read_text(encoding="utf-8"), kept), encoding="utf-8")
+    draw(kept)
 
 
 def filled(page: str, kept: dict[str, dict[str, Any]]) -> str:
@@ -146,33 +221,29 @@ def filled(page: str, kept: dict[str, dict[str, Any]]) -> str:
 
 def _measure(table: str, name: str, base: Parameters, attacker: str) -> dict[str, Any]:
     """Attack one challenge and compare with its secret."""
-    from instahide_nb.attacks.unmask.attack import Settings, decrypt, solve
-    from instahide_nb.attacks.unmask.edges import overlap
-    from instahide_nb.core.threads import one_blas_thread
-
-    parameters, settings, change = TABLES[table][name]
-    seed = {"key": f"{base['seed']:064x}"} if parameters.get("rng") == "chacha20" else {}
-    challenge = build_challenge(GenDataParams(**base | parameters | seed))
-    challenge = change(challenge) if change else challenge
+    row = TABLES[table][name]
+    seed = {"key": f"{base['seed']:064x}"} if row.parameters.get("rng") == "chacha20" else {}
+    challenge = build_challenge(GenDataParams(**base | row.parameters | seed))
+    challenge = row.change(challenge) if row.change else challenge
     public, secret = public_patches(attacker, 2000), challenge.secret
     begin, before = time.perf_counter(), time.process_time()
     with one_blas_thread():
-        result = solve(challenge.release, public, settings=Settings(**settings))
+        answer = row.attack(challenge, public, **row.settings)
     seconds, processor = time.perf_counter() - begin, time.process_time() - before
-    place, image, _ = match_images(result.recovered, secret.private, secret.augment)
-    number = np.empty(len(place), np.int64)
-    number[place] = np.arange(len(place))
-    right = overlap(number[result.assignment], secret.pair) / secret.pair.shape[1]
-    return {
-        "max_ssim": score(decrypt(result), *secret.mixed()).metrics()["max_ssim"],
+    place, image, _ = match_images(answer.recovered, secret.private, secret.augment)
+    measured = {
+        "max_ssim": score(answer.decryption, *secret.mixed()).metrics()["max_ssim"],
         "image_ssim": float(image.mean()),
         "worst": float(image.min()),
-        "right": float(right.mean()),
-        "own": result.details["estimated_slot_accuracy"],
         "seconds": seconds,
         "processor_seconds": processor,
         "machine": machine_line(),
     }
+    if answer.assignment is not None:
+        number = np.empty(len(place), np.int64)
+        number[place] = np.arange(len(place))
+        measured["right"] = float(overlap(number[answer.assignment], secret.pair).mean() / secret.pair.shape[1])
+    return measured | ({} if answer.own is None else {"own": answer.own})
 
 
 def markdown(kept: dict[str, dict[str, Any]], table: str) -> str:
@@ -189,9 +260,34 @@ def markdown(kept: dict[str, dict[str, Any]], table: str) -> str:
             continue
         seeds = ", ".join(f"{value:.3f}" for value in found["max_ssim"])
         cells = [f"{found['image_ssim'].mean():.3f}", f"{found['worst'].min():.2f}"]
-        cells += [f"{found[c].mean():.3f}" for c in ("right", "own")] + [f"{found['processor_seconds'].mean():.0f}"]
+        cells += [f"{found[c].mean():.3f}" if c in found else "" for c in ("right", "own")]
+        cells += [f"{found['processor_seconds'].mean():.0f}"]
         lines.append(f"| {name} | {seeds} | {' | '.join(cells)} |\n")
     return "".join(lines) if len(lines) > 1 else ""
+
+
+def draw(kept: dict[str, dict[str, Any]]) -> None:
+    """Max_SSIM against the number of encryptions per image: attacks, and what is possible with the truth."""
+    lines = {"unmask": ("few", "coefficients"), "unmask, no labels": ("few", "no labels")}
+    lines |= {"unmask without cleaning": ("few", "coefficients, without cleaning")}
+    lines |= {
+        name.replace("`", ""): ("oracles", name) for name in ("codes known", "codes and signs known", "`carlini-v2`")
+    }
+    at_50 = {"coefficients": "labels with coefficients", "no labels": "no labels"}
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for label, (table, name) in lines.items():
+        found = {}
+        for t in (5, 10, 20, 50):
+            key = f"reach/cross, k = 6, {at_50[name]}/" if t == 50 and name in at_50 else f"{table}/T = {t}, {name}/"
+            if seeds := [about["max_ssim"] for own, about in kept.items() if own.startswith(key)]:
+                found[t] = np.mean(seeds)
+        axes.plot(found.keys(), found.values(), ":" if "known" in label else "-", marker="o", label=label)
+    axes.set(xscale="log", xticks=[5, 10, 20, 50], xlabel="encryptions per image", ylabel="Max_SSIM", ylim=(0, 1))
+    axes.set_xticks([5, 10, 20, 50], ["5", "10", "20", "50"])
+    axes.minorticks_off()
+    axes.legend(fontsize=8)
+    figure.savefig(FIGURE, dpi=110, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -65,22 +65,26 @@ def run_digests(preset: str, methods: Sequence[str]) -> dict[str, str]:
             write_png(evaluate / "overview.png", grids.overview(secret.private, result.recovered))
         found |= digests(run, f"attack/{method}") | digests(run, f"evaluate/{method}")
         if method == "unmask":
-            found |= without_labels(release, public)
+            found |= other_forms(read_yaml(folder / "gen_data.yaml"), release, public)
     return found
 
 
-def without_labels(release: Release, public: npt.NDArray[np.uint8]) -> dict[str, str]:
-    """What `unmask` finds from the first half of the encryptions alone."""
+def other_forms(preset: dict[str, Any], release: Release, public: npt.NDArray[np.uint8]) -> dict[str, str]:
+    """What `unmask` finds from half of the encryptions alone, and from few encryptions of mirrored images."""
     half = release.info.encryptions_per_image // 2
     info = release.info.changed(encryptions_per_image=half)
     alone = replace(release, encryption=release.encryption[: half * info.n_private], label=None, info=info)
-    with one_blas_thread():  # as run_attack does: threads of OpenBLAS wait for each other
-        result = solve(alone, public, settings=Settings(rounds=1, shared_rounds=2))
-    arrays = {name: getattr(result, name) for name in ("recovered", "assignment", "signed", "confidence")}
-    return {
-        f"unmask without labels, {name}": hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-        for name, array in arrays.items()
-    }
+    mirrored = GenDataParams(**preset | {"augment": "flip", "encryptions_per_image": 12})
+    forms = {"without labels": alone, "few and mirrored": build_challenge(mirrored).release}
+    found = {}
+    for form, own in forms.items():
+        with one_blas_thread():  # as run_attack does: threads of OpenBLAS wait for each other
+            result = solve(own, public, settings=Settings(rounds=1, shared_rounds=2))
+        for name in ("recovered", "assignment", "signed", "confidence"):
+            array = np.ascontiguousarray(getattr(result, name))
+            found[f"unmask {form}, {name}"] = hashlib.sha256(array.tobytes()).hexdigest()
+    assert result.details["cleaned_rounds"]
+    return found
 
 
 def surroundings() -> dict[str, Any]:
