@@ -167,7 +167,8 @@ TABLES: dict[str, dict[str, Row]] = {
         "classes of 35 to 1": Row(change=partial(_relabelled, [35, 20, 15, 10, 8, 5, 3, 2, 1, 1])),
     },
     "views": {
-        f"flips, {given}": Row({"augment": "flip", "labels": labels})
+        f"{views}, {given}": Row({"augment": augment, "labels": labels})
+        for augment, views in [("flip", "flips"), ("crop", "crops"), ("crop_flip", "crops and flips")]
         for labels, given in [("coefficients", "labels with coefficients"), ("none", "no labels")]
     },
     "parts": {

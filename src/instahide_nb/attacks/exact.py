@@ -1,9 +1,8 @@
 """Linear algebra with the same bits on any machine: products of rounded factors, and a Cholesky factorisation.
 
 BLAS and LAPACK sum in an order that depends on the processor. Products here have factors rounded to integers so
-short that no partial sum exceeds 2^24 (by the Cauchy-Schwarz inequality): such sums are exact in float32 in any
-order. With ``fine=True`` the factors keep 26 bits and the sums, below 2^53, are exact in float64. The Cholesky
-factorisation is a plain loop.
+short that no partial sum exceeds 2^24 (by the Cauchy-Schwarz inequality), which is exact in float32 in any order. With
+``fine=True`` the factors keep 26 bits and the sums, below 2^53, are exact in float64.
 """
 
 from __future__ import annotations

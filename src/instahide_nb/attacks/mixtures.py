@@ -123,7 +123,7 @@ def _block_matrix(blocks: Float) -> csr_array:
     return csr_array((blocks.ravel(), column.ravel(), start), shape=(groups * size, groups * size))
 
 
-def _weighted(weight: Weights, table: Float) -> Float:
+def weighted(weight: Weights, table: Float) -> Float:
     """Q times some columns (n, width), on one thread."""
     if isinstance(weight, Regression):
         difference, transposed = weight.left_over
@@ -142,7 +142,7 @@ def weighted_design(mixtures: Mixtures, weight: Weights, table: Float64) -> Floa
     def columns(low: int, high: int) -> None:
         mixed = np.zeros((len(out), high - low))
         add_product(mixtures.matrix, np.ascontiguousarray(table[:, low:high]), mixed, threads=False)
-        out[:, low:high] = _weighted(weight, mixed)
+        out[:, low:high] = weighted(weight, mixed)
 
     in_blocks(columns, table.shape[1], block=_IMAGES)
     return out
@@ -173,7 +173,7 @@ def right_side(rows: Float, mixtures: Mixtures, weight: Weights, mean: Float) ->
         return out
 
     def columns(low: int, high: int) -> None:
-        mixed = _weighted(weight, rows[:, low:high] - mean[low:high])
+        mixed = weighted(weight, rows[:, low:high] - mean[low:high])
         out[:, low:high] = add_product(across, mixed, np.zeros((len(out), high - low)), threads=False)
 
     in_blocks(columns, rows.shape[1], block=_COLUMNS)

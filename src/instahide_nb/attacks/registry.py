@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from instahide_nb.attacks.unmask.attack import Unmask
 
 _GROUP = "instahide_nb.attacks"
-_CROPS, _VIEWS = ("crop", "crop_flip"), ("flip", "crop", "crop_flip")
 _GIVEN = ("seed_start", "seed_stop", "workdir")  # what run_attack passes by itself
 _OWN = {
     "unmask": "instahide_nb.attacks.unmask.attack:run",
@@ -97,8 +96,10 @@ def why_not(method: str, about: ChallengeParams) -> str:
         return f"{name} needs labels; this release has none"
     if name == "prng-seed" and about.labels != "coefficients":
         return f"{name} needs labels with coefficients; the labels of this release are {about.labels!r}"
-    if about.augment in {"unmask": _CROPS, "prng-state": _VIEWS, "prng-seed": _VIEWS}.get(name, ()):
+    if name.startswith("prng-") and about.augment != "none":
         return f"{name} cannot attack augmented private images ({about.augment})"
+    if name == "unmask" and "crop" in about.augment and about.scheme != "cross":
+        return f"{name} attacks cropped private images ({about.augment}) of the scheme cross only, not {about.scheme}"
     return ""
 
 

@@ -178,7 +178,7 @@ def unmask_sees(monkeypatch):
         solved = UnmaskResult(
             recovered=np.zeros(made.private.shape, np.float32),
             assignment=made.mixtures.index[:, :2].astype(np.int64),
-            flipped=np.zeros((n, 2), bool),
+            view=np.tile(np.int8([4, 4, 0]), (n, 2, 1)),
             coefficient=np.full((n, 2), 0.3, np.float32),
             confidence=np.ones((n, 2), np.float32),
             signed=signed,

@@ -12,12 +12,13 @@ from dead_leaves import dead_leaves
 from skimage.metrics import structural_similarity
 
 from instahide_nb.attacks.registry import counted
-from instahide_nb.attacks.unmask.attack import Settings, UnmaskResult, solve
+from instahide_nb.attacks.unmask.attack import Settings, UnmaskResult, decrypt, solve
 from instahide_nb.challenge.build import Challenge, build_challenge
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.params import GenDataParams
 from instahide_nb.data.sources import public_patches
+from instahide_nb.evaluate.metrics import score
 
 N_PRIVATE = 16
 
@@ -73,6 +74,21 @@ def test_every_private_image_is_recovered_once(case: Case) -> None:
     truth = case.challenge.secret.private / 127.5 - 1.0
     distance = ((case.result.recovered[:, None] - truth[None]) ** 2).mean(axis=(2, 3, 4))
     assert sorted(distance.argmin(axis=1)) == list(range(N_PRIVATE))
+
+
+@pytest.mark.parametrize(("augment", "least"), [("flip", 0.8), ("crop", 0.6), ("crop_flip", 0.5)])
+def test_augmented_images_are_recovered_with_the_same_bits(
+    augment: str, least: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenge, public = make_case(tmp_path, augment=augment)
+    found = []
+    for threads in ("1", "2") if augment == "crop_flip" else ("2",):
+        monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+        found.append(solve(challenge.release, public, settings=Settings(shared_rounds=2)))
+    assert score(decrypt(found[0]), *challenge.secret.mixed()).metrics()["max_ssim"] > least
+    for one in found[1:]:
+        np.testing.assert_array_equal(one.recovered, found[0].recovered)
+        np.testing.assert_array_equal(one.view, found[0].view)
 
 
 def test_signs_are_mostly_right(case: Case) -> None:

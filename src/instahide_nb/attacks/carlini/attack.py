@@ -9,8 +9,7 @@ Carlini et al., "Is Private Learning Possible with Instance Encoding?" (arXiv 20
 6. `learn_colour_curve` (the result of ver.2), and 7. `learn_cleaning` (of ver.1).
 
 Stages 1 to 5 run twice: on the release, and on a challenge that the attacker makes of public images. Its private images
-are known, so stages 6 and 7 are learned from it. If labels only name classes, coefficients come from the codes with
-which `unmask` begins. ``docs/carlini.md`` compares the stages with the published ones.
+are known, so stages 6 and 7 are learned from it. If labels only name classes, coefficients are those of `unmask`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Corrections learned on a challenge of the attacker's own: stages 6 and 7 of the published attack.
 
 The descent finds images up to contrast and colour. Carlini et al. (arXiv 2011.05315) pass every pixel through a network
-of three inputs, ten rectified units and three outputs (``step_6_adjust_color`` of their code). Here such a network is
-learned from a challenge with public images in place of private ones. The cleaning step of ver.1 was never published.
-Here a network of 64 units takes the 7x7 window around a pixel and returns the pixel's error. Training uses only loops
-of ``+ - * / sqrt``, so the weights are the same on any machine.
+of three inputs, ten rectified units and three outputs (``step_6_adjust_color`` of their code). Here it is learned from
+a challenge with public images in place of private ones. The cleaning step of ver.1 was never published: here 64 units
+take the 7x7 window around a pixel and return its error. Training uses only ``+ - * / sqrt``, for the same bits.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Dense groups of encryptions, one for each private image, and two of them for each encryption: stages 2 to 4.
 
-A group is one of the clusters with which `unmask` begins (:func:`instahide_nb.attacks.unmask.edges.clusters`). Labels
-name the classes of an encryption's two private images. So each encryption has two slots with a class and a coefficient
-each (:class:`Slots`), and each slot is filled with a group of its class. A private image fills ``2 n / N`` slots.
-Carlini et al. (arXiv 2011.05315) describe a minimum-cost matching under these constraints; their code
-(``step_2_color_graph``, ``step_4_final_graph``) grows groups without labels and matches greedily.
+A group is one of the clusters with which `unmask` begins (:func:`instahide_nb.attacks.unmask.edges.clusters`). Each
+encryption has two slots with a class and a coefficient each (:class:`Slots`), filled with groups of these classes; a
+private image fills ``2 n / N`` slots. Carlini et al. (arXiv 2011.05315) describe such a minimum-cost matching; their
+code grows groups without labels and matches greedily.
 """
 
 from __future__ import annotations

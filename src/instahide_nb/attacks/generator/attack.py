@@ -1,12 +1,10 @@
 """`prng-seed` and `prng-state`: decrypt a challenge by finding its random generator.
 
 After Carlini et al., "Is Private Learning Possible with Instance Encoding?" (arXiv 2011.05315), section 6. Whoever
-knows the generator draws all pairs, coefficients and masks again; images follow by least squares.
-
-`prng-seed` tests all 2^32 seeds against the coefficients that labels show. `prng-state` solves for the state of the
-mask generator from mask bits that are certain, which works without a seed too; where there was a seed, rewinding the
-state finds it. UInt8 come from sums of neighbouring mask bits first, from the signs that `unmask` infers second. Where
-pairs or coefficients are not known, those of `unmask` serve.
+knows the generator draws all pairs, coefficients and masks again; images follow by least squares. `prng-seed` tests all
+2^32 seeds against the coefficients in the labels. `prng-state` solves for the state of the mask generator from certain
+mask bits: from sums of neighbouring ones first, from the signs that `unmask` infers second. Where there was a seed,
+rewinding the state finds it; otherwise coefficients are those of `unmask`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 The matrix is factorised by the method of the four Russians (Albrecht, Bard and Hart, "Algorithm 898: Efficient
 multiplication of dense matrices over GF(2)", ACM TOMS 37(1), 2010): 64 columns at a time; the rows below add their
-combination of 64 pivot rows from eight tables of 256 sums. As in an LU factorisation, the eliminated entries hold the
-multipliers, so right-hand sides are reduced later. Dependent rows reduce to zero and serve as checks: a right-hand side
-is consistent if all of its checks are zero.
+combination of 64 pivot rows from eight tables of 256 sums. The eliminated entries hold the multipliers, so right-hand
+sides are reduced later. Dependent rows reduce to zero: a right-hand side is consistent if these checks are zero.
 """
 
 from __future__ import annotations

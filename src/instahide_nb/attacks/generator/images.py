@@ -1,16 +1,10 @@
 """Private images once masks and pairs are known: exact wherever the equations allow.
 
-With its mask removed, an encryption is linear in its images (:mod:`instahide_nb.attacks.mixtures`). What is known
-decides:
-
-* All coefficients (the seed is known): private and public images together are the unknowns of one least squares
-  problem, whose only errors are roundings to float32; pixels are whole numbers, so the images are exact.
-* The challenge's own public images, but no coefficients: coefficients of the public and values of the private images in
-  turn, until the images are exact.
-* The private coefficients only: generalised least squares. In an epoch the same N public images are used k - 2 times
-  each, so residuals are correlated; their covariance follows from the pixels, which are as many samples.
-
-Images and coefficients that reproduce an encryption bit for bit are proved right.
+With its mask removed, an encryption is linear in its images (:mod:`instahide_nb.attacks.mixtures`). With all
+coefficients, private and public images together follow from one least squares problem; pixels are whole numbers, so
+they are exact. With the challenge's own public images but no coefficients, public coefficients and private images
+follow in turn until they are exact. With private coefficients only, generalised least squares uses the covariance of
+residuals within epochs. Images and coefficients that reproduce an encryption bit for bit are proved right.
 """
 
 from __future__ import annotations

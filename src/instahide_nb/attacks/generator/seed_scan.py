@@ -2,16 +2,13 @@
 
 numpy's legacy normal numbers come in pairs: of four words w0 .. w3, ``x1 = 2 (w0>>5, w1>>6) - 1`` and
 ``x2 = 2 (w2>>5, w3>>6) - 1``, where (a, b) is the fraction (a 2^26 + b) / 2^53; a point (x1, x2) in the unit disc gives
-first f x2, then f x1, with f = sqrt(-2 log(r^2) / r^2) (Marsaglia's polar method). If a row of coefficients starts with
-such a pair, the ratio of its first two coefficients is |x2| / |x1|. The label shows both coefficients whenever the two
-private images have different classes, but not which is which, so the smaller over the larger is compared.
+first f x2, then f x1, with f = sqrt(-2 log(r^2) / r^2) (Marsaglia's polar method). So the ratio of the first two
+coefficients of a row is |x2| / |x1|. The label shows both where the private images have different classes, but not
+which is which, so the smaller over the larger is compared.
 
-Per seed this takes some 500 seeding steps and the top bits of two words per point. Any row may have been redrawn, so
-several rows are compared, and a seed *survives* if enough ratios agree. Survivors must then reproduce the first rows
-exactly (with numpy's own ``RandomState``), and finally all labels.
-
-Kernels work on 256 seeds at a time, from one array to another, so that they compile to vector instructions. The casts
-keep numba from widening 32-bit operations to 64 bits, which would prevent that.
+Any row may have been redrawn, so several rows are compared, and a seed *survives* if enough ratios agree. Survivors
+must then reproduce the first rows exactly (with numpy's own ``RandomState``), and finally all labels. Kernels work on
+256 seeds at a time and compile to vector instructions; casts keep numba from widening 32-bit operations to 64 bits.
 """
 
 from __future__ import annotations

@@ -3,11 +3,9 @@
 A mask bit is the lowest bit of one word of the mask generator, at a known place in its stream, and MT19937 is linear
 over GF(2): so some 20,000 known bits, or known sums of two, give its 19,937 bits of state. Two rankings select bits:
 
-* Neighbouring values of an image mostly have the same sign, and nearly always if |x| is large at both and around them,
-  where a change of sign would be a jump. Then the sum of their mask bits is known, without any attack.
-* The signs that `unmask` infers: the log-odds of a sign are 2 m |x| s / v, with m the predicted value, |x| s the
-  encryption with its expected mask removed and v the residual variance. Predictions fail in patches, mostly at edges,
-  so a sign is as certain as the least certain one around it, and is not used if signs change nearby.
+* Large neighbouring values nearly always have the same sign. Then the sum of their mask bits is known.
+* The signs that `unmask` infers have log-odds 2 m |x| s / v, with m the predicted value, |x| s the encryption with its
+  expected mask removed and v the residual variance. A sign is as certain as the least certain one around it.
 """
 
 from __future__ import annotations

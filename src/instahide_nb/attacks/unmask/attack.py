@@ -1,12 +1,10 @@
-"""The `unmask` attack: private images from masked mixtures, without a network and without the generator's bug.
+"""The `unmask` attack: private images from masked mixtures, without the generator's bug.
 
-One model serves every release: ``x_i = s_i (sum_j a_ij P_j + R_i)`` with signs s, p private images P a row, their
-coefficients a, and the public rest R. Labels, sums and epochs constrain the a_ij where they are known (`constraints`).
-
-Energies of edges give first codes, the images of each row and their coefficients (`edges`, `codes`). Squares give
-first images up to one sign, which colours decide (`squares`). Then come rounds: infer the signs (`signs`), find codes
-anew (`codes`), solve for the images (:mod:`..mixtures`), flip pixels of the wrong sign (`signs`); and more rounds in
-which encryptions that share public images inform each other (`shared_public`).
+One model serves every release: ``x_i = s_i (sum_j a_ij V_ij P_j + R_i)`` with signs s, private images P, coefficients
+a, views V (`windows`) and the public rest R. Labels, sums and epochs constrain a where they are known (`constraints`).
+Energies of edges give first codes (`edges`, `codes`; with views `crops`). Squares give first images up to one sign,
+which colours decide (`squares`), or messages give them (`windows`). Then come rounds of signs (`signs`), codes and
+least squares (:mod:`..mixtures`), in the end with public images that encryptions share (`shared_public`).
 """
 
 from __future__ import annotations
@@ -19,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attacks.mixtures import Fit, Mixtures, Weights, fit, influence, mean_square, predictions, spread
-from instahide_nb.attacks.result import AttackResult, on_the_grid
-from instahide_nb.attacks.unmask import cleaning, codes, edges, shared_public, signs, squares
+from instahide_nb.attacks.result import AttackResult
+from instahide_nb.attacks.unmask import cleaning, codes, crops, edges, shared_public, signs, squares
 from instahide_nb.attacks.unmask.codes import Codes
 from instahide_nb.attacks.unmask.constraints import (
     Known,
@@ -31,13 +29,16 @@ from instahide_nb.attacks.unmask.constraints import (
     scales_by_sum,
 )
 from instahide_nb.attacks.unmask.smoothness import Moments, Smoothness, public_moments, smoothness
-from instahide_nb.attacks.unmask.views import better_mirrored, both_ways, fit_views, image_of, mirrored
+from instahide_nb.attacks.unmask.windows import Windows, both_ways, image_of, on_canvas, view_table
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.arrays import Float32, Float64, Int64
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import Stopwatch
 from instahide_nb.core.progress import progress as progress_bar
+from instahide_nb.scheme.encryption import pixel_bytes, pixel_values
+from instahide_nb.scheme.views import PAD, apply_views
 
+_WRONG = np.float32(0.08)  # variance of small private images that may be wrong, times their squared coefficient
 _RIDGE = 0.3  # white noise added to the public covariance, as a share of a pixel's variance
 _REPAIR_RIDGE = 0.1
 _SHARED_RIDGE = 0.05  # of the whitening under which residuals are compared
@@ -79,7 +80,7 @@ class UnmaskResult:
 
     recovered: Float32  # (N, h, w, 3) in [-1, 1], ordered by class where there are labels
     assignment: Int64  # (n, p): the private images of each encryption, the largest coefficient first
-    flipped: npt.NDArray[np.bool_]  # (n, p): which of them are mirrored
+    view: npt.NDArray[np.int8]  # (n, p, 3): their views, see scheme.views
     coefficient: Float32  # (n, p)
     confidence: Float32  # (n, p): log-likelihood of each image above the next best in its place
     signed: Float32  # (n, h, w, 3): each encryption with its mask lifted, |x| E[sign]
@@ -163,9 +164,11 @@ class Estimates:
     def fit_images(self) -> None:
         """Solve for the private images by (generalised) least squares: `image`, `fitted`."""
         weights = self.row_weights()
-        if self.known.either_way:
-            self.fitted = fit_views(self.signed, self.mixtures, weights, self.mean, _PULL)
-            self.image = self.fitted.image
+        if self.known.views is not None:
+            rows, start = self.signed - self.public_mean(), self.canvas
+            centre = np.broadcast_to(self.moments.mean[:, None, None], (self.known.n_images, *self.size.shape[1:]))
+            found = self.windows.fit(rows, self.mixtures, weights, on_canvas(centre, np.inf), start, _PULL)
+            self.replace_images(np.clip(found, -1, 1)[:, :, PAD:-PAD, PAD:-PAD])
             return
         flat = self.signed.reshape(len(self.signed), -1)
         image = np.clip(fit(flat, self.mixtures, weights, self.mean, _PULL), -1.0, 1.0)
@@ -178,16 +181,44 @@ class Estimates:
         images = Mixtures(held, self.mixtures.coefficient, self.known.n_images)
         return np.sqrt(float(self.moments.variance) * spread(images, self.row_weights(), _PULL))
 
+    @property
+    def windows(self) -> Windows:
+        """Which windows of images rows hold, where there are views."""
+        assert self.known.views is not None
+        return Windows(self.known.views, np.arange(self.size.shape[1]))
+
+    @property
+    def canvas(self) -> Float32:
+        """Images with their black border."""
+        return on_canvas(self.image[: self.known.n_images])
+
     def flip_gain(self) -> Float32:
         """What flipping the sign of each pixel of each image would gain, (N, channels, h, w)."""
         size, image = self.size.reshape(len(self.size), -1), self.image.reshape(len(self.image), -1)
         gain = signs.flip_gain(size, image, self.mixtures, self.scale * self.moments.variance, self.mean)
-        gain, whole = gain.reshape(self.image.shape), self.known.n_images
-        return gain[:whole] + mirrored(gain[whole:]) if self.known.either_way else gain
+        gain = gain.reshape(self.image.shape)
+        if self.known.views is None:
+            return gain
+        every = np.arange(len(gain))[:, None]
+        return self.windows.spread(gain, every, np.ones(every.shape), self.canvas)[:, :, PAD:-PAD, PAD:-PAD]
 
     def replace_images(self, image: Float32) -> None:
-        """Take other images, and their mirror images where rows hold these: `image`."""
-        self.image = np.concatenate([image, mirrored(image)]) if self.known.either_way else image
+        """Take other images, and all views of them where rows hold these: `image`."""
+        if self.known.views is not None:
+            image = self.windows.candidates(on_canvas(image), image.shape[2:])
+        self.image = image
+
+    def public_mean(self) -> Float32:
+        """Mean of the public images of each row, (n, channels, 1, 1)."""
+        return self.mixtures.rest.astype(np.float32)[:, None, None, None] * self.moments.mean[:, None, None]
+
+    def pass_messages(self, start: Float32 | None) -> None:
+        """Images from absolute values: `image`."""
+        noise, small = self.scale * self.moments.variance, self.mixtures.coefficient[:, 1:]
+        if start is None:
+            noise = noise + _WRONG * (small * small).sum(axis=1)
+        found = self.windows.pass_messages(self.size, self.mixtures, noise, self.moments.mean, start)
+        self.replace_images(found[:, :, PAD:-PAD, PAD:-PAD])
 
     def clean(self) -> None:
         """Replace the images by what a network makes of them: `image`."""
@@ -195,10 +226,7 @@ class Estimates:
         self.replace_images(cleaning.clean(image, self.flip_gain(), self.deviation()))
 
     def measure_residuals(self) -> None:
-        """Estimate the covariance of each residual, half from the coefficients and half from the residual: `scale`.
-
-        An encryption with a wrong image has a larger one, and counts for less in the next round.
-        """
+        """Estimate the covariance of each residual, half from the coefficients and half from the residual: `scale`."""
         half, left = np.float32(0.5), np.empty(len(self.size))
         for rows in self.blocks():
             left[rows] = mean_square(self.residual(rows).reshape(len(left[rows]), -1))
@@ -215,6 +243,12 @@ class Estimates:
     def find_codes(self) -> Codes:
         """Images and coefficients of all rows, each compared with images fitted without it: `mixtures`."""
         local, centre = self.smoothness(_RIDGE), self.moments.mean[:, None, None]
+        if self.known.views is not None:
+            private = self.signed - self.public_mean() - (0 if self.expected is None else self.expected)
+            coder = crops.Coder(self.known, self.windows, local, private)
+            best = coder.codes(self.canvas, self.mixtures, self.scale)
+            self.mixtures = scaled(best.mixtures, self.known, self.law, self.n_public)
+            return replace(best, gain=best.gain / self.scale, score=best.score / self.scale[:, None, None])
 
         def rows(part: slice | Int64) -> Float32:
             return self.signed[part] - centre - (0 if self.expected is None else self.expected[part])
@@ -228,8 +262,7 @@ class Estimates:
     def take_second_opinion(self, energies: edges.Edges, coupled: bool) -> int:
         """Take the codes of edges for rows that these explain much better; returns how many: `mixtures`, `signed`.
 
-        Signs inferred from a wrong prediction agree with it, so the encryption itself is no judge. The same is done
-        where coefficients are smaller than the scheme draws them.
+        Signs inferred from a wrong prediction agree with it. The same is done where coefficients are too small.
         """
         found = energies.products(self.mixtures)
         other = energies.codes(found)
@@ -242,11 +275,7 @@ class Estimates:
             few = self.mixtures.coefficient.sum(axis=1) < np.float32(_TOO_SMALL * self.least_sum)
             better |= few & (other.gain >= mine.gain)
         held, share = self.mixtures.assignment.copy(), self.mixtures.coefficient.copy()
-        whole, turned = self.known.n_images, np.zeros(held.shape, bool)
-        if self.known.either_way:
-            turned = better_mirrored(mine.score, held, whole, self.known.epochs)
-            held[turned] = (held[turned] + whole) % (2 * whole)
-        rows = np.flatnonzero(better | turned.any(axis=1))
+        rows = np.flatnonzero(better)
         if len(rows):
             held[better], share[better] = other.mixtures.assignment[better], coefficient[better]
             self.mixtures = Mixtures(held, share, self.mixtures.n_images)
@@ -260,7 +289,7 @@ class Estimates:
         `age` (N,) counts the rounds since an image was started; it is changed.
         """
         age += 1
-        margin, held = found.margin(), image_of(self.mixtures.assignment, len(age))
+        margin, held = found.margin(), self.mixtures.assignment
         # the median: epochs give an image that nobody wants the places that no other image wants
         median = np.array([np.median(margin[held == j]) if (held == j).any() else 0.0 for j in range(len(age))])
         typical = float(np.median(median))
@@ -306,7 +335,7 @@ class Estimates:
     def learn_shared_public(self, epoch: int | None, blocks: list[slice]) -> None:
         """Learn from the residuals which rows share public images: `weights`, `expected`, `scale`.
 
-        `epoch` is the number of rows of an epoch, where epochs say who shares; else rows are compared within `blocks`.
+        `epoch` is the number of rows of an epoch; without epochs rows are compared within `blocks`.
         """
         expected = np.empty_like(self.size) if self.expected is None else self.expected
         self.expected, local = None, self.smoothness(_SHARED_RIDGE)
@@ -320,8 +349,7 @@ class Estimates:
     def choose_sign(self, axis: Float64) -> None:
         """A few rounds that favour neither sign, then the sign under which mean colours are a photograph's: `image`.
 
-        These rounds leave the mean public image out. The likelihood cannot decide: it takes the mean of the attacker's
-        photographs for that of the challenge's. `axis` is from `squares.colour_axis`.
+        These rounds leave the mean public image out; the likelihood cannot decide. `axis`: see `squares.colour_axis`.
         """
         known = self.moments
         self.moments = replace(known, mean=np.zeros_like(known.mean))
@@ -393,9 +421,8 @@ def _features(encryption: Float32, known: Known, moments: Moments, masked: bool,
         return edges.edges_of(encryption, known, squares=public)
     feature = _planar(encryption) - moments.mean[:, None, None]
     local = smoothness(moments, feature.shape[2], feature.shape[3], _RIDGE)
-    planes = np.arange(feature.shape[1]) if known.either_way else None
     square = codes.square_lengths(feature.__getitem__, len(feature), local)
-    return edges.Edges(known, feature, local, square, planes)
+    return edges.Edges(known, feature, local, square)
 
 
 def count_private(release: Release, public: npt.NDArray[np.uint8]) -> Release:
@@ -436,8 +463,9 @@ class Unmask:
             self.moments = public_moments(self.public)
         with self.watch.stage("edges"):
             info, known = self.release.info, known_of(self.release)
-            if info.augment == "flip":
-                known = replace(known, image_class=np.tile(known.image_class, 2), either_way=True)
+            if info.augment != "none":
+                views = view_table(info.augment)
+                known = replace(known, image_class=np.tile(known.image_class, len(views)), views=views)
             public = info.k > info.private_per_row
             self.energies = _features(self.encryption, known, self.moments, self.masked, public)
         return self.energies
@@ -447,7 +475,8 @@ class Unmask:
         info = self.release.info
         n_public = info.k - info.private_per_row
         with self.watch.stage("first codes"):
-            self.codes, self.energies = edges.first_codes(self.energies)
+            start = edges.first_codes if self.energies.known.views is None else crops.first_codes
+            self.codes, self.energies = start(self.energies)
             law = coefficient_law(info)
         known = self.energies.known
         mixtures = scaled(self.codes.mixtures, known, law, n_public)
@@ -473,11 +502,19 @@ class Unmask:
                 now.fit_images()
             self._remember("least squares")
             return now
+        self.age = np.full(now.known.n_images, _GRACE + 1)
+        deviation = now.deviation() if self.settings.cleaning and now.size.shape[1] == 3 else np.zeros(1)
+        self.uncertain = float(np.median(deviation)) > _CLEANED
+        if now.known.views is not None and len(now.known.views) > 2:
+            with self.watch.stage("messages"):
+                now.pass_messages(None)
+            self._remember("messages")
+            return now
         everything = now.mixtures
         now.mixtures = self._certain(everything)
         with self.watch.stage("squares"):
             rows, mixtures = self.encryption, now.mixtures
-            if now.known.either_way:
+            if now.known.views is not None:
                 rows, mixtures = np.concatenate([rows, rows[:, :, ::-1]]), both_ways(mixtures)
             now.image = _planar(squares.first_images(rows, mixtures))
         self._remember("squares")
@@ -492,9 +529,6 @@ class Unmask:
                 now.repair_signs()
             self._remember("sign repair")
         now.mixtures = everything
-        deviation = now.deviation() if self.settings.cleaning and now.size.shape[1] == 3 else np.zeros(1)
-        self.uncertain = float(np.median(deviation)) > _CLEANED
-        self.age = np.full(now.known.n_images, _GRACE + 1)
         return now
 
     def _certain(self, mixtures: Mixtures) -> Mixtures:
@@ -551,14 +585,19 @@ class Unmask:
         if self.masked:
             with self.watch.stage("coupled signs"):
                 now.infer_signs(_RIDGE, self.settings.coupled)
-            if second and self.settings.second_opinion:
+            if second and self.settings.second_opinion and now.known.views is None:
                 with self.watch.stage("second opinion"):
                     now.take_second_opinion(self.energies, self.settings.coupled)
         with self.watch.stage("codes"):
             self.codes = now.find_codes()
-        if restart and self.masked and self.settings.restarts:
+        if restart and self.masked and self.settings.restarts and now.known.views is None:
             with self.watch.stage("restarts"):
                 now.restart_images(self.codes, self.age)
+        if self.masked and now.known.views is not None and now.weights is None:
+            with self.watch.stage("messages"):
+                now.pass_messages(now.canvas)
+            with self.watch.stage("coupled signs"):
+                now.infer_signs(_RIDGE, self.settings.coupled)
         with self.watch.stage("least squares"):
             now.fit_images()
 
@@ -583,12 +622,13 @@ class Unmask:
         u = confidence / np.float32(2)
         correct = np.float32(0.5) * (np.float32(1) + u / np.sqrt(np.float32(1) + u * u))
         with self.watch.stage("second opinion"):
-            agreement = edges.agreement(self.energies, now.mixtures)
+            agreement = None if now.known.views is not None else edges.agreement(self.energies, now.mixtures)
         stages = [name for name, _ in self.history]
+        views = view_table("none") if now.known.views is None else now.known.views
         return UnmaskResult(
             recovered=_interleaved(now.image[: now.known.n_images]),
             assignment=image_of(now.mixtures.assignment, now.known.n_images),
-            flipped=now.mixtures.assignment >= now.known.n_images,
+            view=views[np.maximum(now.mixtures.assignment, 0) // now.known.n_images].astype(np.int8),
             coefficient=now.mixtures.coefficient.astype(np.float32),
             confidence=confidence,
             signed=_interleaved(now.signed),
@@ -629,9 +669,8 @@ def decrypt(result: UnmaskResult) -> Float32:
     strength = result.confidence * result.coefficient
     place = np.argmax(strength, axis=1)
     row = np.arange(len(place))
-    image, flipped = on_the_grid(result.recovered)[result.assignment[row, place]], result.flipped[row, place]
-    image[flipped] = image[flipped, :, ::-1]
-    return image
+    image = pixel_bytes(result.recovered)
+    return pixel_values(apply_views(image[result.assignment[row, place]], result.view[row, place]))
 
 
 def answer(result: UnmaskResult) -> AttackResult:

@@ -1,16 +1,14 @@
 """Which private images an encryption holds, and with which coefficients: sparse codes under constraints.
 
-A row, with its mask lifted, is ``x = sum_j a_j P_j + e``: p of the centred images P, coefficients a_j >= 0, and a
-residual e whose covariance is that of public images. For given images the whitened squared residual falls by twice
+A row, with its mask lifted, is ``x = sum_j a_j P_j + e``: p centred images P, coefficients a_j >= 0, and a residual e
+with the covariance of public images. The whitened squared residual falls by twice
 
-    gain = sum_j a_j <x, P_j> - 1/2 sum_jk a_j a_k <P_j, P_k>,
+    gain = sum_j a_j <x, P_j> - 1/2 sum_jk a_j a_k <P_j, P_k>.
 
-so products with images and among images are all that is needed. Each of the p places of a row is chosen in turn, given
-the others (matching pursuit with re-choice). Whatever is known narrows the choice: classes named by the labels, sums
-of coefficients, and epochs, in each of which every image stands p times. The same holds of edge energies (`edges`).
-
-An image fitted to a row resembles it, so a wrong choice would stay. Each row is therefore compared with the images as
-they would be without it: P_j - t_j r, with r the row's residual and t_j = influence_j / (1 - leverage).
+Each of the p places is chosen in turn, given the others (matching pursuit with re-choice), as far as classes, sums of
+coefficients and epochs allow. The same holds of edge energies (`edges`). An image fitted to a row resembles it, so each
+row is compared with the images as they would be without it: P_j - t_j r, with r the row's residual and
+t_j = influence_j / (1 - leverage).
 """
 
 from __future__ import annotations
@@ -42,14 +40,11 @@ class Codes:
     mixtures: Mixtures  # the largest coefficient first
     gain: Float64  # (n,): log-likelihood above that of no private image at all
     score: Float32  # (n, p, N): the gain with each image in each place, beside the images in the others
-    n_images: int  # N; candidates are their mirror images too, if there are more
 
     def margin(self) -> Float32:
         """Gain above that with the next best image in each place, float32 (n, p)."""
         other = self.score.copy()
-        held = self.mixtures.assignment[:, :, None]
-        for turn in range(0, other.shape[2], self.n_images):
-            np.put_along_axis(other, (held + turn) % other.shape[2], np.float32(-1e30), axis=2)
+        np.put_along_axis(other, self.mixtures.assignment[:, :, None] % other.shape[2], np.float32(-1e30), axis=2)
         return np.minimum(self.gain[:, None] - other.max(axis=2), 1e6).astype(np.float32)
 
 
@@ -154,7 +149,6 @@ def _code_rows(
     target: Float64,
     stiff: float,
     sweeps: int,
-    distinct: int,
     assignment: Int64,
     coefficient: Float64,
     gain: Float64,
@@ -230,8 +224,6 @@ def _code_rows(
                         held = False
                         for u in range(many):
                             held = held or chosen[place_of[u]] == j
-                            if chosen[place_of[u]] != j and chosen[place_of[u]] % distinct == j % distinct:
-                                held, value = True, -1e30  # an image is not in a row both ways round
                         if not held:
                             slope, curve = right_of[j], length[j]
                             for u in range(many):
@@ -328,12 +320,12 @@ def square_lengths(rows: Rows, n: int, local: Smoothness) -> Float64:
     for low in range(0, n, _BLOCK):
         part = np.ascontiguousarray(rows(slice(low, low + _BLOCK)))
         flat, white = part.reshape(len(part), -1), whiten(part, local).reshape(len(part), -1)
-        in_blocks(_dot_rows, len(part), flat, white, out[low : low + _BLOCK])
+        in_blocks(dot_rows, len(part), flat, white, out[low : low + _BLOCK])
     return out
 
 
 @numba.njit(cache=True, nogil=True)
-def _dot_rows(first: int, last: int, a: Float32, b: Float32, out: Float64) -> None:
+def dot_rows(first: int, last: int, a: Float32, b: Float32, out: Float64) -> None:
     for i in range(first, last):
         total = 0.0
         for p in range(a.shape[1]):
@@ -357,7 +349,7 @@ def code(found: Products, known: Known, assignment: Int64 | None = None) -> Code
     own = (np.full((n, 1), -1), np.zeros((n, 1)), np.zeros((0, n_images)))
     if fit is not None:
         own = (fit.mixtures.assignment, fit.mixtures.coefficient.astype(np.float64), fit.influence)
-    constraints = known.image_class, known.present, target, stiff, sweeps, known.n_images
+    constraints = known.image_class, known.present, target, stiff, sweeps
     out = held, coefficient, gain, score
     in_blocks(_code_rows, n, found.product, found.gram, *own, found.square, *constraints, *out)
     order = np.argsort(-coefficient, axis=1, kind="stable")
@@ -366,14 +358,11 @@ def code(found: Products, known: Known, assignment: Int64 | None = None) -> Code
         np.take_along_axis(coefficient, order, 1).astype(np.float32),
         n_images,
     )
-    return Codes(mixtures, gain, np.take_along_axis(score, order[:, :, None], 1), known.n_images)
+    return Codes(mixtures, gain, np.take_along_axis(score, order[:, :, None], 1))
 
 
 def assign_epochs(score: Float32, scale: Float32, n_images: int) -> Int64:
-    """Candidates of each row so that every image stands p times in each block of N rows and scores are largest.
-
-    An image stands one way round in all its places of a block: that of the larger total if each place could choose.
-    """
+    """Images of each row so that every image stands p times in each block of N rows and scores are largest."""
     from scipy.optimize import linear_sum_assignment
 
     n, places, _ = score.shape
@@ -382,16 +371,10 @@ def assign_epochs(score: Float32, scale: Float32, n_images: int) -> Int64:
     def blocks(first: int, last: int) -> None:
         for low in range(first * n_images, last * n_images, n_images):
             part = (score[low : low + n_images] / scale[low : low + n_images, None, None]).astype(np.float64)
-            part = part.reshape(n_images * places, -1, n_images)
-            part = np.maximum(part - part.max(axis=(1, 2), keepdims=True), -1e6)
-            turn, one = np.zeros(n_images, np.int64), np.arange(n_images)
-            for last in range(part.shape[1]):
-                best = part[:, turn, one] if last or part.shape[1] == 1 else part.max(axis=1)
-                image = linear_sum_assignment(np.repeat(best, places, axis=1), maximize=True)[1] // places
-                total = np.zeros((n_images, part.shape[1]))
-                np.add.at(total, image, part[np.arange(len(part)), :, image])
-                turn = turn if last else total.argmax(axis=1)
-            out[low : low + n_images] = (image + n_images * turn[image]).reshape(-1, places)
+            part = part.reshape(-1, n_images)
+            part = np.maximum(part - part.max(axis=1, keepdims=True), -1e6)
+            image = linear_sum_assignment(np.repeat(part, places, axis=1), maximize=True)[1] // places
+            out[low : low + n_images] = image.reshape(-1, places)
 
     in_blocks(blocks, n // n_images, block=1)
     return out

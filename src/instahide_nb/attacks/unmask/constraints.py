@@ -1,13 +1,9 @@
 """What is known of an attack's sparse matrix before any image is: classes, sums of coefficients, epochs, their law.
 
-Labels with coefficients name the classes of a row and the sum of the coefficients of each; labels with classes only
-name the classes; without labels any image may stand in any row. Without public images the coefficients of a row sum
-to 1. None of this is needed, all of it is used. Whether rows come in epochs is read from the codes themselves, never
-taken from release.json, since rows may be shuffled.
-
-Where no sum is known, neither is the scale of an image: an image half as bright with coefficients twice as large
-explains the same rows. Then the law of the scheme gives the scale: the coefficients of all images have the same
-distribution.
+Labels with coefficients give the classes of a row and the sum of the coefficients of each; labels with classes only the
+classes. Without public images the coefficients of a row sum to 1. None of this is needed. Whether rows come in epochs
+is read from the codes, since rows may be shuffled. Where no sum is known, an image half as bright with coefficients
+twice as large explains the same rows; then the distribution of the coefficients gives the scale.
 """
 
 from __future__ import annotations
@@ -37,17 +33,17 @@ class Known:
     """Constraints on the codes of all rows."""
 
     per_row: int  # private images of a row, p
-    image_class: Int64  # (N,), ascending: the labels say how many images a class has; twice, if `either_way`
+    image_class: Int64  # (N,), ascending: the labels say how many images a class has, once for each view
     present: Bool  # (n, classes): which a row holds; without labels there is one class, present everywhere
     share: Float64 | None  # (n, classes): sum of the coefficients of each class, if known
     epochs: bool = False  # whether rows come in blocks of N in which each image stands p times
     stiffness: float = 1e3  # weight of known sums, in mean squared lengths of an image
-    either_way: bool = False  # whether candidates are N images and their N mirror images (`views`)
+    views: Int64 | None = None  # (V, 3): candidate v N + j is view v of image j (`windows`)
 
     @property
     def n_images(self) -> int:
         """Number of private images, N."""
-        return len(self.image_class) // (1 + self.either_way)
+        return len(self.image_class) // (1 if self.views is None else len(self.views))
 
     def part(self, rows: slice | Int64) -> Known:
         """The same for some rows."""
@@ -79,7 +75,7 @@ def read_known(label: npt.NDArray[np.floating] | None, n: int, n_images: int, pe
 def _class_sizes(present: Bool, n_images: int, per_row: int) -> Int64:
     """Images of each class, in proportion to how often it occurs (largest remainders).
 
-    A row of fewer classes than images holds a class twice or more: it counts for the classes it has in equal parts.
+    A row of fewer classes than images counts for the classes it has in equal parts.
     """
     weight = per_row * present / present.sum(axis=1, keepdims=True)
     occurrence = np.rint(60 * weight).astype(np.int64).sum(axis=0)  # 60: halves, thirds, quarters and fifths are whole

@@ -1,12 +1,10 @@
 """What a sign mask cannot hide: the energy of edges, and the first codes that follow from it.
 
-Neighbouring pixels of a natural image nearly always have the same sign, so the difference of neighbouring absolute
-values is that of the pixels, up to its sign. The energy of such differences is close to a mixture of the energies of
-the private images with their coefficients: these follow from codes by least squares, and codes from them (`codes`).
-Energies are whitened first. Where there is no mask the images themselves serve as features.
-
-The start is clusters of encryptions that resemble each other (average linkage). Fits and codes follow in turn. An image
-of little worth is started anew from rows whose residuals resemble each other: they share an image that no other took.
+Neighbouring pixels of a natural image mostly have the same sign, so the difference of their absolute values is that of
+the pixels, up to its sign. The whitened energy of such differences is close to a mixture of the energies of the private
+images: these follow from codes by least squares, and codes from them (`codes`). The start is clusters of encryptions
+that resemble each other. An image of little worth is started anew from rows whose residuals resemble each other.
+Without a mask the images themselves serve as features.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from instahide_nb.attacks.unmask.codes import (
 )
 from instahide_nb.attacks.unmask.constraints import Known, in_epochs
 from instahide_nb.attacks.unmask.smoothness import Moments, Smoothness, autocovariance, smoothness
-from instahide_nb.attacks.unmask.views import EDGE_PLANES, fit_views, image_of, mirrored
+from instahide_nb.attacks.unmask.windows import EDGE_PLANES, image_of
 from instahide_nb.core.arrays import Float32, Float64, Int64
 from instahide_nb.core.threads import in_blocks
 
@@ -45,7 +43,6 @@ _MANY_PLACES = 3  # private images of a row above which epochs add nothing to co
 _PULL = 0.1  # of edge energies to zero, as a share of the mean diagonal: few rows hold an image
 _SAMPLE = 1000  # encryptions whose covariance is taken
 _ROWS, _COLUMNS = 100, 256  # at a time
-_TURNS = 10  # of a power iteration over the rows of a cluster
 
 
 def edge_energies(encryption: Float32, squares: bool = False, even: bool = False) -> Float32:
@@ -53,7 +50,7 @@ def edge_energies(encryption: Float32, squares: bool = False, even: bool = False
 
     To the right, down, and along both diagonals (these divided by sqrt 2). With `squares` the energies stay squared,
     and the square of each value follows: (n, 4 + channels, h-1, w-1). `even`: what belongs to one column is the mean
-    of two, so that a mirror image has the energies of the image in a mirror (:mod:`.views`).
+    of two, so that a mirror image has the energies of the image in a mirror (:mod:`.windows`).
     """
     n, h, w, channels = encryption.shape
     out = np.zeros((n, 4 + channels * squares, h - 1, w - 1), np.float32)
@@ -128,13 +125,11 @@ class Edges:
     feature: Float32  # (n, planes, h, w)
     local: Smoothness
     square: Float64  # (n,): whitened squared length of each encryption's features
-    planes: Int64 | None = None  # order of the planes in a mirror, where images stand either way round
+    planes: Int64 | None = None  # their order in a mirror, where it changes
 
     def fit(self, mixtures: Mixtures) -> Fit:
         """Features of the images by least squares."""
         flat, one = self.feature.reshape(len(self.feature), -1), np.ones(len(self.feature))
-        if self.planes is not None:
-            return fit_views(self.feature, mixtures, one, np.zeros(flat.shape[1]), _PULL, self.planes)
         found = fit(flat, mixtures, one, np.zeros(flat.shape[1]), _PULL).astype(np.float32)
         return Fit(found.reshape(-1, *self.feature.shape[1:]), mixtures, influence(mixtures, one, _PULL))
 
@@ -162,18 +157,6 @@ class Edges:
         known, feature, square = self.known.part(rows), self.feature[rows], self.square[rows]
         return replace(self, known=known, feature=feature, square=square)
 
-    def tables(self) -> tuple[Float32, Float32 | None]:
-        """Whitened products of all pairs of rows, and of rows with rows in a mirror where images are either way round.
-
-        For the even and odd parts s and d of rows these are ``<s, s'> + <d, d'>`` and ``<s, s'> - <d, d'>``.
-        """
-        if self.planes is None:
-            return product_table(self.feature, self.local), None
-        half, turned = np.float32(0.5), mirrored(self.feature, self.planes)
-        even = product_table(half * (self.feature + turned), self.local)
-        odd = product_table(half * (self.feature - turned), self.local)
-        return even + odd, even - odd
-
     def with_epochs(self, assignment: Int64) -> Edges:
         """The same, epochs being used if the codes show them."""
         epochs = in_epochs(image_of(assignment, self.known.n_images), self.known.n_images, self.known.per_row)
@@ -182,10 +165,10 @@ class Edges:
 
 def edges_of(encryption: Float32, known: Known, squares: bool) -> Edges:
     """Features of masked encryptions (n, h, w, channels), ready to be compared."""
-    feature = edge_features(encryption, squares, known.either_way)
+    feature = edge_features(encryption, squares, known.views is not None and bool(known.views[:, 2].any()))
     local = edge_filter(feature)
-    planes = EDGE_PLANES[: feature.shape[1]] if known.either_way else None
-    return Edges(known, feature, local, square_lengths(feature.__getitem__, len(feature), local), planes)
+    square = square_lengths(feature.__getitem__, len(feature), local)
+    return Edges(known, feature, local, square, EDGE_PLANES[: feature.shape[1]])
 
 
 def similarity(table: Float32) -> Float32:
@@ -201,10 +184,9 @@ def similarity(table: Float32) -> Float32:
 def count_images(edges: Edges) -> int | None:
     """Estimate how many private images there are from the spectrum of the similarities of up to 3,000 rows.
 
-    Each image adds one large eigenvalue, so eigenvalues fall steepest, on logarithmic scales, near the N-th; measured,
-    a few places before it. A divisor of the number of rows close above is the answer, since a challenge shows every
-    image equally often; None where no place stands out. The last bits of LAPACK's eigenvalues do not move a whole
-    number.
+    Each image adds one large eigenvalue, so eigenvalues fall steepest, on logarithmic scales, a few places before the
+    N-th. The answer is a divisor of the number of rows close above; None where no place stands out. The last bits of
+    LAPACK's eigenvalues do not move a whole number.
     """
     some = edges.part(slice(0, _COUNTED))
     value = np.linalg.eigvalsh(similarity(product_table(some.feature, some.local)).astype(np.float64))[::-1]
@@ -218,22 +200,15 @@ def count_images(edges: Edges) -> int | None:
     return min(near, key=lambda d: abs(d - found), default=found)
 
 
-def clusters(table: Float32, known: Known, turned: Float32 | None = None) -> Mixtures:
+def clusters(table: Float32, known: Known) -> Mixtures:
     """Groups of encryptions that resemble each other, the largest of each class: at most one image a row.
 
-    Rows that share no class are kept apart. `turned` are the products with rows in a mirror, if they are compared
-    either way round.
+    Rows that share no class are kept apart.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
 
-    like = either = similarity(table)
-    if turned is not None:
-        length = np.sqrt(np.maximum(np.diagonal(table), np.float32(1e-9)))
-        other = turned / length[:, None] / length
-        either = np.minimum(np.maximum(like, other), np.float32(1))
-        like -= other
-    apart = 1.0 - either.astype(np.float64)
+    apart = 1.0 - similarity(table).astype(np.float64)
     if known.present.shape[1] > 1:
         present = known.present.astype(np.float32)
         apart[(present @ present.T) == 0] = 2.0
@@ -258,25 +233,14 @@ def clusters(table: Float32, known: Known, turned: Float32 | None = None) -> Mix
     coefficient = np.ones(assignment.shape, np.float32)
     if known.share is not None:
         coefficient = known.share[row, known.image_class[assignment[:, 0]]][:, None].astype(np.float32)
-    for one in np.unique(assignment[assignment >= 0]) if turned is not None else ():
-        rows = np.flatnonzero(assignment[:, 0] == one)
-        assignment[rows[_sides(like[np.ix_(rows, rows)]) < 0], 0] += known.n_images
     return Mixtures(assignment, coefficient, len(known.image_class))
-
-
-def _sides(table: Float32) -> Float32:
-    """1 or -1 for rows that stand one way round or the other, from how much more alike they are so than in a mirror."""
-    first = table[np.abs(table).sum(axis=1).argmax()]
-    for _ in range(_TURNS):
-        first = (table * np.where(first < 0, np.float32(-1), np.float32(1))).sum(axis=1)
-    return first
 
 
 def worth(codes: Codes) -> Float64:
     """What the rows would lose without each image, float64 (N,): each of them takes its next best image instead."""
     loss = np.maximum(codes.margin().astype(np.float64), 0)
-    out = np.zeros(codes.n_images)
-    np.add.at(out, image_of(codes.mixtures.assignment, codes.n_images).ravel(), loss.ravel())
+    out = np.zeros(codes.mixtures.n_images)
+    np.add.at(out, codes.mixtures.assignment.ravel(), loss.ravel())
     return out
 
 
@@ -398,8 +362,8 @@ def first_codes(edges: Edges) -> tuple[Codes, Edges]:
     """Codes of all encryptions from their features alone, and the edges with epochs if the codes show them."""
     n, whole = len(edges.feature), edges.known.n_images
     some = edges.part(slice(0, max(_TOGETHER // whole, 1) * whole)) if n > _TOGETHER else edges
-    table, turned = some.tables()
-    codes, found = some.explain(clusters(table, some.known, turned), _FIRST_FITS)
+    table = product_table(some.feature, some.local)
+    codes, found = some.explain(clusters(table, some.known), _FIRST_FITS)
     some = some.with_epochs(codes.mixtures.assignment)
     codes, found = some.explain(codes.mixtures, 1)
     for _ in range(_RESTARTS):

@@ -1,13 +1,10 @@
 """Encryptions that share public images: their residuals are correlated, and what correlates can be predicted.
 
-In one epoch N rows are mixed from N public images, each used in several rows. The residuals ``R = C U`` of an epoch,
-C the unknown sparse public coefficients and U the public images, have a covariance ``C C^T`` between rows that is far
-from diagonal; in some combinations of rows public images nearly cancel. The Gram matrix of whitened residuals
-estimates that covariance without knowing C or U. Its inverse K predicts each residual from the others,
-``r_i ~ -sum_j K_ij r_j / K_ii``, and is the weight of generalised least squares for the private images (`by_epoch`).
-
-Where rows are in no epochs, or epochs are long, the residual of every row is regressed on those of all rows of a block
-that correlate with it (`by_correlation`).
+In one epoch N rows are mixed from N public images. The residuals ``R = C U``, C the unknown sparse public coefficients
+and U the public images, have a covariance ``C C^T`` between rows, which the Gram matrix of whitened residuals
+estimates. Its inverse K predicts each residual from the others, ``r_i ~ -sum_j K_ij r_j / K_ii``, and is the weight of
+generalised least squares for the private images (`by_epoch`). Where rows are in no epochs, or epochs are long, each
+residual is regressed on those of all rows of a block that correlate with it (`by_correlation`).
 """
 
 from __future__ import annotations
@@ -39,8 +36,7 @@ _LEAST_DEVIATIONS = 4.4  # and in units of one over the root of the number of va
 def _shrunk_factor(covariance: Float64, shrinkage: float, typical: float) -> Float64:
     """Cholesky factor of a covariance with a larger diagonal.
 
-    Whitening by a local filter is not quite a positive form: where that shows, the diagonal grows until the factor
-    has no tiny pivot.
+    Whitening by a local filter is not quite a positive form: the diagonal grows until the factor has no tiny pivot.
     """
     n = covariance.shape[0]
     regular, lower = covariance.copy(), covariance
@@ -75,9 +71,8 @@ def precision_of(residual: Float32, local: Smoothness, shrinkage: float = _SHRIN
 def by_epoch(residual: Residuals, size: int, local: Smoothness, expected: Float32) -> tuple[Float64, Float32]:
     """Predict the residuals of each epoch, `size` rows that follow each other, from the others.
 
-    Whitened pixels each count as a sample of their own. `expected` (n, channels, h, w) gets
-    ``-sum_j K_ij r_j / K_ii``. Returns K, the weights for :mod:`..mixtures`, float64 (epochs, size, size); and
-    ``1 / K_ii``, what remains of the covariance of each row, in units of the public covariance, float32 (n,).
+    `expected` (n, channels, h, w) gets ``-sum_j K_ij r_j / K_ii``. Returns K, the weights for :mod:`..mixtures`,
+    float64 (epochs, size, size); and ``1 / K_ii``, in units of the public covariance, float32 (n,).
     """
     precision = np.empty((len(expected) // size, size, size))
     for e in range(len(precision)):
@@ -168,9 +163,8 @@ def regression(
 ) -> Regression:
     """Regress each residual (n, channels, h, w) on at most `most` others that correlate with it.
 
-    `assignment` (n, p) holds the private images of each row, `least` is the smallest correlation (left out: 0.08, or
-    what chance hardly gives in smaller images), `shrinkage` times rows over values is added to the diagonal as a share
-    of it.
+    `assignment` (n, p) holds the private images of each row; `least`, the smallest correlation, is 0.08 by default, or
+    what chance hardly gives in smaller images. `shrinkage` times rows over values is added to the diagonal.
     """
     n, n_values = len(residual), residual[0].size
     row, weight = np.full((n, most), -1, np.int64), np.zeros((n, most))
@@ -189,8 +183,7 @@ def by_correlation(
 ) -> tuple[Regression, Float32]:
     """Predict residuals from those of other rows of the same block, from `parts`, that correlate with them.
 
-    `expected` (n, channels, h, w) gets ``sum_j W_ij r_j``. Returns W of all rows, the weights for :mod:`..mixtures`,
-    and the scale as `by_epoch` does. Among all rows at once the search would cost their square.
+    `expected` gets ``sum_j W_ij r_j``. Returns W, the weights for :mod:`..mixtures`, and the scale as `by_epoch` does.
     """
     from scipy.sparse import block_diag
 

@@ -1,12 +1,9 @@
 """The mask lifted: the expected sign of every value of an encryption, and of every pixel of a recovered image.
 
-A value of size ``|x|`` whose prediction is m, with residual variance v, is positive with a probability p for which
+A value of size ``|x|`` with prediction m and residual variance v is positive with a probability p for which
 ``2 p - 1 = tanh(|x| m / v)``. The algebraic sigmoid ``u / sqrt(1 + u^2)`` serves as well and has the same bits on any
-machine. The residual ``x - m`` is a mixture of public images and as smooth as they are, so the signs of an encryption
-are coupled: mean field infers them together, each pixel given its neighbours, at falling temperatures.
-
-A pixel of a recovered image may have the right size and the wrong sign. It is flipped where the smoothness of natural
-images demands it more than the encryptions forbid it.
+machine. The residual ``x - m`` is as smooth as public images, so mean field infers the signs of an encryption together,
+at falling temperatures. A pixel of an image is flipped where smoothness demands it more than encryptions forbid it.
 """
 
 from __future__ import annotations
@@ -132,10 +129,9 @@ def _flip_gain(
 def flip_gain(size: Float32, image: Float32, mixtures: Mixtures, variance: Float32, mean: Float32) -> Float32:
     """What the encryptions gain in log-likelihood when one pixel of one image changes its sign, float32 (images, d).
 
-    Summed over the image's encryptions is the folded normal log-likelihood, after minus before, with
-    ``sqrt(1 + u^2) - 1``, the integral of the algebraic sigmoid, for log cosh(u). Rows with an unknown image, or with
-    one image twice, are left out. `size` (n, d) holds ``|x|``, `variance` (n,) belongs to the residuals, `mean` (d,)
-    is the mean public image.
+    It is the folded normal log-likelihood, with ``sqrt(1 + u^2) - 1`` for log cosh(u). Rows with an unknown image, or
+    with one image twice, are left out. `size` (n, d) holds ``|x|``, `variance` (n,) belongs to the residuals, `mean`
+    (d,) is the mean public image.
     """
     out = np.zeros(image.shape, np.float32)
     ordered = np.sort(mixtures.assignment, axis=1)

@@ -1,9 +1,8 @@
 """How natural images vary: a local precision filter, learned from public images (in `edges`, from edge energies).
 
 Given its neighbours in a 5 x 5 window of all channels, the expected value of a pixel of a centred image is a fixed
-linear combination of them, and the variance it leaves is fixed. Both follow from the autocovariance of public images,
-by one linear system for each way in which the border cuts the window. A residual of an encryption is a mixture of
-public images, so the same filter serves: it whitens residuals, and it couples the signs of neighbours.
+linear combination of them, with a fixed variance. Both follow from the autocovariance of public images, by one linear
+system for each way in which the border cuts the window. The filter whitens residuals and couples signs of neighbours.
 """
 
 from __future__ import annotations
@@ -107,8 +106,8 @@ def _regression(covariance: Float64, ridge: float, vertical: Int64, horizontal: 
 def smoothness(moments: Moments, height: int, width: int, ridge: float) -> Smoothness:
     """Regression of each pixel on its neighbours, for images as large as those behind the moments.
 
-    `ridge` is white noise added to the covariance, as a share of a pixel's variance. A covariance that was estimated
-    without bias from small or very smooth images need not be positive definite; where that shows, it is tapered.
+    `ridge` is white noise added to the covariance, as a share of a pixel's variance. A covariance that is not positive
+    definite is tapered.
     """
 
     def kinds(size: int) -> tuple[Int64, Int64]:

@@ -1,13 +1,9 @@
 """First images from squares, which do not feel the mask, and the one sign that squares leave open.
 
-``x^2 = sum_j a_j^2 P_j^2 + 2 sum_{j<k} a_j a_k P_j P_k + (terms of the public images)``. At one pixel, the weighted
-mean of ``(x^2 - expected) / (2 a_j a_k)`` over the encryptions of two images estimates ``P_j P_k``: one entry of a
-matrix of rank one over all images. Its leading eigenvector is the pixel in all images, up to one common sign.
-Neighbouring pixels are strongly correlated over the images, so a maximum spanning tree over neighbours carries the
-sign from pixel to pixel.
-
-The last sign, of everything at once, is read from mean colours: photographs are darker than middle grey on the whole,
-and warmer than blue. Fisher's discriminant between the attacker's public images and their negatives weighs the two.
+At one pixel, the weighted mean of ``(x^2 - expected) / (2 a_j a_k)`` over the encryptions of two images estimates
+``P_j P_k``: one entry of a matrix of rank one over all images. Its leading eigenvector is the pixel in all images, up
+to one common sign, which a maximum spanning tree carries from pixel to pixel. The last sign is read from mean colours,
+by Fisher's discriminant: photographs are darker than middle grey, and warmer than blue, unlike their negatives.
 """
 
 from __future__ import annotations
@@ -155,8 +151,7 @@ def _neighbours(shape: tuple[int, int, int]) -> Int64:
 def join_signs(value: Float32, shape: tuple[int, int, int]) -> Float32:
     """Make the signs of all pixels agree, along a maximum spanning tree over neighbouring pixels and channels.
 
-    In `value` (images, pixels) each pixel has one unknown sign, common to all images of `shape` (h, w, channels); in
-    the result one unknown sign is left for everything together.
+    In `value` (images, pixels), images of `shape` (h, w, channels), each pixel has one unknown sign, common to all.
     """
     (a, b), size = _neighbours(shape).T, value.shape[1]
     whole = value.astype(np.float64)
