@@ -54,18 +54,13 @@ def _shrunk_factor(covariance: Float64, shrinkage: float, typical: float) -> Flo
     return lower
 
 
-@numba.njit(cache=True, nogil=True)
-def _precision(covariance: Float64, shrinkage: float, typical: float) -> Float64:
-    return inverse(_shrunk_factor(covariance, shrinkage, typical))
-
-
 def precision_of(residual: Float32, local: Smoothness, shrinkage: float = _SHRINKAGE) -> Float64:
     """Inverse covariance between a few rows (size, channels, h, w), in units of the public covariance."""
     flat, white = (rows.reshape(len(rows), -1) for rows in (residual, whiten(residual, local)))
     gram = integer_product(flat, white) / flat.shape[1]
     gram = 0.5 * (gram + gram.T)
     typical = float(np.add.accumulate(np.abs(np.diagonal(gram)))[-1]) / len(gram)
-    return _precision(gram, shrinkage * len(gram) / flat.shape[1], typical)
+    return inverse(_shrunk_factor(gram, shrinkage * len(gram) / flat.shape[1], typical))
 
 
 def by_epoch(residual: Residuals, size: int, local: Smoothness, expected: Float32) -> tuple[Float64, Float32]:
@@ -121,19 +116,14 @@ def _choose(r: int, gram: Float32, assignment: Int64, most: int, least: float) -
     return np.sort(place[np.argsort(strength[:count], kind="mergesort")[:most]])
 
 
+Limits = tuple[float, float, float]  # least correlation, shrinkage, typical square length
+
+
 @numba.njit(cache=True, nogil=True)
 def _regress(
-    first: int,
-    last: int,
-    gram: Float32,
-    assignment: Int64,
-    least: float,
-    shrinkage: float,
-    typical: float,
-    row: Int64,
-    weight: Float64,
-    scale: Float32,
+    first: int, last: int, gram: Float32, assignment: Int64, limits: Limits, row: Int64, weight: Float64, scale: Float32
 ) -> None:
+    least, shrinkage, typical = limits
     for r in range(first, last):
         chosen = _choose(r, gram, assignment, row.shape[1], least)
         count, own = len(chosen), float(gram[r, r])
@@ -154,25 +144,20 @@ def _regress(
 
 
 def regression(
-    residual: Float32,
-    assignment: Int64,
-    local: Smoothness,
-    most: int = _MOST,
-    least: float | None = None,
-    shrinkage: float = _SHRINKAGE,
+    residual: Float32, assignment: Int64, local: Smoothness, least: float = 0.0, shrinkage: float = _SHRINKAGE
 ) -> Regression:
-    """Regress each residual (n, channels, h, w) on at most `most` others that correlate with it.
+    """Regress each residual (n, channels, h, w) on at most 40 others that correlate with it.
 
-    `assignment` (n, p) holds the private images of each row; `least`, the smallest correlation, is 0.08 by default, or
+    `assignment` (n, p) holds the private images of each row; `least`, the smallest correlation, is by default 0.08, or
     what chance hardly gives in smaller images. `shrinkage` times rows over values is added to the diagonal.
     """
     n, n_values = len(residual), residual[0].size
-    row, weight = np.full((n, most), -1, np.int64), np.zeros((n, most))
+    row, weight = np.full((n, _MOST), -1, np.int64), np.zeros((n, _MOST))
     scale, gram = np.empty(n, np.float32), product_table(residual, local)
     gram /= n_values
-    least = max(_LEAST, _LEAST_DEVIATIONS / math.sqrt(n_values)) if least is None else least
+    least = least or max(_LEAST, _LEAST_DEVIATIONS / math.sqrt(n_values))
     typical = float(np.add.accumulate(np.abs(np.diagonal(gram)).astype(np.float64))[-1] / n)
-    in_blocks(_regress, n, gram, assignment, least, shrinkage / n_values, typical, row, weight, scale)
+    in_blocks(_regress, n, gram, assignment, (least, shrinkage / n_values, typical), row, weight, scale)
     used = row >= 0
     start = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
     return Regression(csr_array((weight[used], row[used], start), shape=(n, n)), scale)

@@ -18,46 +18,40 @@ from instahide_nb.core.threads import in_blocks
 
 TEMPERATURE = np.array([4, 4, 2, 2, 1, 1, 1, 1], np.float32)
 _BLOCK = 256  # pixels at a time
+_TRUST, _SWEEPS = 0.15, 10  # see `repair_signs`
+
+Rows = tuple[Int64, Float32, Float32, Float32]  # assignment, coefficient, rest, variance
 
 
 @numba.njit(cache=True, nogil=True)
 def _lift(
-    first: int,
-    last: int,
-    size: Float32,
-    prediction: Float32,
-    scale: Float32,
-    pixel_variance: float,
-    tap: Float32,
-    variance: Float32,
-    row: Int64,
-    temperature: Float32,
-    out: Float32,
+    first: int, last: int, size: Float32, prediction: Float32, variance: Float32, local: Smoothness, out: Float32
 ) -> None:
+    """Independent signs with the first `variance` (n, 1 + sweeps) of each row, then a sweep with each further one."""
     _, channels, h, w = size.shape
     one, half = np.float32(1), np.float32(0.5)
     padded = np.zeros((channels, h + 2 * RADIUS, w + 2 * RADIUS), np.float32)
     line = np.empty(w, np.float32)
     for i in range(first, last):
-        inverse = one / (scale[i] * np.float32(pixel_variance))
+        inverse = one / variance[i, 0]
         for c in range(channels):
             for y in range(h):
                 for x in range(w):
                     u = size[i, c, y, x] * prediction[i, c, y, x] * inverse
                     out[i, c, y, x] = size[i, c, y, x] * u / np.sqrt(one + u * u)
-        if temperature.shape[0] == 0:
+        if variance.shape[1] == 1:
             continue
         for c in range(channels):
             for y in range(h):
                 for x in range(w):
                     padded[c, y + RADIUS, x + RADIUS] = out[i, c, y, x] - prediction[i, c, y, x]
-        for sweep in range(temperature.shape[0]):
-            inverse = one / (scale[i] * temperature[sweep])
+        for sweep in range(1, variance.shape[1]):
+            inverse = one / variance[i, sweep]
             for c in range(channels):
                 for y in range(h):
-                    predict(padded, tap, row[y], c, y, line)
+                    predict(padded, local, c, y, line)
                     here = padded[c, y + RADIUS]
-                    v = variance[row[y], c]
+                    v = local.variance[local.row[y], c]
                     sizes, predictions = size[i, c, y], prediction[i, c, y]
                     for x in range(w):
                         u = sizes[x] * (predictions[x] + line[x]) * inverse / v[x]
@@ -84,25 +78,16 @@ def lift_masks(
     over all pixels; without any, each value is left to itself.
     """
     out = np.empty_like(size)
-    field = local.tap, local.variance, local.row, temperature
-    in_blocks(_lift, len(size), size, prediction, scale, float(pixel_variance), *field, out)
+    variance = np.outer(scale, np.append(np.float32(pixel_variance), temperature))
+    in_blocks(_lift, len(size), size, prediction, variance, local, out)
     return out
 
 
 @numba.njit(cache=True, nogil=True)
 def _flip_gain(
-    low: int,
-    high: int,
-    used: Int64,
-    size: Float32,
-    image: Float32,
-    assignment: Int64,
-    coefficient: Float32,
-    rest: Float32,
-    variance: Float32,
-    mean: Float32,
-    out: Float32,
+    low: int, high: int, used: Int64, rows: Rows, size: Float32, image: Float32, mean: Float32, out: Float32
 ) -> None:
+    assignment, coefficient, rest, variance = rows
     one, two, half = np.float32(1), np.float32(2), np.float32(0.5)
     width = high - low
     made, now = np.empty(width, np.float32), np.empty(width, np.float32)
@@ -137,65 +122,45 @@ def flip_gain(size: Float32, image: Float32, mixtures: Mixtures, variance: Float
     ordered = np.sort(mixtures.assignment, axis=1)
     used = np.flatnonzero((ordered[:, 0] >= 0) & (np.diff(ordered, axis=1) > 0).all(axis=1))
     rows = mixtures.assignment, mixtures.coefficient, mixtures.rest, variance
-    in_blocks(_flip_gain, size.shape[1], used, size, image, *rows, mean, out, block=_BLOCK)
+    in_blocks(_flip_gain, size.shape[1], used, rows, size, image, mean, out, block=_BLOCK)
     return out
 
 
 @numba.njit(cache=True, nogil=True)
 def _flip(
-    first: int,
-    last: int,
-    image: Float32,
-    gain: Float32,
-    mean: Float32,
-    tap: Float32,
-    variance: Float32,
-    row: Int64,
-    trust: float,
-    sweeps: int,
+    first: int, last: int, padded: Float32, gain: Float32, mean: Float32, local: Smoothness, sign: Float32
 ) -> None:
-    _, channels, h, w = image.shape
-    padded = np.zeros((channels, h + 2 * RADIUS, w + 2 * RADIUS), np.float32)
-    sign = np.empty((channels, h, w), np.float32)
+    _, channels, h, w = gain.shape
+    tap, variance, row = local.tap, local.variance, local.row
     for a in range(first, last):
-        for c in range(channels):
-            for y in range(h):
-                for x in range(w):
-                    padded[c, y + RADIUS, x + RADIUS] = image[a, c, y, x] - mean[c]
-                    sign[c, y, x] = np.float32(1)
-        for _ in range(sweeps):
+        for _ in range(_SWEEPS):
             changed = False
             for y in range(h):
                 for x in range(w):
                     for c in range(channels):
-                        value = padded[c, y + RADIUS, x + RADIUS] + mean[c]
+                        value = padded[a, c, y + RADIUS, x + RADIUS] + mean[c]
                         expected = mean[c]
                         for d in range(channels):
                             for i in range(TAPS):
                                 for j in range(TAPS):
-                                    expected += tap[row[y], c, d, i, j, x] * padded[d, y + i, x + j]
+                                    expected += tap[row[y], c, d, i, j, x] * padded[a, d, y + i, x + j]
                         # Gaussian given its neighbours: ((-P - e)^2 - (P - e)^2) / (2 v) = 2 P e / v
                         energy = np.float32(2) * value * expected / variance[row[y], c, x]
-                        if energy < np.float32(trust) * gain[a, c, y, x] * sign[c, y, x]:
-                            sign[c, y, x] = -sign[c, y, x]
-                            padded[c, y + RADIUS, x + RADIUS] = -value - mean[c]
+                        if energy < np.float32(_TRUST) * gain[a, c, y, x] * sign[a, c, y, x]:
+                            sign[a, c, y, x] = -sign[a, c, y, x]
+                            padded[a, c, y + RADIUS, x + RADIUS] = -value - mean[c]
                             changed = True
             if not changed:
                 break
-        for c in range(channels):
-            for y in range(h):
-                for x in range(w):
-                    image[a, c, y, x] *= sign[c, y, x]
 
 
-def repair_signs(
-    image: Float32, gain: Float32, mean: Float32, local: Smoothness, trust: float = 0.15, sweeps: int = 10
-) -> Float32:
+def repair_signs(image: Float32, gain: Float32, mean: Float32, local: Smoothness) -> Float32:
     """Flip pixels where smoothness demands it and the encryptions do not forbid it.
 
     `image` and `gain`, from `flip_gain`, are (images, channels, h, w); `mean` (channels,) is the mean public colour.
-    `trust`, the weight of the encryptions' evidence, is below 1 because residuals of neighbours are not independent.
+    The encryptions' evidence counts only 0.15, because residuals of neighbours are not independent. At most ten sweeps.
     """
-    out = image.copy()
-    in_blocks(_flip, len(out), out, gain, mean, local.tap, local.variance, local.row, trust, sweeps)
-    return out
+    sign, border = np.ones(image.shape, np.float32), (RADIUS, RADIUS)
+    padded = np.pad(image - mean[:, None, None], ((0, 0), (0, 0), border, border))
+    in_blocks(_flip, len(image), padded, gain, mean, local, sign)
+    return image * sign

@@ -8,6 +8,7 @@ system for each way in which the border cuts the window. The filter whitens resi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -37,8 +38,7 @@ class Moments:
         return np.float32(np.mean(np.diagonal(self.covariance[:, :, _REACH, _REACH])))
 
 
-@dataclass(frozen=True)
-class Smoothness:
+class Smoothness(NamedTuple):  # a tuple, so that kernels can take it
     """Each pixel of a centred image as a linear combination of its neighbours.
 
     ``tap[row[y], c, d, i, j, x]`` multiplies the value at (y + i - 2, x + j - 2) of channel d.
@@ -142,17 +142,14 @@ def smoothness(moments: Moments, height: int, width: int, ridge: float) -> Smoot
 
 
 @numba.njit(cache=True, nogil=True)
-def predict(padded: Float32, tap: Float32, kind: int, c: int, y: int, out: Float32) -> None:
+def predict(padded: Float32, local: Smoothness, c: int, y: int, out: Float32) -> None:
     """Write to `out` (w,) what the neighbours predict for row y of channel c of a padded centred image."""
-    channels = padded.shape[0]
-    w = out.shape[0]
-    for x in range(w):
-        out[x] = np.float32(0)
-    for d in range(channels):
+    tap, kind = local.tap, local.row[y]
+    out[:] = np.float32(0)
+    for d in range(padded.shape[0]):
         for i in range(TAPS):
-            line = padded[d, y + i]
-            weight = tap[kind, c, d, i]
-            for x in range(w):
+            line, weight = padded[d, y + i], tap[kind, c, d, i]
+            for x in range(out.shape[0]):
                 total = out[x]
                 for j in range(TAPS):
                     total += weight[j, x] * line[x + j]
@@ -169,7 +166,7 @@ def place(image: Float32, padded: Float32) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _whiten(first: int, last: int, image: Float32, tap: Float32, variance: Float32, row: Int64, out: Float32) -> None:
+def _whiten(first: int, last: int, image: Float32, local: Smoothness, out: Float32) -> None:
     _, channels, h, w = image.shape
     padded = np.zeros((channels, h + 2 * RADIUS, w + 2 * RADIUS), np.float32)
     line = np.empty(w, np.float32)
@@ -177,9 +174,9 @@ def _whiten(first: int, last: int, image: Float32, tap: Float32, variance: Float
         place(image[i], padded)
         for c in range(channels):
             for y in range(h):
-                predict(padded, tap, row[y], c, y, line)
+                predict(padded, local, c, y, line)
                 for x in range(w):
-                    out[i, c, y, x] = (image[i, c, y, x] - line[x]) / variance[row[y], c, x]
+                    out[i, c, y, x] = (image[i, c, y, x] - line[x]) / local.variance[local.row[y], c, x]
 
 
 def whiten(image: Float32, local: Smoothness) -> Float32:
@@ -188,5 +185,5 @@ def whiten(image: Float32, local: Smoothness) -> Float32:
     The inner product of an image with its whitened self is its squared Mahalanobis length.
     """
     out = np.empty(image.shape, np.float32)
-    in_blocks(_whiten, len(image), image, local.tap, local.variance, local.row, out)
+    in_blocks(_whiten, len(image), image, local, out)
     return out
