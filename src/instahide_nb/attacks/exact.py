@@ -45,10 +45,9 @@ def _round_rows(first: int, last: int, table: Float, length: float, out: Float, 
 
 
 def integers(table: Float, fine: bool = False) -> tuple[Float, Float64]:
-    """Round the rows of a factor (n, d) of an exact product; returns the rounded rows and their scales (n,).
+    """Multiply each row of a factor (n, d) by a scale (n,) and round it; returns the rounded rows and the scales.
 
-    Each row is multiplied by its scale and rounded, so that it is no longer than 2^12 (float32) or, if `fine`, 2^26
-    (float64).
+    A rounded row is no longer than 2^12 (float32) or, if `fine`, 2^26 (float64).
     """
     out: Float = np.empty(table.shape, np.float64 if fine else np.float32)
     # rounding moves each of the d values by at most a half
@@ -107,16 +106,13 @@ def factor(matrix: Float64) -> Float64:
     upper = np.zeros((n, n))  # row by row of L.T: the inner loops are contiguous and have no reduction
     for i in range(n):
         row = upper[i, i:]
-        for j in range(n - i):
-            row[j] = matrix[i, i + j]
+        row[:] = matrix[i, i:]
         _subtract(upper, i, upper[:, i], i, row)
         pivot = row[0]
         if not pivot > 1e-300:
             pivot = 1e-300
         root = np.sqrt(pivot)
-        inverse = 1.0 / root
-        for j in range(n - i):
-            row[j] *= inverse
+        row *= 1.0 / root
         row[0] = root
     return upper.T.copy()
 
@@ -129,14 +125,10 @@ def solve(lower: Float64, right: Float64) -> Float64:
     upper = lower.T.copy()
     for i in range(n):
         _subtract(x, i, lower[i], 0, x[i])
-        inverse = 1.0 / lower[i, i]
-        for j in range(x.shape[1]):
-            x[i, j] *= inverse
+        x[i] *= 1.0 / lower[i, i]
     for i in range(n - 1, -1, -1):
         _subtract(x[i + 1 :], n - 1 - i, upper[i, i + 1 :], 0, x[i])
-        inverse = 1.0 / lower[i, i]
-        for j in range(x.shape[1]):
-            x[i, j] *= inverse
+        x[i] *= 1.0 / lower[i, i]
     return x
 
 
@@ -158,17 +150,13 @@ def inverse(lower: Float64) -> Float64:
     half = np.zeros((n, n))  # L^-1
     for i in range(n):
         _subtract(half, i, lower[i], 0, half[i, :i])
-        root = 1.0 / lower[i, i]
-        for j in range(i):
-            half[i, j] *= root
-        half[i, i] = root
+        half[i, i] = 1.0 / lower[i, i]
+        half[i, :i] *= half[i, i]
     out = np.zeros((n, n))
     for i in range(n):
         row = out[i, : i + 1]
         _subtract(half[i:], n - i, half[i:, i], 0, row)
         for j in range(i + 1):
             row[j] = -row[j]
-    for i in range(n):
-        for j in range(i):
-            out[j, i] = out[i, j]
+            out[j, i] = row[j]
     return out

@@ -95,14 +95,18 @@ def _step_back(window: Any, head: Any) -> Any:
     return head
 
 
+@nb.njit(inline="always")
+def seeding_step(word: Any, i: Any) -> Any:
+    """x(i) from x(i-1) in init_genrand."""
+    mixed = np.uint32(word ^ np.uint32(word >> np.uint32(30)))
+    return np.uint32(np.uint32(mixed * np.uint32(_SEEDING)) + np.uint32(i))
+
+
 @nb.njit(cache=True)
 def _steps_back(window: Any, head: Any, limit: Any, seek: Any) -> tuple[Any, Any]:
     """Step back `limit` words or, if `seek`, until x(1) -> x(2) is a seeding step; returns the number and the head."""
     for back in range(limit):
-        second = window[(head + 1) % WINDOW]
-        mixed = np.uint32(second ^ np.uint32(second >> np.uint32(30)))
-        after = np.uint32(np.uint32(mixed * np.uint32(_SEEDING)) + np.uint32(2))
-        if seek and window[(head + 2) % WINDOW] == after:
+        if seek and window[(head + 2) % WINDOW] == seeding_step(window[(head + 1) % WINDOW], 2):
             return back, head
         head = _step_back(window, head)
     return limit, head
@@ -142,8 +146,8 @@ def _low_bit_of_temper() -> int:
 def _pull_back(functional: Any, head: Any) -> Any:
     """Turn a functional of the window one word later into one of the window, in a ring; returns the new head.
 
-    All words move up by one place, except the last: the coefficients of x(624) are added to x(397), and their image
-    under the transpose of A to the top bit of x(0) and the low bits of x(1).
+    The coefficients of x(624) are added to x(397), and their image under the transpose of A to the top bit of x(0) and
+    the low bits of x(1).
     """
     head = (head + WINDOW - 1) % WINDOW
     last = functional[head]
@@ -177,8 +181,7 @@ def low_bit_equations(positions: Int64, *, differences: bool = False) -> UInt64:
     """For each position, the bits of the window whose sum is the lowest bit of that output; (m, 312) uint64.
 
     Positions (m,) ascend. Bit b of x(j) is bit 32*(j % 2) + b of column j // 2. With `differences` it is the sum of the
-    lowest bits of the output and the next. The functional of output j + 1 is that of output j pulled back by one step
-    of the recurrence, which changes three of 624 words in a ring.
+    lowest bits of the output and the next. The functional of output j + 1 is that of output j, pulled back one step.
     """
     places = np.ascontiguousarray(positions, np.int64)
     if len(places) and (places[0] < 0 or (np.diff(places) < 0).any()):

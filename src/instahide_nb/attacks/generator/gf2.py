@@ -38,10 +38,7 @@ class Factorisation:
         return len(self.pivot)
 
     def solve(self, right: UInt8) -> UInt64 | None:
-        """The solution for right-hand sides (m,), packed like a row and padded; None if a check fails.
-
-        Unknowns without a pivot are 0.
-        """
+        """The solution for right-hand sides (m,), packed like a row and padded; None if a check fails."""
         solution = np.zeros((len(self.tiles), _TILE), np.uint64)
         consistent = _solve(self.tiles, self.pivot, right[self.order].astype(np.uint8), solution)
         return solution.ravel() if consistent else None
@@ -152,22 +149,17 @@ def _parity(tiles: UInt64, i: int, other: UInt64) -> np.uint8:
 
 
 @numba.njit(cache=True, nogil=True)
-def _set(solution: UInt64, column: int) -> None:
-    word = column >> 6
-    solution[word // _TILE, word % _TILE] |= np.uint64(1) << np.uint64(column & 63)
-
-
-@numba.njit(cache=True, nogil=True)
 def _solve(tiles: UInt64, pivot: Int64, right: UInt8, solution: UInt64) -> bool:
     """Forward substitution with a row's multipliers, left of its pivot; if all checks are zero, back substitution."""
     known = np.zeros_like(solution)
+    words, known_words = solution.reshape(-1), known.reshape(-1)
     for i in range(len(right)):
         right[i] ^= _parity(tiles, i, known)
         if right[i]:
             if i >= len(pivot):
                 return False
-            _set(known, pivot[i])
+            known_words[pivot[i] >> 6] |= np.uint64(1) << np.uint64(pivot[i] & 63)
     for i in range(len(pivot) - 1, -1, -1):
         if right[i] ^ _parity(tiles, i, solution):
-            _set(solution, pivot[i])
+            words[pivot[i] >> 6] |= np.uint64(1) << np.uint64(pivot[i] & 63)
     return True

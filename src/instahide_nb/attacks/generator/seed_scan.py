@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numba
@@ -30,6 +31,7 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import progress
 from instahide_nb.core.threads import thread_count
 from instahide_nb.scheme.encryption import WEIGHT_ONE, meets_constraints, normalised
+from instahide_nb.scheme.mersenne import seeding_step
 
 CHUNK = 1 << 24
 """Seeds between two steps of the progress bar; a scan stops after the chunk in which a seed was verified."""
@@ -95,11 +97,10 @@ def _last_attempt(accepted: int) -> int:
 
 
 def _choose_rows(chance: Float64, kept: float) -> tuple[float, int, int]:
-    """The fewest rows with which few wrong seeds survive and the right one hardly ever fails.
+    """Probability of overlooking the right seed, number of rows (0: none), number of ratios that must agree.
 
     ``chance[i]`` is the expected number of ratios that a wrong seed meets in the first i + 1 rows, `kept` the
-    probability that the right one meets that of a row. Returns the probability of overlooking the right seed, the
-    number of rows (0 if there are none), and the number of ratios that must agree.
+    probability that the right one meets that of a row. The fewest rows are chosen with which few wrong seeds survive.
     """
     from scipy.special import bdtr  # P(at most m of n)
 
@@ -131,13 +132,6 @@ _compiled: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy
 
 
 @numba.njit(inline="always")
-def _step(word: Any, i: Any) -> Any:
-    """One step of the seeding: ``x(i) = 1812433253 (x(i-1) ^ x(i-1) >> 30) + i``."""
-    mixed = np.uint32(word ^ np.uint32(word >> np.uint32(30)))
-    return np.uint32(np.uint32(mixed * np.uint32(1812433253)) + np.uint32(i))
-
-
-@numba.njit(inline="always")
 def _signed_word(first: Any, second: Any, middle: Any) -> Any:
     """The word that x(j), x(j+1), x(j+397) make, as a signed number: a point's coordinate times 2^31."""
     joined = np.uint32((first & np.uint32(0x80000000)) | (second & np.uint32(0x7FFFFFFF)))
@@ -155,13 +149,13 @@ def _four_steps(word: UInt32, j: int, out: UInt32) -> None:
     """x(j) .. x(j+3) from x(j-1)."""
     a, b, c, d = out[0], out[1], out[2], out[3]
     for i in range(LANES):
-        v = _step(word[i], j)
+        v = seeding_step(word[i], j)
         a[i] = v
-        v = _step(v, j + 1)
+        v = seeding_step(v, j + 1)
         b[i] = v
-        v = _step(v, j + 2)
+        v = seeding_step(v, j + 2)
         c[i] = v
-        d[i] = _step(v, j + 3)
+        d[i] = seeding_step(v, j + 3)
 
 
 @numba.njit(**_compiled)
@@ -176,11 +170,11 @@ def _point(a: int, words: UInt32, state: UInt32, accepted: Int32, points: Float3
     small, large = points[0], points[1]
     j = 397 + 4 * a
     for i in range(LANES):
-        v = _step(word[i], j)
+        v = seeding_step(word[i], j)
         x1 = abs(np.float32(_signed_word(w0[i], w1[i], v)))
-        v = _step(_step(v, j + 1), j + 2)
+        v = seeding_step(seeding_step(v, j + 1), j + 2)
         x2 = abs(np.float32(_signed_word(w2[i], w3[i], v)))
-        next_word[i] = _step(v, j + 3)
+        next_word[i] = seeding_step(v, j + 3)
         inside = np.float32(np.float32(x1 * x1) + np.float32(x2 * x2)) < np.float32(2.0**62)
         less = x1 if x1 < x2 else x2
         more = x2 if x1 < x2 else x1
@@ -242,19 +236,15 @@ def _survivors(start: int, groups: int, tables: Tables, needed: int, found: UInt
 
 @dataclass(frozen=True)
 class SeedTest:
-    """What is compared for each seed.
+    """What is compared for each seed."""
 
-    `needed` of the ratios of `rows` of the labels must agree; the right seed, which may redraw rows, fails with
-    probability `overlooked`. The `tables` have the targets that each attempt at a point may meet (attempts, t): the
-    number of points in the disc before it, least and greatest ratio; and the number of targets (attempts,). Survivors
-    must reproduce the first rows of `label`.
-    """
-
-    rows: Int64
-    needed: int
-    overlooked: float
+    rows: Int64  # of the labels, whose ratios are compared
+    needed: int  # how many ratios must agree
+    overlooked: float  # probability that the right seed, which may redraw rows, does not survive
+    # (attempts, t): targets that a point may meet: points in the disc before it, least and greatest ratio;
+    # (attempts,): their number
     tables: Tables
-    label: Float64
+    label: Float64  # the first rows
     tolerance: float
     info: ReleaseInfo
 
@@ -278,8 +268,7 @@ class SeedTest:
     def survivors(self, start: int, stop: int) -> Int64:
         """Seeds start .. stop-1 of which enough ratios agree."""
         out, groups = np.empty(stop - start + LANES, np.uint32), -(-(stop - start) // LANES)
-        found = _survivors(start, groups, self.tables, self.needed, out)
-        seeds = out[:found].astype(np.int64)
+        seeds = out[: _survivors(start, groups, self.tables, self.needed, out)].astype(np.int64)
         # The last group may pass the end of the range, and 2^32.
         return seeds[(seeds >= start) & (seeds < stop)]
 
@@ -345,10 +334,10 @@ def scan(
 def find_seed(
     release: Release, seed_start: int = 0, seed_stop: int = 2**32
 ) -> tuple[int | None, dict[str, object]] | None:
-    """Scan for the lowest seed that reproduces all labels; returns it, or None, and details for JSON.
+    """The lowest seed that reproduces all labels, or None; and details for JSON.
 
-    None if no row of the labels shows a ratio of coefficients. InputError if the range is not within 0 .. 2^32, or
-    labels have fewer than three decimals.
+    None if no row of the labels shows a ratio of coefficients. An InputError says that the range is not within
+    0 .. 2^32, or that labels have fewer than three decimals.
     """
     if not 0 <= seed_start < seed_stop <= 2**32:
         raise InputError(f"seed_start, seed_stop: {seed_start} .. {seed_stop} is not within 0 .. {2**32}")
@@ -361,20 +350,15 @@ def find_seed(
     test = SeedTest.of(release, tolerance)
     if test is None:
         return None
-    seed, stop, survivors, fitting = scan(
-        test, seed_start, seed_stop, lambda seed: makes_labels(release, seed, tolerance)
-    )
+    verify = partial(makes_labels, release, tolerance=tolerance)
+    seed, stop, survivors, fitting = scan(test, seed_start, seed_stop, verify)
+    funnel = {"seeds": stop - seed_start, "survivors": survivors, "fit the first rows": fitting}
     return seed, {
         "label_decimals": "exact" if decimals is None else decimals,
         "rows_compared": test.rows.tolist(),
         "ratios_needed": test.needed,
         "chance_to_overlook": round(test.overlooked, 6),
         "scanned": [seed_start, stop],
-        "funnel": {
-            "seeds": stop - seed_start,
-            "survivors": survivors,
-            "fit the first rows": fitting,
-            "verified": int(seed is not None),
-        },
+        "funnel": funnel | {"verified": int(seed is not None)},
         "seed": seed,
     }

@@ -43,11 +43,10 @@ _BLOCK = 250  # encryptions at a time
 
 
 def sign_confidence(signed: Float32, predicted: Float32, variance: Float32) -> Float32:
-    """The certainty of the inferred signs of encryptions, (n, h, w, 3).
+    """The least ``predicted * signed / variance`` of 3x3 neighbours, or 0 where signs of 5x5 neighbours differ.
 
-    `signed` is |x| times the expected sign, `predicted` the mean prediction, both (n, h, w, 3), `variance` (n,) the
-    residual variance. The confidence is the least of ``predicted * signed / variance`` in the 3x3 neighbourhood (of the
-    same colour) where all signs of the 5x5 neighbourhood agree, else 0.
+    `signed` is |x| times the expected sign, `predicted` the mean prediction, both (n, h, w, 3) like the result,
+    `variance` (n,) the residual variance. Neighbours have the same colour.
 
     Examples
     --------
@@ -55,25 +54,21 @@ def sign_confidence(signed: Float32, predicted: Float32, variance: Float32) -> F
     >>> sign_confidence(flat, flat, np.array([0.5], np.float32))[0, 3, 3, 0]
     np.float32(0.5)
     """
-    from scipy.ndimage import minimum_filter
+    from scipy.ndimage import maximum_filter, minimum_filter
 
     out = np.empty_like(signed)
     for low in range(0, len(signed), _BLOCK):
         rows = slice(low, low + _BLOCK)
         odds = np.maximum(predicted[rows] * signed[rows], 0) / variance[rows, None, None, None]
         least = minimum_filter(odds, size=(1, 3, 3, 1), mode="nearest")
-        positive = signed[rows] > 0
-        all_positive = minimum_filter(positive.astype(np.uint8), size=(1, 5, 5, 1), mode="nearest")
-        all_negative = minimum_filter((~positive).astype(np.uint8), size=(1, 5, 5, 1), mode="nearest")
-        out[rows] = least * (all_positive | all_negative)
+        positive = (signed[rows] > 0).view(np.uint8)
+        some, every = (f(positive, size=(1, 5, 5, 1), mode="nearest") for f in (maximum_filter, minimum_filter))
+        out[rows] = least * (some == every)
     return out
 
 
 def neighbour_confidence(encryption: Float32) -> Float32:
-    """The certainty that a value and the one to its right have the same sign without the mask, (n, h, w - 1, 3).
-
-    It is the least |x| in the 3x3 neighbourhoods (of the same colour) of both.
-    """
+    """The least |x| of the 3x3 neighbours of a value and of the one to its right, (n, h, w - 1, 3)."""
     from scipy.ndimage import minimum_filter
 
     n, height, width, channels = encryption.shape
@@ -111,18 +106,14 @@ def error_curve(wrong: Bool, confidence: Float32) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class FoundState:
-    """A state, and the evidence for it.
+    """A state, and the evidence for it."""
 
-    `window` (624,) is the mask generator's before the first word of `epoch`. System number `attempt` gave it (see
-    :func:`find_state`), with bits from `found_in`. It predicts `agreeing` of `checked` further bits.
-    """
-
-    window: UInt32
-    checked: int
-    agreeing: int
-    attempt: int
+    window: UInt32  # (624,): the mask generator's, before the first word of `epoch`
+    checked: int  # bits that were not used
+    agreeing: int  # of these, as the state predicts
+    attempt: int  # number of the system, see :func:`find_state`
     epoch: int = 0
-    found_in: str = "all epochs"
+    found_in: str = "all epochs"  # where the bits are from
 
     @property
     def evidence(self) -> float:

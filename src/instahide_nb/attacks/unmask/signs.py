@@ -39,12 +39,9 @@ def _lift(
                 for x in range(w):
                     u = size[i, c, y, x] * prediction[i, c, y, x] * inverse
                     out[i, c, y, x] = size[i, c, y, x] * u / np.sqrt(one + u * u)
+                    padded[c, y + RADIUS, x + RADIUS] = out[i, c, y, x] - prediction[i, c, y, x]
         if variance.shape[1] == 1:
             continue
-        for c in range(channels):
-            for y in range(h):
-                for x in range(w):
-                    padded[c, y + RADIUS, x + RADIUS] = out[i, c, y, x] - prediction[i, c, y, x]
         for sweep in range(1, variance.shape[1]):
             inverse = one / variance[i, sweep]
             for c in range(channels):
@@ -74,8 +71,7 @@ def lift_masks(
     """Expected values ``|x| E[sign]`` of encryptions, float32 (n, channels, h, w).
 
     `size` holds ``|x|``, `prediction` m, both like the result; `scale` (n,) the covariance of each residual in units
-    of the public covariance; `pixel_variance` is that of a public pixel. `temperature` has one value for each sweep
-    over all pixels; without any, each value is left to itself.
+    of the public covariance; `pixel_variance` is that of a public pixel. Each `temperature` is a sweep over all pixels.
     """
     out = np.empty_like(size)
     variance = np.outer(scale, np.append(np.float32(pixel_variance), temperature))

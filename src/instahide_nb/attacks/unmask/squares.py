@@ -50,10 +50,7 @@ class PairProducts:
         assignment, coefficient = mixtures.assignment, mixtures.coefficient
         rows, codes, scales = [], [], []
         for j, k in combinations(range(assignment.shape[1]), 2):
-            low, high = (
-                np.minimum(assignment[:, j], assignment[:, k]),
-                np.maximum(assignment[:, j], assignment[:, k]),
-            )
+            low, high = np.sort(assignment[:, [j, k]], axis=1).T
             known = np.flatnonzero((low >= 0) & (low < high))
             rows.append(known)
             codes.append(low[known] * mixtures.n_images + high[known])
@@ -78,9 +75,9 @@ class PairProducts:
 
 
 def pixel_matrix(encryption: Float32, mixtures: Mixtures, pixel: tuple[int, int, int]) -> tuple[Float32, Float32]:
-    """The matrix of products ``P_j P_k`` of one pixel (y, x, channel), as the encryptions show it, (images, images).
+    """Products ``P_j P_k`` of one pixel (y, x, channel), estimated from encryptions, (images, images); 0 if unknown.
 
-    It is 0 where no encryption holds the pair. Also the sums of squares of ``2 a_j a_k`` behind the estimates.
+    Also the sum of squares of ``2 a_j a_k`` behind each.
     """
     flat = np.ascontiguousarray(encryption, np.float32).reshape(len(encryption), -1)
     number = int(np.ravel_multi_index(pixel, encryption.shape[1:]))
@@ -97,13 +94,8 @@ def _power_iteration(pair: Int64, product: Float32, weight: Float32, start: Floa
     """Rank-one fit of weighted products (pairs, pixels): v_a = sum_b w_ab M_ab v_b / sum_b w_ab v_b^2."""
     n_images, size = start.shape[0], product.shape[1]
     one, half = np.float32(1), np.float32(0.5)
-    v = np.empty((n_images, size), np.float32)
-    for a in range(n_images):
-        for p in range(size):
-            v[a, p] = start[a]
-    top = np.empty((n_images, size), np.float32)
-    bottom = np.empty((n_images, size), np.float32)
-    norm = np.empty(size, np.float32)
+    v = np.repeat(start, size).reshape(n_images, size)
+    top, bottom, norm = np.empty_like(v), np.empty_like(v), np.empty(size, np.float32)
     for r in range(rounds):
         top[:] = np.float32(0)
         bottom[:] = np.float32(1e-6)
@@ -121,11 +113,7 @@ def _power_iteration(pair: Int64, product: Float32, weight: Float32, start: Floa
             for a in range(n_images):
                 for p in range(size):
                     norm[p] += top[a, p] * top[a, p]
-            for p in range(size):
-                norm[p] = np.sqrt(np.float32(n_images) * np.float32(0.25) / norm[p])
-            for a in range(n_images):
-                for p in range(size):
-                    v[a, p] = top[a, p] * norm[p]
+            v[:] = top * np.sqrt(np.float32(n_images) * np.float32(0.25) / norm)
         else:
             for a in range(n_images):
                 for p in range(size):
@@ -149,9 +137,9 @@ def _neighbours(shape: tuple[int, int, int]) -> Int64:
 
 
 def join_signs(value: Float32, shape: tuple[int, int, int]) -> Float32:
-    """Make the signs of all pixels agree, along a maximum spanning tree over neighbouring pixels and channels.
+    """Make the signs of all pixels of `value` (images, pixels) agree, up to one sign of everything.
 
-    In `value` (images, pixels), images of `shape` (h, w, channels), each pixel has one unknown sign, common to all.
+    In `value` each pixel has one unknown sign, common to all images of `shape` (h, w, channels).
     """
     (a, b), size = _neighbours(shape).T, value.shape[1]
     whole = value.astype(np.float64)
