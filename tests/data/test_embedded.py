@@ -16,7 +16,7 @@ import pytest
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import sha256_array
 from instahide_nb.data import embedded
-from instahide_nb.data.embedded import PHOTOGRAPHS, PRIVATE, photograph_path, private_crops, public_regions
+from instahide_nb.data.embedded import PHOTOGRAPHS, PRIVATE, photographs, private_crops, public_regions
 from instahide_nb.data.photographs import open_photograph
 
 
@@ -46,7 +46,7 @@ def test_regions_lie_inside_their_photographs_and_private_public_and_the_attacke
     public, private = {r.photo for rs in PUBLIC.values() for r in rs}, {r.photo for r in SQUARES}
     assert public.isdisjoint(private)
     assert public | private == set(PHOTOGRAPHS), "every photograph is used"
-    sizes = {name: open_photograph(photograph_path(name)) for name in PHOTOGRAPHS}
+    sizes = {name: open_photograph(photographs() / name) for name in PHOTOGRAPHS}
     for region in (*SQUARES, *PUBLIC["challenge"], *PUBLIC["attacker"]):
         assert 0 <= region.x <= region.x + region.width <= sizes[region.photo].width
         assert 0 <= region.y <= region.y + region.height <= sizes[region.photo].height
@@ -54,7 +54,7 @@ def test_regions_lie_inside_their_photographs_and_private_public_and_the_attacke
 
 def test_no_object_of_the_stereo_pair_is_seen_on_both_sides() -> None:
     # The pixel at column x of the left photograph is at column x - d of the right one; d is its measured disparity.
-    disparity = np.load(photograph_path("motorcycle_left.png").with_name("motorcycle_disp.npz"))["arr_0"]
+    disparity = np.load(photographs() / "motorcycle_disp.npz")["arr_0"]
     known = np.isfinite(disparity)
     column = np.broadcast_to(np.arange(disparity.shape[1]), disparity.shape)
     in_right = column - np.where(known, disparity, 0)
@@ -82,14 +82,14 @@ def test_the_private_pool() -> None:
 def test_an_altered_photograph_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
     for name in PHOTOGRAPHS:
-        shutil.copy(photograph_path(name), tmp_path / "data" / name)
+        shutil.copy(photographs() / name, tmp_path / "data" / name)
     altered = tmp_path / "data" / "coffee.png"
     altered.write_bytes(altered.read_bytes()[:-1] + b"?")
 
     spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _: spec)
     with pytest.raises(InputError, match="does not contain scikit-image's photographs"):
-        embedded._folder.__wrapped__()
+        embedded.photographs.__wrapped__()
 
 
 def test_nothing_of_scikit_image_runs_or_downloads() -> None:

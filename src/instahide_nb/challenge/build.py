@@ -91,22 +91,18 @@ def _publish(params: GenDataParams, mixtures: Mixtures, secret: Secret) -> Relea
     """The encryptions, their labels and every parameter but seed, key and paths."""
     class_names, label = tuple(secret.info["class_names"]), None
     p = params.private_per_row
-    weight, index = mixtures.weight[:, :p], mixtures.index[:, :p]
-    if params.labels == "classes":  # so that images whose coefficient is rounded to 0 count too
-        weight = np.ones_like(weight)
-    if params.labels != "none":
-        label = class_coefficients(weight, index, secret.private_label, len(class_names))
-    if label is not None and params.labels == "classes":
-        label = (label > 0).astype(np.float32)
+    weight, images = mixtures.weight[:, :p], (mixtures.index[:, :p], secret.private_label, len(class_names))
+    if params.labels == "coefficients":
+        label = class_coefficients(weight, *images)
+    elif params.labels == "classes":  # images whose coefficient is rounded to 0 count too
+        label = (class_coefficients(np.ones_like(weight), *images) > 0).astype(np.float32)
     public = {name: value for name, value in params.as_dict().items() if name in ReleaseInfo.names()} | {
         "n_public": params.n_public if params.scheme == "cross" else 0,
         "private_source": source_kind(params.private_source),
         "public_source": source_kind(params.public_source),
         "class_names": () if label is None else class_names,
     }
-    encryption = mixtures.encryption
-    if params.eight_bits:
-        encryption = pixel_values(pixel_bytes(encryption))
+    encryption = pixel_values(pixel_bytes(mixtures.encryption)) if params.eight_bits else mixtures.encryption
     return Release(encryption, label, ReleaseInfo(**public))
 
 
@@ -144,12 +140,10 @@ def _refuse_to_overwrite(run: Path, challenge: Challenge) -> None:
 
 def first_difference(published: Release, again: Release) -> str | None:
     """The first row in which two releases differ, in words; None when every bit is the same."""
-    for name in ("encryption", "label"):
+    if (published.label is None) != (again.label is None):
+        return "label.npy belongs to only one of them"
+    for name in ("encryption", "label")[: 1 if again.label is None else 2]:
         left, right = getattr(published, name), getattr(again, name)
-        if left is None or right is None:
-            if left is not right:
-                return f"{name}.npy belongs to only one of them"
-            continue
         if left.shape != right.shape:
             return f"{name}.npy has shape {left.shape}, made again it has {right.shape}"
         differ = left.view(np.uint32) != right.view(np.uint32)  # as bits, where -0.0 is not 0.0

@@ -127,9 +127,9 @@ class Messages:
 
 
 @contextmanager
-def counting(label: str, messages: Messages, stream: TextIO | None = None) -> Iterator[None]:
+def counting(label: str, messages: Messages) -> Iterator[None]:
     """Show one line at a terminal, until the end: the stage, the seconds so far, and the progress bar inside it."""
-    terminal, start, done = stream or sys.stdout, time.monotonic(), threading.Event()
+    terminal, start, done = sys.stdout, time.monotonic(), threading.Event()
 
     def draw() -> None:
         while True:

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from instahide_nb.core.arrays import Bool, Float32, Int64, UInt8
 from instahide_nb.core.errors import InputError
@@ -67,8 +66,7 @@ def draw_crops(
 ) -> tuple[Int64, Int64]:
     """The crops numbered `start` to `stop` - 1: photographs (m,), and boxes (m, 3) of x, y and side.
 
-    First the photograph is drawn, then the side between `smallest` and the photograph's shorter side (at most
-    `LARGEST`), then the place, each uniformly.
+    All are uniform; the side is between `smallest` and the photograph's shorter side, but at most `LARGEST`.
     """
     # The key depends on the names, so that other photographs give other boxes.
     listed = "\n".join([f"crops {STREAM}", *(photo.name for photo in photographs)])
@@ -139,10 +137,10 @@ def for_each_photograph(work: Callable[[int, Int64], None], photo: Int64) -> Non
 def kept_crops(
     photographs: Sequence[Photograph], n: int, min_keypoints: int, smallest: int, draw: int, source: str
 ) -> CropTable:
-    """Draw crops until `n` have more than `min_keypoints` key points.
+    """Draw crops until `n` have more than `min_keypoints` key points; counts are cached.
 
-    Photographs with a side shorter than `smallest` are not used. Counts are read from the cache and added to it. An
-    InputError that names `source` says that no photograph is large enough, or that fewer than 2 % of crops pass.
+    Photographs with a side shorter than `smallest` are not used. An InputError that names `source` says that no
+    photograph is large enough, or that fewer than 2 % of crops pass.
     """
     usable = [photo for photo in photographs if photo.side >= smallest]
     if not usable:
@@ -164,10 +162,7 @@ def kept_crops(
 
 
 def _crops_needed(counts: Int64, n: int, min_keypoints: int, source: str) -> int | None:
-    """The number of crops up to the n-th kept one; None if more must be counted.
-
-    After each 1,024 crops at least 2 % must have passed, however many were counted at once.
-    """
+    """The number of crops up to the n-th kept one, at least 2 % after each 1,024; None if more must be counted."""
     passed = np.cumsum(counts > min_keypoints)
     needed = int(np.searchsorted(passed, n)) + 1
     for look in range(_LOOK, min(len(counts), needed - 1) + 1, _LOOK):
@@ -188,16 +183,12 @@ def _key(photographs: Sequence[Photograph], draw: int = 0, smallest: int = SMALL
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _counts_file(folder: Path, key: str, counts: npt.NDArray[np.uint16]) -> Path:
-    return folder / f"{key}-{sha256_array(counts)[:32]}.npy"
-
-
 def _read_counts(folder: Path, key: str) -> Int64:
     """The counts saved under a key, shape (m,); empty if no file has the content that its name says."""
     for file in sorted(folder.glob(f"{key}-*.npy")):
         with suppress(InputError):
             counts = load_array(file, dtype=np.uint16, shape=(None,))
-            if file == _counts_file(folder, key, counts):
+            if file.stem == f"{key}-{sha256_array(counts)[:32]}":
                 return counts.astype(np.int64)
     return np.zeros(0, np.int64)
 
@@ -205,9 +196,10 @@ def _read_counts(folder: Path, key: str) -> Int64:
 def _write_counts(folder: Path, key: str, counts: Int64) -> None:
     """Replace the counts saved under a key; only warn if they cannot be written."""
     short = counts.astype(np.uint16)
-    file = _counts_file(folder, key, short)
+    file = folder / f"{key}-{sha256_array(short)[:32]}.npy"
     try:
-        save_array(make_folder(folder) / file.name, short)
+        make_folder(folder)
+        save_array(file, short)
         for other in set(folder.glob(f"{key}-*.npy")) - {file}:
             other.unlink(missing_ok=True)
     except (InputError, OSError) as error:

@@ -2,8 +2,7 @@
 
 Each photograph is private or public (``embedded.yaml``). Private: 100 squares that do not overlap, ten in each of ten
 classes. Public: regions for random crops, one half of each photograph for the challenge and the other half for an
-attacker, who does not have the challenge's own crops. The two photographs of the motorcycle, a stereo pair, are cut so
-that no object is in both halves.
+attacker. The two photographs of the motorcycle, a stereo pair, are cut so that no object is in both halves.
 
 Files are read by path and checked by sha256. scikit-image's own loader, which may download, is never called.
 """
@@ -38,7 +37,7 @@ _SHA256 = "d6090501f652f701d876693965a5adb4a542b9144c22beb2a26d0a66a6868179"
 
 
 @cache
-def _folder() -> Path:
+def photographs() -> Path:
     """The folder of scikit-image that holds the photographs; an InputError if one is missing or altered."""
     spec = importlib.util.find_spec("skimage")
     folder = Path(spec.origin if spec and spec.origin else "").parent / "data"
@@ -49,16 +48,11 @@ def _folder() -> Path:
     raise InputError(f"embedded: {folder} does not contain scikit-image's photographs; reinstall scikit-image")
 
 
-def photograph_path(name: str) -> Path:
-    """The path of a photograph."""
-    return _folder() / name
-
-
 def private_crops() -> tuple[UInt8, Int64, tuple[str, ...]]:
     """Every square of `PRIVATE`, reduced to 32 x 32 by area, its class (n,), and the names of the classes."""
     images, labels = [], []
     for label, (name, squares) in enumerate(PRIVATE.values()):
-        pixels = open_photograph(photograph_path(name)).read()
+        pixels = open_photograph(photographs() / name).read()
         for x, y, side in squares:
             images.append(reduce_area(pixels[y : y + side, x : x + side], (32, 32)))
             labels.append(label)
@@ -71,5 +65,5 @@ def public_regions(holder: str) -> list[Photograph]:
     for name, y, height, *spans in PUBLIC:
         x, width = spans[holder == "attacker"]
         label = f"{name}[{x}:{x + width},{y}:{y + height}]"
-        regions.append(Photograph(label, photograph_path(name), width, height, (x, y)))
+        regions.append(Photograph(label, photographs() / name, width, height, (x, y)))
     return regions

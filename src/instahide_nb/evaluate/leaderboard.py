@@ -111,10 +111,9 @@ def measured_row(
     name: str = "",
     info: ReleaseInfo = _USUAL,
 ) -> Row:
-    """The row of an attack, dated today (UTC).
+    """The row of an attack, dated today (UTC), from ``metrics.json`` (None: generator not found) and ``attack.json``.
 
-    `metrics` and `attack` are the contents of ``metrics.json`` (None if the generator was not found) and
-    ``attack.json``; `challenge` is the sha256 of the array of encryptions; `name` replaces the method's name.
+    `challenge` is the sha256 of the array of encryptions; `name` replaces the method's name.
     """
     recovered: Any = attack.get("recovered")
     values: dict[str, Any] = {field: getattr(info, field) for field in _FORM}
@@ -144,9 +143,8 @@ def save_evaluation(
 
     Without scores (the generator was not found) only the row is written. `details` is the content of ``attack.json``.
     """
-    out, metrics = make_folder(out), None
+    out, metrics = make_folder(out), scores and scores.metrics()
     if scores is not None:
-        metrics = scores.metrics()
         save_array(out / "per_encryption.npy", scores.per_encryption)
         write_json(out / "metrics.json", metrics)
     row = measured_row(metrics, details, challenge=sha256_array(release.encryption), name=name, info=release.info)
@@ -165,9 +163,8 @@ def wall_time(seconds: object) -> str:
     if isinstance(seconds, Mapping):  # a total, or the sum of the stages
         parts = [value for value in seconds.values() if isinstance(value, (int, float))]
         seconds = seconds.get("total") or math.fsum(parts) or None
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
-        return _NOT_STATED
-    return duration(seconds)
+    known = isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and math.isfinite(seconds)
+    return duration(seconds) if known else _NOT_STATED
 
 
 def stated(value: object) -> str:

@@ -118,7 +118,7 @@ def _squared_distance(x: Float32, y: Float32) -> Float64:
 
 
 def _over_pairs(measure: Callable[..., Float64], first: Floats, second: Floats, index: Integers) -> Float64:
-    """`measure` of the images that each row of `index` names, in small batches on several threads."""
+    """`measure` of the two images that each row of `index` names."""
     result = np.empty(len(index))
 
     def batch(low: int, high: int) -> None:
@@ -145,7 +145,7 @@ def score(decryption: Floats, private: UInt8, pair: Integers) -> Scores:
 
     Row i of `decryption` (n, h, w, 3), in [-1, 1], is the decryption of encryption i, which holds the images
     ``pair[i]`` (p,) of `private` (n_private, h, w, 3). An InputError says that these do not fit each other, or that a
-    value is not finite. Attacks return few images for many encryptions, so each distinct pair is compared once.
+    value is not finite. Each distinct pair is compared once.
 
     Examples
     --------
@@ -192,12 +192,11 @@ def find_mistakes(decryption: Floats, private: UInt8, pair: Integers, scores: Sc
     flat, truth = (a.reshape(len(a), -1).astype(float) for a in (decryption[some], pixel_values(private)))
     nearest = ((truth * truth).sum(axis=1) - 2 * flat @ truth.T).argmin(axis=1)
     nearby = score(decryption[some], private, nearest[:, None]).best_ssim.mean()
-    if nearby > reached + 0.3:
-        return [
-            f"decryption: Max_SSIM is {reached:.3f}, but {nearby:.3f} if each image is compared with the nearest "
-            "private image; the rows may be in another order or from another run"
-        ]
-    return []
+    warning = (
+        f"decryption: Max_SSIM is {reached:.3f}, but {nearby:.3f} if each image is compared with the nearest private "
+        "image; the rows may be in another order or from another run"
+    )
+    return [warning] if nearby > reached + 0.3 else []
 
 
 def match_images(recovered: Floats, private: UInt8, augment: str = "none") -> tuple[Int64, Float64, UInt8]:

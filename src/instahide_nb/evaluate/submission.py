@@ -3,9 +3,8 @@
 A decryption is a ``.npy`` file or a zip that holds one. Files from strangers are not trusted: nothing is unpickled or
 written to a path that the zip names, and the number of bytes read is limited.
 
-The zip made here holds a description, the source of the attack and the decryptions. Equal input gives equal bytes:
-members are stored uncompressed, sorted by name, with a fixed date and fixed permissions. Of the attack's folder it
-takes only the files that an attack writes, and so nothing secret.
+The zip made here holds a description, the source of the attack and the decryptions, and nothing secret. Equal input
+gives equal bytes: members are stored uncompressed, sorted by name, with a fixed date and fixed permissions.
 """
 
 from __future__ import annotations
@@ -64,9 +63,7 @@ def _check(array: npt.NDArray[np.generic], name: str, shape: tuple[int, ...]) ->
     if array.dtype not in (np.float32, np.float64):
         raise InputError(f"{name}: holds {array.dtype}; float32 in [-1, 1] is expected {meaning}")
     if array.shape != shape:
-        raise InputError(
-            f"{name}: has shape {array.shape}; {shape} is expected, one image per encryption, channels last"
-        )
+        raise InputError(f"{name}: has shape {array.shape}; {shape} is expected, channels last")
     finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
     if not finite.all():
         raise InputError(f"{name}: image {int(finite.argmin())} holds NaN or infinity; every value must lie in [-1, 1]")
@@ -97,18 +94,16 @@ class AboutAttack(NamedTuple):
 
 def about_attack(decryption: Path | str) -> AboutAttack:
     """Read ``attack.json`` (also from a zip) and the arrays beside it; missing or damaged ones are None."""
+
+    def beside(name: str, dtype: type, *shape: int | None) -> Any:
+        with suppress(InputError):
+            return load_array(Path(decryption).parent / f"{name}.npy", dtype=dtype, shape=shape)
+
     details: dict[str, object] = {}
     with suppress(InputError):
         details = load_attack_info(decryption)
-    images = _beside(decryption, "recovered", np.float32, (None, None, None, 3))
-    assignment = _beside(decryption, "assignment", np.int64, (None, None))
-    return AboutAttack(details, images, assignment, _beside(decryption, "coefficient", np.float32, (None, None)))
-
-
-def _beside(decryption: Path | str, name: str, dtype: type, shape: tuple[int | None, ...]) -> Any:
-    with suppress(InputError):
-        return load_array(Path(decryption).parent / f"{name}.npy", dtype=dtype, shape=shape)
-    return None
+    tables = beside("assignment", np.int64, None, None), beside("coefficient", np.float32, None, None)
+    return AboutAttack(details, beside("recovered", np.float32, None, None, None, 3), *tables)
 
 
 def _is_zip(file: Path) -> bool:
@@ -142,9 +137,9 @@ def _read_member(file: Path, name: str, limit: int) -> bytes | None:
 def make_submission(attack_dir: Path | str, out: Path | str | None = None, *, source: Path | str | None = None) -> Path:
     """Pack an attack's result for the challenge, and return the path of the zip.
 
-    The folder `attack_dir` holds ``decryption.npy``, ``attack.json`` and perhaps ``attack.ipynb``; the zip is `out`,
-    or ``NAME-submission.zip`` beside it. `source` is the Python file or folder of an attack whose ``method`` cannot be
-    imported. An InputError says that a file is missing or unfit, or that the attack's source cannot be found.
+    The zip is `out`, or ``NAME-submission.zip`` beside the folder `attack_dir`. `source` is the Python file or folder
+    of an attack whose ``method`` cannot be imported. An InputError says that a file is missing or unfit, or that the
+    attack's source cannot be found.
     """
     folder = Path(attack_dir)
     if not folder.is_dir():

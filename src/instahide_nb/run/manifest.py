@@ -25,18 +25,18 @@ _STAGES = {
 
 
 class Stage(Record):
-    """Parameters of a complete stage, without seed and key, and the hashes of its files by path in the run."""
+    """A complete stage."""
 
-    parameters: dict[str, Any]
-    files: dict[str, str]
+    parameters: dict[str, Any]  # without seed and key
+    files: dict[str, str]  # the hashes of its files, by path within the run
 
 
 class Manifest(Record):
-    """The complete stages of a run, its preset if no parameter was changed, and the stage that has begun."""
+    """What has been done of a run."""
 
-    stages: dict[str, Stage]
-    preset: str | None = None
-    begun: str | None = None
+    stages: dict[str, Stage]  # complete ones
+    preset: str | None = None  # if no parameter was changed
+    begun: str | None = None  # the stage that has begun
 
     def files(self) -> dict[str, str]:
         """The hashes of all stages, by path within the run."""

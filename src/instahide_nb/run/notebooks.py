@@ -92,10 +92,9 @@ def execute(
 ) -> Usage:
     """Run a notebook in the folder `cwd` and save it as `output`, without times and machine metadata.
 
-    `parameters` are injected below its ``parameters`` cell. The partial notebook is in the folder `log`, where it
-    remains if a cell fails. `messages` receives the notebook's standard error, with progress bars of width `bars`;
-    `lock` is a file descriptor that the notebook's process inherits. An InputError says that a cell raised one, or that
-    the notebook cannot be written; a NotebookError names another failed cell. Ctrl-C ends the notebook's process.
+    The partial notebook is in the folder `log`, where it remains if a cell fails. `messages` receives the notebook's
+    standard error, with progress bars of width `bars`; its process inherits the file descriptor `lock`. An InputError
+    says that a cell raised one, or that the notebook cannot be written; a NotebookError names another failed cell.
     """
     # jsonschema would spend three seconds on a grammar that notebooks do not use.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
@@ -130,11 +129,11 @@ def execute(
     except papermill.PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(str(error.evalue)) from None
-        what = f"cell {error.exec_count} failed with {error.ename}: {error.evalue}"
-        raise _failed(notebook, what, partial) from None
+        what = " ".join(f"cell {error.exec_count} failed with {error.ename}: {error.evalue}".split())
+        raise NotebookError(f"{notebook}: {what} (partial notebook: {partial})") from None
     except DeadKernelError:
         what = "its process was killed, perhaps because memory ran out"
-        raise _failed(notebook, what, partial) from None
+        raise NotebookError(f"{notebook}: {what} (partial notebook: {partial})") from None
     except OSError as error:
         place, why = error.filename or partial, error.strerror or error
         raise InputError(f"{place}: cannot be written ({why}); free space or choose another folder") from None
@@ -142,10 +141,6 @@ def execute(
     partial.unlink()
     seconds, (used, peak) = round(time.perf_counter() - start, 3), kernel.used
     return Usage(seconds=seconds, processor_seconds=used, peak_mib=peak, machine=machine_line())
-
-
-def _failed(notebook: str, what: str, partial: Path) -> NotebookError:
-    return NotebookError(f"{notebook}: {' '.join(what.split())} (partial notebook: {partial})")
 
 
 def _plain(path: Path) -> str:

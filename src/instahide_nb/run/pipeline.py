@@ -75,10 +75,9 @@ def preset_values(preset: str, overrides: Mapping[str, Any] = {}) -> dict[str, d
 def make_plan(
     preset: str, methods: Sequence[str] = (), out: Path | str | None = None, overrides: Mapping[str, Any] = {}
 ) -> Plan:
-    """Check a preset (a folder of ``params/``) and the changes to it.
+    """Check a preset and the changes to it, as `preset_values` takes them.
 
-    By default `methods` is the preset's own attack and `out` is ``runs/PRESET``. `overrides` are parameters by name, or
-    by ``notebook.name`` if two notebooks share one.
+    By default `methods` is the preset's own attack and `out` is ``runs/PRESET``.
     """
     values = preset_values(preset, overrides)
     run = Path(out) if out is not None else Path("runs") / preset
@@ -135,10 +134,10 @@ class _Stage(NamedTuple):
 def reproduce(
     plan: Plan, say: Callable[[str], None] = print, *, watched: bool = False, verbose: TextIO | None = None
 ) -> Path:
-    """Run a plan, resuming where an earlier run of it stopped; returns the run's folder.
+    """Run a plan from where an earlier run of it stopped, without methods that cannot attack the challenge.
 
-    Methods that cannot attack the challenge are left out. `say` receives one line per stage, `verbose` the lines of the
-    log file; if `watched`, a line at the terminal shows the running stage.
+    `say` receives one line per stage, `verbose` the lines of the log file; if `watched`, a line at the terminal shows
+    the running stage. Returns the run's folder.
     """
     left_out = plan.left_out()
     if len(left_out) == len(plan.attacks):
@@ -147,8 +146,7 @@ def reproduce(
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
     run = make_folder(plan.run)
     with locked(run) as lock, logged(run, verbose=verbose):
-        versions = __version__, platform.python_version(), platform.platform()
-        logger.debug("instahide_nb %s, Python %s, %s", *versions)
+        logger.debug("instahide_nb %s, Python %s, %s", __version__, platform.python_version(), platform.platform())
         for name in remove_leftovers(run):
             logger.info("removed: %s, left by a run that was killed", name)
 
@@ -243,9 +241,8 @@ def _make(plan: Plan, run: Path, stage: _Stage, messages: Messages, *, bars: int
 def _record_unranked(plan: Plan, run: Path, stage: _Stage) -> None:
     """Write the row of an attack without a decryption; remove scores and pictures of an earlier decryption."""
     folder = make_folder(run / stage.folder)
-    scores = (folder / "metrics.json", folder / "evaluate.ipynb")
-    for path in (*folder.glob("*.npy"), *folder.glob("*.png"), *scores):
-        path.unlink(missing_ok=True)
+    for path in (path for name in ("*.npy", "*.png", "metrics.json", "evaluate.ipynb") for path in folder.glob(name)):
+        path.unlink()
     details = load_attack_info(run / stage.parameters["decryption"])
     save_evaluation(folder, stage.parameters["name"], None, load_release(run / "release"), details)
     record_stage(run, stage.name, stage.note, plan.preset)

@@ -2,13 +2,12 @@
 
 A sweep file (YAML) has a preset, changes to it for all runs (``parameters``) and lists of values (``axes``), which
 override ``parameters``. Each combination is a run, repeated with R consecutive seeds by ``repeats: R``. ``variants``
-lists named sets of parameters, each with its own ``methods``. ``figure`` plots a metric (``y``) against an axis
-(``x``), with one line per value of another (``lines``). Names are those of ``-p``.
+lists named sets of parameters, each with its own ``methods``. Names are those of ``-p``.
 
 Workers share the sweep's folder with this process. Each run has its own process, because papermill changes the working
 directory; it ends with its worker. A complete run is recognised by its hashes and not repeated; a run whose worker died
 resumes after its last complete stage. ``table.csv`` and ``table.parquet`` depend only on the sweep file and the
-package: no times, no paths, all digits. ``times.csv`` and ``times.parquet`` have times, memory and workers.
+package; ``times.csv`` and ``times.parquet`` have times, memory and workers.
 """
 
 from __future__ import annotations
@@ -100,11 +99,11 @@ class SweepRun:
 
 
 class SweepResult(NamedTuple):
-    """The folder of a sweep; its table, one row per run; and one line per failed run."""
+    """What `run_sweep` returns."""
 
     folder: Path
-    table: DataFrame
-    failed: list[str]
+    table: DataFrame  # one row per run
+    failed: list[str]  # one line per failed run
 
 
 def load_sweep(path: Path | str) -> tuple[list[SweepRun], SweepFigure | None]:
@@ -131,9 +130,7 @@ def load_sweep(path: Path | str) -> tuple[list[SweepRun], SweepFigure | None]:
 
 def _runs(file: SweepFile) -> Iterator[SweepRun]:
     """The runs of a file: the product of its factors, each a list of parameters to set together."""
-    sets: list[dict[str, Any]] = [
-        {"variant": v.name, "method": m, "set": v.parameters} for v in file.variants for m in v.methods
-    ]
+    sets: Any = [{"variant": v.name, "method": m, "set": v.parameters} for v in file.variants for m in v.methods]
     factors = [sets or [{}], *([{name: v} for v in values] for name, values in file.axes.items())]
     for parts in itertools.product(*factors):
         shown = {name: value for part in parts for name, value in part.items()}
@@ -272,8 +269,8 @@ def open_cluster(
     """A client of a scheduler, or of at most `waiting` workers started here; and the number of threads per run."""
     import distributed
 
-    def dashboard(client: Any) -> str:  # the page that needs no bokeh
-        return str(client.dashboard_link).removesuffix("/status") + "/info/main/workers.html"
+    def introduce(client: Any, what: str) -> None:  # with the page that needs no bokeh
+        say(f"{what}; dashboard {str(client.dashboard_link).removesuffix('/status')}/info/main/workers.html")
 
     if scheduler is not None:
         try:
@@ -282,7 +279,7 @@ def open_cluster(
             why = f"cannot be reached ({str(error).splitlines()[0]}); start one with dask scheduler"
             raise InputError(f"--scheduler: {scheduler} {why}") from None
         with client:
-            say(f"scheduler {scheduler}, {len(client.nthreads())} workers; dashboard {dashboard(client)}")
+            introduce(client, f"scheduler {scheduler}, {len(client.nthreads())} workers")
             if not client.nthreads():
                 say(f"no worker yet; start some with: dask worker {scheduler}")
             yield client, None
@@ -300,7 +297,7 @@ def open_cluster(
             memory_limit=0,  # runs are processes beside the workers
         )
     with cluster, distributed.Client(cluster, set_as_default=False) as client:
-        say(f"{count} worker{'s' if count > 1 else ''} on this machine; dashboard {dashboard(client)}")
+        introduce(client, f"{count} worker{'s' if count > 1 else ''} on this machine")
         yield client, max(1, processors // count)
 
 
@@ -314,7 +311,7 @@ def _on_worker(task: dict[str, Any]) -> dict[str, str]:
 def _answer(future: Any) -> dict[str, str]:
     import distributed
 
-    error = None if future.status == "finished" else future.exception() if future.status == "error" else None
+    error = future.exception() if future.status == "error" else None
     if isinstance(error, distributed.KilledWorker):
         return {"error": "every worker that tried this run was killed; out of memory?"}
     if future.status != "finished":
@@ -376,22 +373,14 @@ def run_sweep(
         x, lines = (name if name in table else name.rpartition(".")[2] for name in (figure.x, figure.lines))
         picture = plots.sweep_plot(table, x, y=figure.y, lines=lines)
         write_bytes(folder / "figure.png", plots.figure_bytes(picture, dpi=150))
-    failed = [
-        f"run {number} ({run.label}): {errors[run.identity]} (log: {run.folder(folder) / 'log'})"
-        for number, run in enumerate(runs, 1)
-        if run.identity in errors
-    ]
+    lost = [(number, run) for number, run in enumerate(runs, 1) if run.identity in errors]
+    failed = [f"run {n} ({r.label}): {errors[r.identity]} (log: {r.folder(folder) / 'log'})" for n, r in lost]
     return SweepResult(folder, table, failed)
 
 
-_SCORES = (*METRICS, *(f"{name}_signed" for name in METRICS))
 _ARRAYS = ("encryption", "label", "recovered", "assignment", "decryption")
-_TYPES = (
-    dict.fromkeys(_SCORES, "float64")
-    | {"recovered_generator": "boolean"}
-    | {f"sha256_{name}": "string" for name in _ARRAYS}
-    | {"error": "string"}
-)
+_TYPES: dict[str, Any] = dict.fromkeys([*METRICS, *(f"{name}_signed" for name in METRICS)], "float64")
+_TYPES |= {"recovered_generator": "boolean", **{f"sha256_{name}": "string" for name in _ARRAYS}, "error": "string"}
 
 
 def make_tables(runs: Sequence[SweepRun], sweep: Path, errors: Mapping[str, str]) -> tuple[DataFrame, DataFrame]:
@@ -416,12 +405,9 @@ def make_tables(runs: Sequence[SweepRun], sweep: Path, errors: Mapping[str, str]
             spent |= {f"attack_{stage}_s": seconds for stage, seconds in attack.get("seconds", {}).items()}
         results.append(key | run.parameters | values)
         times.append(key | spent)
-    types: dict[str, Any] = dict(_TYPES)
-    if any(isinstance(run.parameters["seed"], str) for run in runs):  # "entropy" beside numbers
-        types["seed"] = str
-    columns = ["run", "id", *runs[0].parameters, *_TYPES]
-    table = pandas.DataFrame(results).reindex(columns=columns).astype(types)
-    return table, pandas.DataFrame(times)
+    mixed = any(isinstance(run.parameters["seed"], str) for run in runs)  # "entropy" beside numbers
+    table = pandas.DataFrame(results).reindex(columns=["run", "id", *runs[0].parameters, *_TYPES])
+    return table.astype(_TYPES | ({"seed": str} if mixed else {})), pandas.DataFrame(times)
 
 
 def to_csv(frame: DataFrame) -> bytes:

@@ -26,6 +26,7 @@ from instahide_nb.evaluate.submission import about_attack
 from instahide_nb.scheme.encryption import pixel_bytes
 
 Images = UInt8 | Floats
+Colour = tuple[int, int, int]
 
 CHARACTERS = "".join(map(chr, range(32, 127))) + "·×–—…λ±²≤≥"
 STYLES = {
@@ -76,8 +77,7 @@ def write_png(path: Path | str, image: UInt8) -> None:
 def _glyphs(style: str) -> dict[str, UInt8]:
     """The letters of a style, (height, width) of coverage 0 .. 254.
 
-    The shipped picture holds a band per style, and a row of 255 below each band. The first row of a band marks the
-    first column of each letter with 255.
+    The picture has a band per style, with a row of 255 below it. The first row of a band marks where letters begin.
     """
     data = np.frombuffer(Path(__file__).with_name("lettering.png").read_bytes(), np.uint8)
     picture = np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), np.uint8)
@@ -100,19 +100,9 @@ def text_width(text: str, style: str) -> int:
 
 
 def draw_text(
-    canvas: UInt8,
-    text: str,
-    x: int,
-    y: int,
-    *,
-    style: str = "body",
-    centred: bool = False,
-    colour: tuple[int, int, int] = INK,
+    canvas: UInt8, text: str, x: int, y: int, *, style: str = "body", centred: bool = False, colour: Colour = INK
 ) -> None:
-    """Write a line of text on an RGB canvas, in place, cut off at its edges.
-
-    The top of the line is at `y`, and its left end, or its middle if `centred`, at `x`.
-    """
+    """Write a line of text on an RGB canvas, in place, cut off at its edges; its top left, or top middle, is (x, y)."""
     known = _glyphs(style)
     x -= text_width(text, style) // 2 if centred else 0
     for letter in (known.get(letter, known["?"]) for letter in text):
@@ -168,8 +158,6 @@ def compare_attacks(private: UInt8, recovered: Mapping[str, Floats], rows: int, 
     `recovered` holds for each attack its images, at least as many as there are private ones, in any order; `augment`
     is that of :func:`match_images`.
     """
-    if not recovered:
-        raise InputError("recovered: no attack is given; give one or more")
     matched = {name: match_images(images, private, augment) for name, images in recovered.items()}
     total = np.asarray(sum(ssim for _, ssim, _ in matched.values()))
     chosen = quantile_rows(total / len(matched), rows)
@@ -197,7 +185,6 @@ def _sheet(
     captions: Sequence[str] = (),
     heading: tuple[str, str] | None = None,
     gap: int = 2 * _GAP,
-    margin: int = _MARGIN,
     left: int = 0,
     top: int = 0,
 ) -> tuple[UInt8, int]:
@@ -205,7 +192,7 @@ def _sheet(
 
     `step` is the width of a column with the `gap` beside it; `left` and `top` are kept free for labels.
     """
-    tall, wide = tiles.shape[1:3]
+    (tall, wide), margin = tiles.shape[1:3], _MARGIN if heading else _GAP
     left, top = margin + left, (_HEAD if heading else margin) + top
     down = tall + _GAP + (_CAPTION if captions else 0)
     width = left + columns * step - gap + margin
@@ -231,10 +218,10 @@ def _rows_of(columns: Mapping[str, UInt8]) -> UInt8:
 def comparison_grid(
     encryption: Floats, decryption: Floats, private: UInt8, pair: Integers, scores: Scores, *, rows: int = 8
 ) -> UInt8:
-    """Private image, encryption, its absolute value and decryption, from the best encryption to the worst.
+    """Private image with the largest SSIM, encryption, its absolute value and decryption, best to worst.
 
     `encryption` and `decryption` (n, h, w, 3) are in [-1, 1]; `pair` (n, p) names the images of `private` (n_private,
-    h, w, 3) in each encryption. The image with the largest SSIM is shown, for `rows` encryptions evenly spaced in rank.
+    h, w, 3) in each encryption. The `rows` encryptions are evenly spaced in rank.
     """
     shown = compare_encryptions(encryption, decryption, private, pair, scores.ssim, rows)
     n, count, line, tiles = len(encryption), len(shown.chosen), line_height("body"), _rows_of(shown.images)
@@ -263,11 +250,8 @@ def overview(private: UInt8, recovered: Floats, *, columns: int = 8, augment: st
     order, n = np.argsort(-ssim, kind="stable"), len(private)
     left, right = (_enlarged(i[order], _TILE * 3 // 4) for i in (private, to_pixels(recovered)[place]))
     tiles = np.concatenate([left, np.full_like(left[:, :, :2], 255), right], axis=2)
-    heading = (
-        "Private images and what was recovered of them",
-        f"left private, right recovered; SSIM below. {n} images, mean {math.fsum(ssim) / n:.3f}, "
-        f"worst {ssim.min():.3f}",
-    )
+    about = f"{n} images, mean {math.fsum(ssim) / n:.3f}, worst {ssim.min():.3f}"
+    heading = "Private images and what was recovered of them", f"left private, right recovered; SSIM below. {about}"
     captions, step = [f"{ssim[i]:.3f}" for i in order], tiles.shape[2] + 2 * _GAP
     return _sheet(tiles, min(columns, n), step, captions=captions, heading=heading)[0]
 
@@ -283,11 +267,8 @@ def method_grid(private: UInt8, recovered: Mapping[str, Floats], *, rows: int = 
         "The same private images, recovered by each attack",
         f"{count} of {len(private)} private images, evenly spaced in rank by mean SSIM; SSIM below each",
     )
-    captions = [
-        f"{shown.ssim[name][place]:.3f}" if name in shown.ssim else ""
-        for place in range(count)
-        for name in shown.images
-    ]
+    below_each = [[f"{value:.3f}" for value in shown.ssim.get(name, ())] or [""] * count for name in shown.images]
+    captions = [text for texts in zip(*below_each, strict=True) for text in texts]
     top = line + line_height("small") + 6
     canvas, middle = _sheet(tiles, len(shown.images), step, captions=captions, heading=heading, top=top)
     for column, name in enumerate(shown.images):
@@ -298,10 +279,7 @@ def method_grid(private: UInt8, recovered: Mapping[str, Floats], *, rows: int = 
 
 
 def write_method_grid(run: Path, methods: Sequence[str], augment: str = "none") -> Path | None:
-    """Write ``methods.png``, the :func:`method_grid` of a run's `methods`, and return its path.
-
-    If fewer than two of them recovered all images, return None and write nothing.
-    """
+    """Write ``methods.png``, the :func:`method_grid` of a run, if two `methods` or more recovered all images."""
     private = load_array(run / "secret" / "private.npy", dtype=np.uint8, shape=(None, None, None, 3))
     found = {method: about_attack(run / "attack" / method / "decryption.npy").recovered for method in methods}
     columns = {m: images for m, images in found.items() if images is not None and len(images) >= len(private)}
@@ -313,10 +291,8 @@ def write_method_grid(run: Path, methods: Sequence[str], augment: str = "none") 
 
 def contact_sheet(images: Images, captions: Sequence[str] = (), *, columns: int = 10, tile: int = 64) -> UInt8:
     """Images (n, h, w, 3), pixels or values in [-1, 1], in rows of `columns` and at most `tile` pixels high."""
-    if captions and len(captions) != len(images):
-        raise InputError(f"captions: {len(captions)} are given for {len(images)} images; give one for each")
     if not len(images):
         return np.empty((0, 0, 3), np.uint8)
     tiles = _enlarged(to_pixels(images), tile)
     step = max(tiles.shape[2], *(text_width(text, "small") for text in ("", *captions))) + _GAP
-    return _sheet(tiles, min(columns, len(tiles)), step, captions=captions, gap=_GAP, margin=_GAP)[0]
+    return _sheet(tiles, min(columns, len(tiles)), step, captions=captions, gap=_GAP)[0]

@@ -53,11 +53,10 @@ def _display(data: bytes, alt: str, widget: dict[str, object] | None = None) -> 
 def show(
     picture: UInt8 | Figure | None, path: Path | str, alt: str = "", *, widget: dict[str, object] | None = None
 ) -> None:
-    """Write a picture or plot as PNG, show it, and print its size and the hash of its pixels.
+    """Write a picture or plot as PNG, show it, and print its size and the hash of its pixels (not those of plots).
 
-    Plots have no hash, since Matplotlib draws letters differently from version to version. None, or a picture without
-    pixels, prints "nothing to show" and writes nothing. `alt` is the alternative text (the file's name by default);
-    `widget` is the output of a widget, which some viewers show in place of the picture.
+    None, or a picture without pixels, prints "nothing to show" and writes nothing. `alt` is the alternative text (the
+    file's name by default); `widget` is the output of a widget, which some viewers show in place of the picture.
     """
     path = Path(path)
     if picture is None or (isinstance(picture, np.ndarray) and not picture.size):
@@ -77,10 +76,9 @@ def show(
 
 
 def pick(draw: Draw, rows: int, path: Path | str, alt: str = "", *, row: int = 0) -> None:
-    """Show encryption `row` and, in JupyterLab with ipywidgets, a slider to pick another of the `rows`.
+    """Show encryption `row` as :func:`show` does and, in JupyterLab with ipywidgets, a slider to pick another.
 
-    `path` and `alt` are those of :func:`show`. The file and the printed line are the same without the slider. An
-    InputError says that there is no such row.
+    The file and the printed line are the same without the slider. An InputError says that there is no such row.
     """
     if not rows:
         show(None, path)
@@ -181,12 +179,11 @@ def own_report(result: AttackResult) -> str:
     ]
     if details.get("seed") is not None:
         lines.append(f"seed {details['seed']}")
-    if "estimated_slot_accuracy" in details:
-        lines.append(
-            f"private images identified, by its own estimate: {100 * details['estimated_slot_accuracy']:.1f} %"
-        )
-    if "agreement_with_edges" in details:
-        lines.append(f"confirmed by edges alone: {100 * details['agreement_with_edges']:.1f} %")
+    shares = {
+        "estimated_slot_accuracy": "private images identified, by its own estimate",
+        "agreement_with_edges": "confirmed by edges alone",
+    }
+    lines += [f"{text}: {100 * details[name]:.1f} %" for name, text in shares.items() if name in details]
     return "\n".join(lines or ["nothing to report"])
 
 
@@ -218,9 +215,9 @@ def _two_rows(above: Images, below: Images) -> UInt8:
     return contact_sheet(np.concatenate([above, below]), columns=len(above))
 
 
-def _grey(values: Floats, most: float) -> UInt8:
-    """Values from 0 to `most` as grey pixels."""
-    level = np.floor(255 * np.clip(values / max(most, 1e-9), 0, 1) + 0.5).astype(np.uint8)
+def _grey(values: Floats) -> UInt8:
+    """Values from 0 to their maximum as grey pixels."""
+    level = np.floor(255 * np.clip(values / max(float(values.max()), 1e-9), 0, 1) + 0.5).astype(np.uint8)
     return level[..., None].repeat(3, axis=-1)
 
 
@@ -248,35 +245,32 @@ def edge_maps(walk: Unmask, *, rows: int = 10) -> UInt8:
     energy = _energy(walk.energies.feature[:rows])
     maps = np.zeros((len(energy), *walk.encryption.shape[1:]), np.uint8)
     for out, one in zip(maps, energy, strict=True):
-        out[: one.shape[0], : one.shape[1]] = _grey(one, float(one.max()))
+        out[: one.shape[0], : one.shape[1]] = _grey(one)
     return _two_rows(to_pixels(2 * np.abs(walk.encryption[:rows]) - 1), maps)
 
 
 @_of_unmask
-def cluster_matrix(walk: Unmask, *, strongest: int = 12, images: int = 12) -> UInt8:
+def cluster_matrix(walk: Unmask) -> UInt8:
     """Correlations of encryptions, sorted by their strongest image: bright squares are clusters.
 
-    Of each of the first `images` private images, the encryptions with its `strongest` coefficients are shown.
+    For each of the first 12 private images, the 12 encryptions with its largest coefficients are shown.
     """
     from instahide_nb.attacks.unmask.codes import product_table
     from instahide_nb.attacks.unmask.edges import similarity
 
     held, share = walk.now.mixtures.assignment[:, 0], walk.now.mixtures.coefficient[:, 0]
-    rows = [
-        np.flatnonzero(held == image)[np.argsort(-share[held == image], kind="stable")[:strongest]]
-        for image in range(min(images, walk.now.known.n_images))
-    ]
-    chosen = np.concatenate(rows)
+    order = np.argsort(-share, kind="stable")
+    chosen = np.concatenate([order[held[order] == i][:12] for i in range(min(12, walk.now.known.n_images))])
     table = similarity(product_table(walk.energies.feature[chosen], walk.energies.local))
     np.fill_diagonal(table, 0)
-    return enlarge(_grey(table, float(table.max())), max(1, 480 // len(chosen)))
+    return enlarge(_grey(table), max(1, 480 // len(chosen)))
 
 
 @_of_unmask
 def image_edges(walk: Unmask, *, images: int = 20) -> UInt8:
     """Edge energies of private images, by least squares from those of the encryptions, before any sign is known."""
     energy = _energy(walk.energies.fit(walk.now.mixtures).image[:images])
-    return contact_sheet(np.stack([_grey(one, float(one.max())) for one in energy]))
+    return contact_sheet(np.stack([_grey(one) for one in energy]))
 
 
 @_of_unmask

@@ -38,13 +38,8 @@ OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "
 
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 
-styled = matplotlib.style.context(
-    [
-        "default",
-        Path(__file__).with_name("plots.mplstyle"),
-        {"axes.prop_cycle": cycler(color=OKABE_ITO, linestyle=_LINES)},
-    ]
-)
+_CYCLE = {"axes.prop_cycle": cycler(color=OKABE_ITO, linestyle=_LINES)}
+styled = matplotlib.style.context(["default", Path(__file__).with_name("plots.mplstyle"), _CYCLE])
 """A decorator or context: the settings of every plot here, whatever the user's are."""
 
 _GREY = "#767676"
@@ -127,10 +122,7 @@ def coefficient_histogram(coefficient: Floats, max_coefficient: float, *, width:
 
 @styled
 def similarity_histogram(same: Float64, different: Float64, *, width: float = 6.0) -> Figure:
-    """Similarities of pairs of encryptions that share a private image (m1,), and of pairs that share none (m2,).
-
-    The title gives d', the difference of the means in standard deviations.
-    """
+    """Similarities of pairs that share a private image (m1,) and that share none (m2,); d', the distance of means."""
     if not len(same) or not len(different):
         raise InputError("same, different: one is empty; both kinds of pairs are needed")
     edges = np.histogram_bin_edges(np.concatenate([same, different]), 60)
@@ -193,10 +185,7 @@ def title_of(column: str) -> str:
 
 
 def score_table(table: DataFrame, y: str = "max_ssim", lines: str = "method") -> DataFrame:
-    """A sweep's mean scores as text: a row per variant, a column per value of `lines`.
-
-    "not found" if a generator was not recovered, "failed" if a run failed, empty if there was no run.
-    """
+    """A sweep's mean scores, "not found" or "failed", as text: a row per variant, a column per value of `lines`."""
 
     def cell(runs: DataFrame) -> str:
         if runs[y].notna().all():
@@ -231,8 +220,8 @@ def _coloured(texts: DataFrame, what: str, width: float) -> Figure:
 def sweep_plot(table: DataFrame, x: str, *, y: str = "max_ssim", lines: str = "method", width: float = 6.0) -> Figure:
     """A metric of a sweep's table against a parameter, for each value of the column `lines`.
 
-    Curves if the parameter is a number, grouped bars if it is a name: means of repeated runs, with a bar from the worst
-    to the best. Runs without a score are omitted. Variants give a coloured table, see `score_table`.
+    Curves if the parameter is a number, grouped bars if it is a name, a coloured `score_table` if it is the variant.
+    Means of repeated runs, with a bar from the worst to the best. Runs without a score are omitted.
     """
     from pandas.api.types import is_numeric_dtype
 

@@ -19,13 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from instahide_nb.attacks.carlini.correction import (
-    Correction,
-    learn_cleaning,
-    learn_colour_curve,
-    match_groups,
-    simulate,
-)
+from instahide_nb.attacks.carlini import correction
 from instahide_nb.attacks.carlini.descent import free_sign_descent, stretch
 from instahide_nb.attacks.carlini.matching import Slots, dense_groups, optimal_matching, read_slots, second_similarity
 from instahide_nb.attacks.result import AttackResult, on_the_grid
@@ -39,6 +33,7 @@ from instahide_nb.core.progress import Stopwatch, progress
 
 Similarity = Callable[[Release, UInt8], Float32]
 
+_LEARN = {"colour curve": correction.learn_colour_curve, "cleaning": correction.learn_cleaning}
 _AGAIN = 300  # iterations of a descent from good images, which converges sooner
 
 
@@ -66,7 +61,7 @@ def with_coefficients(release: Release) -> Release:
 
 
 def run_v2(release: Release, public: UInt8) -> AttackResult:
-    """``carlini-v2``, see `attack`."""
+    """``carlini-v2``; see `attack`."""
     return attack(release, public)
 
 
@@ -91,29 +86,29 @@ def attack(
     with progress(total=16 if cleaning else 12, desc=method, unit="stage") as bar:
         watch = Stopwatch(bar=bar)
         with watch.stage("simulation"):
-            practice, private, pair = simulate(release, public)
+            practice, private, pair = correction.simulate(release, public)
         known, real = (_reconstruct(each, public, similarity, watch) for each in (practice, release))
-        group, place = match_groups(known.pair, pair, known.slots, len(known.image))
+        group, place = correction.match_groups(known.pair, pair, known.slots, len(known.image))
         truth = private[place]
         made, image = known.image, real.image
         history = {"gradient": image}
 
-        def correct(name: str, stage: str, learn: Callable[[Float32, Float32], Correction]) -> None:
+        def correct(name: str, stage: str) -> None:
             nonlocal made, image
             with watch.stage(stage):
-                better = learn(made[group], truth)
+                better = _LEARN[stage](made[group], truth)
                 made, image = better(made), better(image)
             history[name] = image
 
-        correct("colour", "colour curve", learn_colour_curve)
+        correct("colour", "colour curve")
         if cleaning:
-            correct("cleaned_1", "cleaning", learn_cleaning)
+            correct("cleaned_1", "cleaning")
             # Most signs are right now, so a descent from here finds contrast and colour too.
             with watch.stage("descent"):
                 made, image = known.descend(made), real.descend(image)
             history["gradient_2"] = image
-            correct("colour_2", "colour curve", learn_colour_curve)
-            correct("cleaned", "cleaning", learn_cleaning)
+            correct("colour_2", "colour curve")
+            correct("cleaned", "cleaning")
     chosen = np.where(real.pair[:, 0] >= 0, real.pair[:, 0], real.pair[:, 1])
     chosen = np.where(chosen >= 0, chosen, np.argmax(real.second, axis=1))
     return AttackResult(

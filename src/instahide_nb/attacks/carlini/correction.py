@@ -33,8 +33,8 @@ _RADIUS = 3  # windows of 7x7 pixels
 def simulate(release: Release, public: UInt8) -> tuple[Release, Float32, Int64]:
     """Encrypt public images with the release's parameters, and with classes of the same sizes.
 
-    Returns the release, its private images (N, h, w, 3) float32 in [-1, 1], and the private image in each slot of each
-    encryption (n, 2), the larger coefficient first. Needs two public images per private one.
+    Returns the release, its private images (N, h, w, 3) float32 in [-1, 1], and the private images of each encryption
+    (n, 2), the larger coefficient first. Needs two public images per private one.
     """
     info, n_images = release.info, release.info.n_private
     if len(public) < 2 * n_images:
@@ -57,10 +57,9 @@ def simulate(release: Release, public: UInt8) -> tuple[Release, Float32, Int64]:
 
 
 def match_groups(found: Int64, truth: Int64, slots: Slots, n_groups: int) -> tuple[Int64, Int64]:
-    """Match the groups found in a simulation to its private images, so that most slots agree.
+    """The groups of a simulation that have one private image in most of their slots, and these images.
 
-    `found` (n, 2) is the group in each slot, -1 if unknown, `truth` (n, 2) the private image. Returns the groups with
-    the same image in most of their slots, and these images.
+    `found` (n, 2) is the group in each slot, -1 if unknown, `truth` (n, 2) the private image.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -128,13 +127,8 @@ def _forward_all(low: int, high: int, x: Float32, inner: Float32, outer: Float32
 def _apply(network: Network, x: Float32) -> Float32:
     """Outputs (samples, outputs) for the samples `x` (samples, inputs)."""
     out = np.empty((len(x), len(network[1])), np.float32)
-    in_blocks(_forward_all, len(x), _with_one(x), *network, out)
+    in_blocks(_forward_all, len(x), np.insert(x, 0, 1, axis=1), *network, out)
     return out
-
-
-def _with_one(x: Float32) -> Float32:
-    """The samples with a first input of 1, whose weights are the biases."""
-    return np.pad(x, ((0, 0), (1, 0)), constant_values=1)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -176,14 +170,13 @@ def _train(x: Float32, y: Float32, *, units: int, epochs: int, rate: float) -> N
     """
     generator = np.random.default_rng(0)
     inputs, outputs = x.shape[1], y.shape[1]
-    wide, narrow = 1 / np.sqrt(inputs), 1 / np.sqrt(units)
-    inner = (generator.random((inputs, units)) * 2 - 1) * wide
-    bias = (generator.random((1, units)) * 2 - 1) * wide
-    outer = np.pad((generator.random((outputs, units)) * 2 - 1) * narrow, ((0, 0), (1, 0)))
-    weight = np.concatenate([bias.ravel(), inner.ravel(), outer.ravel()]).astype(np.float32)
+    inner, bias, outer = (generator.random((n, units)) * 2 - 1 for n in (inputs, 1, outputs))
+    inner = np.concatenate([bias, inner]) * (1 / np.sqrt(inputs))
+    outer = np.insert(outer * (1 / np.sqrt(units)), 0, 0, axis=1)
+    weight = np.concatenate([inner.ravel(), outer.ravel()]).astype(np.float32)
     batch = min(_BATCH, len(x))
     kept = len(x) - len(x) % batch
     order = np.concatenate([generator.permutation(len(x))[:kept] for _ in range(epochs)])
-    _minimise(_with_one(x), np.ascontiguousarray(y), order.reshape(-1, batch), rate, weight, units)
+    _minimise(np.insert(x, 0, 1, axis=1), np.ascontiguousarray(y), order.reshape(-1, batch), rate, weight, units)
     split = (1 + inputs) * units
     return weight[:split].reshape(-1, units), weight[split:].reshape(outputs, -1)

@@ -23,8 +23,8 @@ _PUSH = 0.05  # weight of ``mean(1 - |P|)``, as published
 def adam_step(value: Float32, gradient: Float32, moment: Float32, power: Float64, rate: float) -> None:
     """One step of Adam on `value` (size,), in place.
 
-    `moment` (2, size) holds the running means of the gradient and of its square, zero at first; `power` (2,) holds
-    the powers of their decay rates 0.9 and 0.999, one at first.
+    `moment` (2, size), zero at first: running means of the gradient and of its square. `power` (2,), one at first:
+    powers of their decay rates.
     """
     power[0] *= 0.9
     power[1] *= 0.999
@@ -76,9 +76,8 @@ def free_sign_descent(
 ) -> Float32:
     """Minimise ``mean((|x| - |l1 Pa + l2 Pb|)^2) + push mean(1 - |P|)`` over the private images (images, d).
 
-    `size` (n, d) holds ``|x|``, `pair` (n, 2) the images of each encryption (-1: unknown, taken as zero), and
-    `coefficient` (n, 2) their coefficients. A `start` of zero, as published, takes all signs as negative. Results may
-    be outside [-1, 1].
+    `size` (n, d) is ``|x|``, `pair` (n, 2) the images of each encryption (-1: unknown, taken as zero), `coefficient`
+    (n, 2) theirs. A `start` of zero, as published, takes all signs as negative. Results may be outside [-1, 1].
     """
     image = np.array(start, np.float32, order="C")
     in_blocks(_descend, size.shape[1], size, pair, coefficient, iterations, push, image, block=_BLOCK)

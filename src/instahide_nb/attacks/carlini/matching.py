@@ -60,9 +60,8 @@ def dense_groups(similarity: Float32, known: Known) -> tuple[list[Int64], Int64]
 def second_similarity(similarity: Float32, groups: list[Int64], candidate: Bool) -> Float32:
     """Similarity of each encryption to each group, float32 (n, groups).
 
-    A group is represented by the 21 encryptions among its `candidate` ones (n, groups) that are nearest to its members.
-    Three of them are drawn ten times, and the similarities to all of these are averaged, except that of an encryption
-    to itself. (The published code passes the three together to a second trained network.)
+    It is the mean similarity to ten draws of three from the 21 `candidate` encryptions (n, groups) nearest to a group,
+    without that of an encryption to itself. (The published code passes the three to a second trained network.)
     """
     generator = np.random.default_rng(1)
     n = len(similarity)
@@ -85,9 +84,9 @@ def second_similarity(similarity: Float32, groups: list[Int64], candidate: Bool)
 def optimal_matching(score: Float32, image_class: Int64, slots: Slots) -> Int64:
     """Fill all slots with groups of their class so that the sum of similarities is largest.
 
-    A group fills at most ``2 n / N`` slots, or as many as its class needs. If both slots of an encryption have the same
-    class, the second does not get the group nearest to the encryption. `score` (n, groups) is the second similarity.
-    Returns the group of each slot (n, 2); -1 if no group has the class.
+    A group fills at most ``2 n / N`` slots, or as many as its class needs. Of two slots of the same class, the second
+    does not get the group nearest to the encryption. `score` (n, groups) is the second similarity. Returns the group
+    of each slot (n, 2); -1 if no group has the class.
     """
     from scipy.optimize import linear_sum_assignment
 
