@@ -163,7 +163,7 @@ def test_missing_and_foreign_tables(tmp_path, run):
 
 
 def test_a_run_without_an_evaluated_attack_is_refused(challenge, tmp_path):
-    with pytest.raises(InputError, match=r"run: is not a run; make one first \(make reproduce"):
+    with pytest.raises(InputError, match=r"run: is not a run; make one with instahide-nb"):
         make_figures(tmp_path / "run", tmp_path / "out")
     save_challenge(tmp_path / "run", challenge)
     with pytest.raises(InputError, match="no evaluated attack"):

@@ -81,9 +81,9 @@ def relocate_source(source: str, name: str = "source", start: Path | None = None
 def private_images(source: str, n_private: int, *, generator: np.random.Generator) -> PrivateSet:
     """Choose private images from a source, as evenly from its classes as possible; see `select_balanced`.
 
-    Photographs in a folder are cut to their central square and reduced to 32 x 32 by area. A folder of images is one
-    class; in a folder of folders each is a class. Imagenette's validation half is used, so that its training half can
-    serve as public images. An InputError says that a source is unknown, damaged, offline or too small.
+    Photographs are cut to their central square and reduced to 32 x 32 by area. A folder of images is one class; in a
+    folder of folders each is a class. Of Imagenette the validation half is used, since the training half serves as
+    public images. An InputError says that a source is unknown, damaged, offline or too small.
     """
     read, labels, class_names = _private_pool(source)
     if not 2 <= n_private <= len(labels):
@@ -94,10 +94,9 @@ def private_images(source: str, n_private: int, *, generator: np.random.Generato
 
 
 def select_balanced(labels: Int64, classes: int, n: int, generator: np.random.Generator) -> Int64:
-    """Choose `n` indices: as many of each class, or one more of the first classes if `n` is not a multiple.
+    """Choose `n` indices at random: as many of each class, or one more of the first classes if `n` is not a multiple.
 
-    If a class is too small, the others give more in the same way. Within a class the images are the first of a random
-    permutation by `generator`. If there are exactly `n`, all are taken in their order.
+    If a class is too small, the others give more in the same way. If there are exactly `n`, all are taken in order.
     """
     if len(labels) == n:
         return np.arange(n, dtype=np.int64)
@@ -110,10 +109,7 @@ def select_balanced(labels: Int64, classes: int, n: int, generator: np.random.Ge
     return np.concatenate(chosen).astype(np.int64)
 
 
-_Read = Callable[[Int64], UInt8]
-
-
-def _private_pool(source: str) -> tuple[_Read, Int64, tuple[str, ...]]:
+def _private_pool(source: str) -> tuple[Callable[[Int64], UInt8], Int64, tuple[str, ...]]:
     """All that a source holds: a function that reads images by index, labels, class names."""
     kind, path = parse_source(source, "private_source")
     if source == _ATTACKER:
@@ -132,10 +128,9 @@ def _private_pool(source: str) -> tuple[_Read, Int64, tuple[str, ...]]:
     parts = [file.relative_to(folder).parts for file in files]
     examples = {len(part): "/".join(part) for part in reversed(parts)}
     if set(examples) not in ({1}, {2}):
-        raise InputError(
-            f"private_source {source!r}: holds {' and '.join(examples[n] for n in sorted(examples))}; "
-            "give a folder of images, or a folder of class folders with images in them"
-        )
+        found = " and ".join(examples[n] for n in sorted(examples))
+        advice = "give a folder of images, or a folder of class folders with images in them"
+        raise InputError(f"private_source {source!r}: holds {found}; {advice}")
     names = [folder.resolve().name if len(part) == 1 else part[0] for part in parts]
     class_names = tuple(sorted(set(names)))
 
@@ -182,10 +177,9 @@ def public_patches(
 ) -> UInt8:
     """Make `n` public patches, uint8 (n, h, w, 3); the same arguments and photographs give the same bits.
 
-    From an ``.npz`` of patches the first `n` are taken. A crop of a photograph is kept if SIFT finds more than
-    `min_keypoints` in it; `size` is the height and width of a patch, and a crop has at least this size and 64 px. Each
-    `draw`, 0 .. 2^64-1, gives other crops. An InputError says that the source is unknown, damaged or too small, or that
-    too few of its crops pass.
+    From an ``.npz`` the first `n` are taken. A crop has at least the `size` (height, width) of a patch and 64 px, and
+    is kept if SIFT finds more than `min_keypoints` in it. Each `draw`, 0 .. 2^64-1, gives other crops. An InputError says
+    that the source is unknown, damaged or too small, or that too few of its crops pass.
     """
     kind, path = parse_source(source, "public_source")
     if kind == "npz" and path is not None:

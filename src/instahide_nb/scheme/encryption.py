@@ -127,9 +127,7 @@ def integer_weights(coefficient: Float64) -> UInt32:
 def draw_epoch(
     stream: Stream, params: ChallengeParams, n_public: int, size: int, epoch: int = 0
 ) -> tuple[Int64, UInt32, UInt8]:
-    """Draw everything of one epoch, in the order of :mod:`instahide_nb.scheme.streams`.
-
-    `n_public` is the number of public images, `size` that of values in an image, `epoch` the epoch's number.
+    """Draw one epoch in the order of :mod:`instahide_nb.scheme.streams`; `size` is the number of values in an image.
 
     Returns the images of each row (N, k), private ones first; their coefficients times 2**24 (N, k); and the mask,
     1 meaning +1, in the order of the pixels (N, size).
@@ -179,9 +177,8 @@ def encrypt(
 ) -> Mixtures:
     """Make ``encryptions_per_image * N`` encryptions, epoch by epoch.
 
-    `private` (N, h, w, 3) are ``params.n_private`` images, `public` (M, h, w, 3) are for cross only. `views`, int8
-    (encryptions_per_image, N, 3), are those of the private images (:mod:`instahide_nb.scheme.views`), if they are
-    augmented. An InputError says that images do not fit, or that the constraints cannot be met.
+    `private` are (N, h, w, 3), `public` (M, h, w, 3) for cross only, `views` int8 (encryptions_per_image, N, 3) if
+    private images are augmented. An InputError says that images do not fit, or that the constraints cannot be met.
     """
     n_private, shape, cross = params.n_private, private.shape[1:], params.scheme == "cross"
     n_public = len(public) if cross else 0
@@ -192,12 +189,8 @@ def encrypt(
     if cross and public.shape[1:] != shape:
         raise InputError(f"public_source: images of {public.shape[1:]}; the private ones are {shape}")
     n, size = n_private * params.encryptions_per_image, int(np.prod(shape))
-    result = Mixtures(
-        encryption=np.empty((n, *shape), np.float32),
-        index=np.empty((n, params.k), np.int32),
-        weight=np.empty((n, params.k), np.uint32),
-        mask=np.empty((n, -(-size // 8)), np.uint8),
-    )
+    index, weight = np.empty((n, params.k), np.int32), np.empty((n, params.k), np.uint32)
+    result = Mixtures(np.empty((n, *shape), np.float32), index, weight, np.empty((n, -(-size // 8)), np.uint8))
     first = np.ascontiguousarray(private).reshape(n_private, size)
     second = np.ascontiguousarray(public).reshape(n_public, size) if cross else first
     flat = result.encryption.reshape(n, size)

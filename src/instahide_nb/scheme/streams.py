@@ -71,8 +71,8 @@ def _swap(order: Any, words: Any) -> None:
 class Mt19937Stream:
     """Two Mersenne Twisters: C for coefficients, T for the rest.
 
-    With seed "entropy" both start from full states: those in `states`, ``{"C": hex, "T": hex}``; else SHAKE-256 of the
-    name and the `key`; without a key, random bytes of the operating system.
+    With seed "entropy" both start from full states: `states`, ``{"C": hex, "T": hex}``; else SHAKE-256 of the name and
+    the `key`; without a key, random bytes of the operating system.
     """
 
     def __init__(self, seed: int | str, states: dict[str, str] | None = None, key: str = "") -> None:

@@ -68,10 +68,7 @@ def sweep_table(path: Path | str) -> DataFrame:
 
 
 def hold_others(table: DataFrame, parameter: str) -> tuple[DataFrame, str]:
-    """The rows in which every other parameter has its most frequent value, and these values in words.
-
-    Of equally frequent values the largest is taken.
-    """
+    """The rows in which every other parameter has its most frequent (or largest) value; these values in words."""
     fixed = []
     for other in table.columns.intersection([name for name in _PARAMETERS if name != parameter]):
         counts = table[other].value_counts()
@@ -100,7 +97,7 @@ def save_figure(plan: Plan, folder: Path) -> list[Path]:
 def image_table(compare: Callable[[int], Comparison], *, width: float) -> Figure:
     """A table of small images: a row for each column of a `Comparison`, with its name at the left and SSIM below.
 
-    `width` is in inches; `compare` takes the number of images. A PDF contains the images in their own size.
+    `width` is in inches; `compare` takes the number of images.
     """
     shown = compare(4 if width < 5 else 8)
     rows, columns = len(shown.images), len(shown.chosen)
@@ -139,9 +136,7 @@ class _Run:
 
 def _open(path: Path) -> _Run:
     if not (path / "release").is_dir():
-        raise InputError(
-            f"{path}: is not a run; make one first (make reproduce, or instahide-nb reproduce --out {path})"
-        )
+        raise InputError(f"{path}: is not a run; make one with instahide-nb reproduce --out {path}")
     release, secret = load_release(path / "release"), load_secret(path / "secret")
     ssim = {}
     for file in path.glob("evaluate/*/per_encryption.npy"):
@@ -156,10 +151,9 @@ def _open(path: Path) -> _Run:
 
 
 def make_figures(run: Path | str, out: Path | str, *, sweep: Path | str | None = None) -> list[Path]:
-    """Make all figures of a run and of the CSV table of a sweep, and return the files.
+    """Make all figures of a run and of the CSV table of a sweep over k or encryptions per image; return the files.
 
-    A sweep adds the score against k and against encryptions per image, if it varied them. An InputError says that the
-    run has no evaluated attack, or that a file is missing or damaged.
+    An InputError says that the run has no evaluated attack, or that a file is missing or damaged.
     """
     data = _open(Path(run))
     makers = (_comparison, _attacks, _ssim, _similarity, _leaderboard)

@@ -34,9 +34,9 @@ _LEAST_DEVIATIONS = 4.4  # and in units of one over the root of the number of va
 
 @numba.njit(cache=True, nogil=True)
 def _shrunk_factor(covariance: Float64, shrinkage: float, typical: float) -> Float64:
-    """Cholesky factor of a covariance with a larger diagonal.
+    """Cholesky factor of a covariance whose diagonal grows until there is no tiny pivot.
 
-    Whitening by a local filter is not quite a positive form: the diagonal grows until the factor has no tiny pivot.
+    Whitening by a local filter is not quite a positive form.
     """
     n = covariance.shape[0]
     regular, lower = covariance.copy(), covariance
@@ -45,9 +45,7 @@ def _shrunk_factor(covariance: Float64, shrinkage: float, typical: float) -> Flo
             own = covariance[r, r]
             regular[r, r] = own + shrinkage * max(own, 1e-3 * typical) + 1e-9
         lower = factor(regular)
-        smallest = lower[0, 0]
-        for r in range(n):
-            smallest = min(smallest, lower[r, r])
+        smallest = np.diag(lower).min()
         if smallest * smallest > 1e-9 * typical:
             break
         shrinkage = 2.0 * shrinkage + 0.1
@@ -93,8 +91,7 @@ def parts(n: int, together: int, whole: int = 1) -> list[slice]:
 def _choose(r: int, gram: Float32, assignment: Int64, most: int, least: float) -> Int64:
     """The rows that correlate most with row r, ascending.
 
-    Rows that share a private image are left out: their residuals share the error of that image, which must not be
-    explained away.
+    Rows that share a private image are left out: their residuals share the error of that image.
     """
     n = gram.shape[0]
     place, strength, count = np.empty(n, np.int64), np.empty(n), 0

@@ -50,10 +50,9 @@ class Smoothness(NamedTuple):  # a tuple, so that kernels can take it
 
 
 def autocovariance(image: npt.NDArray[np.floating], tapered: bool = False) -> Float64:
-    """Mean product of any two pixels up to 4 rows and columns apart, as `Moments.covariance`.
+    """Mean product of any two pixels of centred images (n, channels, h, w), as `Moments.covariance`.
 
-    The mean is over all places of centred images (n, channels, h, w). `tapered` divides by the number of pixels
-    instead of the number of pairs: smaller at a distance, but positive definite.
+    `tapered` divides by the number of pixels, not of pairs: smaller at a distance, but positive definite.
     """
     n, channels, h, w = image.shape
     out = np.zeros((channels, channels, 2 * _REACH + 1, 2 * _REACH + 1))
@@ -106,8 +105,8 @@ def _regression(covariance: Float64, ridge: float, vertical: Int64, horizontal: 
 def smoothness(moments: Moments, height: int, width: int, ridge: float) -> Smoothness:
     """Regression of each pixel on its neighbours, for images as large as those behind the moments.
 
-    `ridge` is white noise added to the covariance, as a share of a pixel's variance. A covariance that is not positive
-    definite is tapered.
+    `ridge` is white noise added to the covariance, as a share of a pixel's variance. An unbiased covariance of small or
+    very smooth images need not be positive definite; where that shows, it is tapered.
     """
 
     def kinds(size: int) -> tuple[Int64, Int64]:
@@ -180,10 +179,7 @@ def _whiten(first: int, last: int, image: Float32, local: Smoothness, out: Float
 
 
 def whiten(image: Float32, local: Smoothness) -> Float32:
-    """Apply the inverse of the covariance to centred images (n, channels, h, w), as the local filter knows it.
-
-    The inner product of an image with its whitened self is its squared Mahalanobis length.
-    """
+    """Apply the inverse of the covariance to centred images (n, channels, h, w), as the local filter knows it."""
     out = np.empty(image.shape, np.float32)
     in_blocks(_whiten, len(image), image, local, out)
     return out
