@@ -85,9 +85,8 @@ def load_secret(folder: Path | str) -> Secret:
     if secret.view is not None:
         allowed = all_views(params.augment)
         if (secret.view < allowed.min(axis=0)).any() or (secret.view > allowed.max(axis=0)).any():
-            raise InputError(
-                f"{folder}/view.npy: contains views impossible with augment {params.augment}; make the challenge again"
-            )
+            impossible = f"contains views impossible with augment {params.augment}"
+            raise InputError(f"{folder}/view.npy: {impossible}; make the challenge again")
     counts = {"pair": private, "private_label": info["class_names"], "public_index": secret.public}
     for name, count in ((name, len(of)) for name, of in counts.items()):
         index = getattr(secret, name)
@@ -105,13 +104,10 @@ def _read_secret_json(path: Path) -> tuple[dict[str, Any], GenDataParams]:
         raise InputError(f"{path}: class_names must be text; make the challenge again")
     with naming(path):
         params = GenDataParams(**info["parameters"])
-    drawn = ["key"] if params.rng != "mt19937" else []
-    if params.seed == "entropy" and params.rng != "chacha20":
-        drawn.append("states")
-        if params.augment != "none":
-            drawn.append("views")
-    for name in drawn:
-        if not info["start"].get(name):
+    entropy = params.seed == "entropy" and params.rng != "chacha20"
+    drawn = {"key": params.rng != "mt19937", "states": entropy, "views": entropy and params.augment != "none"}
+    for name, needed in drawn.items():
+        if needed and not info["start"].get(name):
             # Otherwise a new one would be drawn, and the release made again would differ.
             raise InputError(f"{path}: start has no {name}; the release cannot be rebuilt without it")
     return info, params

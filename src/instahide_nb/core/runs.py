@@ -51,9 +51,8 @@ def locked(run: Path, name: str = ".lock", *, wait: bool = False) -> Iterator[in
                 handle.seek(0)
                 owner = handle.read()
                 if not owner.isdecimal() or psutil.pid_exists(int(owner)) or time.monotonic() > end:
-                    raise InputError(
-                        f"{run}: another run is at work in this folder; wait for it or choose --out"
-                    ) from None
+                    busy = "another run is at work in this folder; wait for it or choose --out"
+                    raise InputError(f"{run}: {busy}") from None
                 time.sleep(0.1)
         handle.truncate(0)
         handle.write(str(os.getpid()))

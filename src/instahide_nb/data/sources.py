@@ -178,8 +178,8 @@ def public_patches(
     """Make `n` public patches, uint8 (n, h, w, 3); the same arguments and photographs give the same bits.
 
     From an ``.npz`` the first `n` are taken. A crop has at least the `size` (height, width) of a patch and 64 px, and
-    is kept if SIFT finds more than `min_keypoints` in it. Each `draw`, 0 .. 2^64-1, gives other crops. An InputError says
-    that the source is unknown, damaged or too small, or that too few of its crops pass.
+    is kept if SIFT finds more than `min_keypoints` in it. Each `draw`, 0 .. 2^64-1, gives other crops. An InputError
+    says that the source is unknown, damaged or too small, or that too few of its crops pass.
     """
     kind, path = parse_source(source, "public_source")
     if kind == "npz" and path is not None:

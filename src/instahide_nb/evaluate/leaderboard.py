@@ -2,8 +2,7 @@
 
 A row is one JSON file; the published ones are in ``published/``. Reported rows are what the authors stated about the
 challenge of 2020. Measured rows are results of `metrics` on the challenge whose encryptions have the given sha256; they
-contain wall times, so they are never hashed. An attack that looked for the random generator and did not find it has no
-scores and no rank.
+contain wall times, so they are never hashed.
 """
 
 from __future__ import annotations
@@ -143,7 +142,7 @@ def save_evaluation(
 
     Without scores (the generator was not found) only the row is written. `details` is the content of ``attack.json``.
     """
-    out, metrics = make_folder(out), scores and scores.metrics()
+    out, metrics = make_folder(out), scores.metrics() if scores else None
     if scores is not None:
         save_array(out / "per_encryption.npy", scores.per_encryption)
         write_json(out / "metrics.json", metrics)
@@ -163,8 +162,9 @@ def wall_time(seconds: object) -> str:
     if isinstance(seconds, Mapping):  # a total, or the sum of the stages
         parts = [value for value in seconds.values() if isinstance(value, (int, float))]
         seconds = seconds.get("total") or math.fsum(parts) or None
-    known = isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and math.isfinite(seconds)
-    return duration(seconds) if known else _NOT_STATED
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
+        return _NOT_STATED
+    return duration(seconds)
 
 
 def stated(value: object) -> str:

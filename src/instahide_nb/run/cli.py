@@ -104,8 +104,8 @@ def verify(
 ) -> None:
     """Compare a run's files with their hashes.
 
-    Computes the hashes of all files and compares them with the run's manifest and with the expected hashes of its
-    preset. With --regenerate, rebuilds the encryptions from secret/ and compares every bit instead.
+    They are those of the run's manifest and the expected ones of its preset. With --regenerate, rebuilds the
+    encryptions from secret/ and compares every bit instead.
     """
     from instahide_nb.run import manifest
 

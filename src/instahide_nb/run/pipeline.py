@@ -202,9 +202,8 @@ def _finished(run: Path, stage: _Stage) -> bool:
     if known is None or known.parameters != stage.note or not about.is_file():
         return False
     whole = bool(known.files) and (folder / f"{stage.notebook}.ipynb").is_file()
-    if not whole and (not method or _decrypted(run, method)):
-        return False
-    return not compare(run, known.files)
+    lost = not whole and bool(method) and not _decrypted(run, method)
+    return (whole or lost) and not compare(run, known.files)
 
 
 def _decrypted(run: Path, method: str) -> bool:

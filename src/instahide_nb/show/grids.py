@@ -158,6 +158,8 @@ def compare_attacks(private: UInt8, recovered: Mapping[str, Floats], rows: int, 
     `recovered` holds for each attack its images, at least as many as there are private ones, in any order; `augment`
     is that of :func:`match_images`.
     """
+    if not recovered:
+        raise InputError("recovered: no attack is given; give one or more")
     matched = {name: match_images(images, private, augment) for name, images in recovered.items()}
     total = np.asarray(sum(ssim for _, ssim, _ in matched.values()))
     chosen = quantile_rows(total / len(matched), rows)

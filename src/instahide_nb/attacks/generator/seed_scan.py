@@ -51,6 +51,7 @@ _NEVER = 2.0  # lower end of an interval that no ratio is in
 _SHOWN_ALONE = 0.4  # inside: least probability that no coefficient of a pair shares its class with another
 
 Tables = tuple[Int32, Float32, Float32, Int64]
+"""Targets that each point may meet: points in the disc before it, least and greatest ratio (attempts, t); number."""
 
 
 def label_tolerance(label: Float, k: int) -> tuple[float, int | None]:
@@ -116,7 +117,7 @@ def _choose_rows(chance: Float64, kept: float) -> tuple[float, int, int]:
 
 
 def _tables(before: Int64, low: Float64, high: Float64) -> Tables:
-    """See :class:`SeedTest`; `before` is the number of points in the disc before a target's row."""
+    """The tables of targets (t,); `before` is the number of points in the disc before a target's row."""
     last = np.array([_last_attempt(int(c)) for c in before])
     possible = [np.flatnonzero((before <= a) & (a < last)) for a in range(int(last.max()))]
     shape = len(possible), -(-max(len(p) for p in possible) // _TOGETHER) * _TOGETHER
@@ -241,8 +242,6 @@ class SeedTest:
     rows: Int64  # of the labels, whose ratios are compared
     needed: int  # how many ratios must agree
     overlooked: float  # probability that the right seed, which may redraw rows, does not survive
-    # (attempts, t): targets that a point may meet: points in the disc before it, least and greatest ratio;
-    # (attempts,): their number
     tables: Tables
     label: Float64  # the first rows
     tolerance: float
