@@ -275,6 +275,7 @@ def draw(kept: dict[str, dict[str, Any]]) -> None:
         name.replace("`", ""): ("oracles", name) for name in ("codes known", "codes and signs known", "`carlini-v2`")
     }
     at_50 = {"coefficients": "labels with coefficients", "no labels": "no labels"}
+    at_50["coefficients, without cleaning"] = at_50["coefficients"]  # at T = 50 nothing is cleaned
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
     for label, (table, name) in lines.items():
