@@ -151,9 +151,8 @@ class ChallengeParams(Record):
         # With public images beside them, p coefficients never sum to their limit itself.
         reach = 1.0 if k == p else min(1.0, p * most)
         if self.scheme == "cross" and not (0 <= least < reach or (k == p and least == reach)):
-            raise InputError(
-                f"min_private_sum: {least} cannot be met with max_coefficient {most}; give 0 .. {reach:.4g}"
-            )
+            met = f"{least} cannot be met with max_coefficient {most}"
+            raise InputError(f"min_private_sum: {met}; give 0 .. {reach:.4g}")
         return self
 
     @property

@@ -81,9 +81,8 @@ def data_set_folder(name: str, root: Path | None = None) -> Path:
     archives = [root, root / data.file] if root else [fetch(name)]
     archive = next((place for place in archives if place.is_file()), None)
     if archive is None:
-        raise InputError(
-            f"{name}: {root} holds neither {data.folder}/{data.mark} nor {data.file}; give the folder that does"
-        )
+        held = f"{data.folder}/{data.mark} nor {data.file}"
+        raise InputError(f"{name}: {root} holds neither {held}; give the folder that does")
     folder = make_folder(cache_folder() / name) / sha256_file(archive)[:32]
     if not folder.is_dir():
         _unpack(archive, folder)
@@ -196,9 +195,8 @@ def read_cifar10(folder: Path) -> _Labelled:
             and data.shape == (len(classes), 3072)
             and all(type(label) is int and 0 <= label < len(names) for label in classes)
         ):
-            raise InputError(
-                f"{file}: is not a CIFAR-10 file (it must hold data (n, 3072) and n labels below {len(names)})"
-            )
+            wanted = f"data (n, 3072) and n labels below {len(names)}"
+            raise InputError(f"{file}: is not a CIFAR-10 file (it must hold {wanted})")
         images.append(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))  # rows hold the planes R, G, B
         labels += classes
     return np.concatenate(images), np.array(labels, np.int64), names

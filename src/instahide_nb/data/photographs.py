@@ -78,9 +78,8 @@ def open_photograph(path: Path, name: str | None = None) -> Photograph:
 def _check(path: Path, image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_MEGAPIXELS * 1_000_000:
-        raise InputError(
-            f"{path}: is {width} x {height} pixels, more than {MAX_MEGAPIXELS} megapixels; reduce or remove it"
-        )
+        size = f"{width} x {height} pixels, more than {MAX_MEGAPIXELS} megapixels"
+        raise InputError(f"{path}: is {size}; reduce or remove it")
     if image.mode not in _EIGHT_BIT:
         raise InputError(f"{path}: has pixels of mode {image.mode}; save it with 8 bits per channel")
 

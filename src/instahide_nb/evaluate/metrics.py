@@ -208,9 +208,8 @@ def match_images(recovered: Floats, private: UInt8, augment: str = "none") -> tu
     """
     m, n = len(recovered), len(private)
     if recovered.shape[1:] != private.shape[1:] or m < n:
-        raise InputError(
-            f"recovered: shape {recovered.shape}; {private.shape}, one image per private image, is expected"
-        )
+        wanted = f"{private.shape}, one image per private image"
+        raise InputError(f"recovered: shape {recovered.shape}; {wanted}, is expected")
     found, image, views = recovered.astype(np.float32), np.arange(n), all_views(augment)
     shown = np.concatenate([apply_views(private, np.tile(view, (n, 1))) for view in views])
     flat, pixels = (a.reshape(len(a), -1).astype(np.float64) for a in (pixel_bytes(found), shown))

@@ -244,8 +244,7 @@ def edge_maps(walk: Unmask, *, rows: int = 10) -> UInt8:
     """The absolute values of the first encryptions, and below each the energy of its edges."""
     energy = _energy(walk.energies.feature[:rows])
     maps = np.zeros((len(energy), *walk.encryption.shape[1:]), np.uint8)
-    for out, one in zip(maps, energy, strict=True):
-        out[: one.shape[0], : one.shape[1]] = _grey(one)
+    maps[:, : energy.shape[1], : energy.shape[2]] = [_grey(one) for one in energy]
     return _two_rows(to_pixels(2 * np.abs(walk.encryption[:rows]) - 1), maps)
 
 
