@@ -96,8 +96,6 @@ def why_not(method: str, about: ChallengeParams) -> str:
         return f"{name} needs labels; this release has none"
     if name == "prng-seed" and about.labels != "coefficients":
         return f"{name} needs labels with coefficients; the labels of this release are {about.labels!r}"
-    if name.startswith("prng-") and about.augment != "none":
-        return f"{name} cannot attack augmented private images ({about.augment})"
     if name == "unmask" and "crop" in about.augment and about.scheme != "cross":
         return f"{name} attacks cropped private images ({about.augment}) of the scheme cross only, not {about.scheme}"
     return ""

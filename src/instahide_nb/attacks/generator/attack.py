@@ -9,7 +9,7 @@ rewinding the state finds it; otherwise coefficients are those of `unmask`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,8 +21,10 @@ from instahide_nb.attacks.unmask.attack import UnmaskResult, solve
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.arrays import UInt8
 from instahide_nb.core.progress import Stopwatch
+from instahide_nb.scheme.encryption import pixel_bytes, pixel_values
 from instahide_nb.scheme.mersenne import seeded_window
 from instahide_nb.scheme.streams import SECURE_PERMUTATIONS
+from instahide_nb.scheme.views import apply_views, draw_views
 
 
 @dataclass
@@ -57,9 +59,18 @@ class _Attempt:
             self.method, self.complexity, reason, release=release, seconds=seconds, details=self.details
         )
 
-    def found(self, replay: Replay, pairs_fit: bool, solved: UnmaskResult | None = None) -> AttackResult:
+    def found(
+        self, replay: Replay, pairs_fit: bool, seed: int | None, solved: UnmaskResult | None = None
+    ) -> AttackResult:
         """Solve for the images; with pairs and coefficients of `unmask` where those drawn are not known."""
         release, shape, coefficient = self.release, self.release.encryption.shape, None
+        info = release.info
+        if info.augment != "none":
+            if seed is None or not pairs_fit:
+                return self.not_found("the masks were found, but not the seed from which views of images are drawn")
+            drawn = draw_views(info.augment, seed, info.encryptions_per_image, info.n_private)
+            epoch, held = np.arange(len(replay.index)) // info.n_private, replay.index[:, : info.private_per_row]
+            replay = replace(replay, view=drawn[epoch[:, None], held])
         if not pairs_fit or (replay.weight is None and release.info.labels != "coefficients"):
             solved = solved or self.unmask()
             replay, coefficient = replay.with_pairs(solved.assignment), solved.coefficient
@@ -73,12 +84,17 @@ class _Attempt:
             "public_images": images.public_images,
         }
         pixels, pair = images.pixels(shape[1:]), images.ordered_pairs(replay.index)
+        decryption = on_the_grid(pixels)[pair[:, 0]]
+        if replay.view is not None:
+            first = images.coefficient.argmax(axis=1)
+            view = replay.view[np.arange(len(first)), first]
+            decryption = pixel_values(apply_views(pixel_bytes(pixels)[pair[:, 0]], view))
         signed = np.where(replay.positive.reshape(shape), release.encryption, -release.encryption)
         return AttackResult(
             method=self.method,
             recovered=pixels,
             assignment=pair,
-            decryption=on_the_grid(pixels)[pair[:, 0]],
+            decryption=decryption,
             complexity=self.complexity,
             seconds=self.watch.seconds,
             details=self.details,
@@ -113,7 +129,7 @@ def prng_seed(release: Release, public: UInt8, *, seed_start: int = 0, seed_stop
     run.details |= told
     if replay is None:
         return run.not_found("the seed makes the labels, but no masks of its mask generator fit")
-    return run.found(replay, pairs_fit)
+    return run.found(replay, pairs_fit, seed)
 
 
 def prng_state(release: Release, public: UInt8) -> AttackResult:
@@ -162,4 +178,4 @@ def prng_state(release: Release, public: UInt8) -> AttackResult:
     wrong = removed[:, :, :-1] != removed[:, :, 1:] if solved is None else removed != (solved.signed > 0)
     run.details["sign_errors"] = state.error_curve(wrong, confidence)
     del confidence  # as large as the encryptions
-    return run.found(replay, pairs_fit, solved)
+    return run.found(replay, pairs_fit, own, solved)

@@ -20,11 +20,13 @@ from scipy.sparse import csr_array
 from instahide_nb.attacks.exact import factor, integer_product, inverse, solve
 from instahide_nb.attacks.generator.replay import Replay, image_classes
 from instahide_nb.attacks.mixtures import Mixtures, fit, mean_square, normal_matrix, predictions, right_side
+from instahide_nb.attacks.unmask.windows import Windows, on_canvas, view_table
 from instahide_nb.challenge.release import Release
-from instahide_nb.core.arrays import Bool, Float64, Int64, UInt8
+from instahide_nb.core.arrays import Bool, Float, Float32, Float64, Int64, UInt8
 from instahide_nb.core.progress import progress
 from instahide_nb.core.threads import in_blocks
 from instahide_nb.scheme.encryption import WEIGHT_ONE, pixel_bytes, pixel_values
+from instahide_nb.scheme.views import PAD, apply_views
 
 MOST_UNKNOWNS = 6000
 """With more images than this, one system for all of them takes too much memory (8 bytes times its size squared); with
@@ -34,6 +36,7 @@ _RIDGE = 1e-10  # pull to the mean image, where the equations leave an image ope
 _ROUNDS = 4  # of images and residual variances; then of images and residual covariances
 _COVARIANCE_RIDGE = 1e-3  # share of the diagonal: the covariance is estimated
 _OWN_PUBLIC = 0.5  # share of the residual variance that the challenge's own public images explain, at least
+_FITS = 5  # of views, each of some steps of conjugate gradients
 _REFINEMENTS = 40  # of three steps each
 _SLOWEST = 0.98  # largest factor by which a step is assumed to shrink the error
 _BLOCK = 500  # rows or columns at a time
@@ -95,6 +98,8 @@ def recover_images(
     index[:, places:] += size
     if replay.weight is not None:
         used = np.unique(index[:, places:])
+        if replay.view is not None:
+            return _from_views(release, rows, index, replay.weight, replay.view, used, mean)
         if size + len(used) <= min(MOST_UNKNOWNS, len(rows)):
             return _from_all_coefficients(release, rows, index, replay.weight, used, mean)
         own = Mixtures(index[:, :places], replay.weight[:, :places] / WEIGHT_ONE, size)
@@ -128,6 +133,57 @@ def _from_all_coefficients(
         proved, share = _proved(release, table, weight, images, size)
     how = "pairs, masks and all coefficients" + ", solved together with the public images" * (len(used) > 0)
     return RecoveredImages(images[:size], mixtures.coefficient[:, :places], proved, share, how, len(used))
+
+
+def _from_views(
+    release: Release,
+    rows: Float64,
+    index: Int64,
+    weight: npt.NDArray[np.uint32],
+    view: npt.NDArray[np.int8],
+    used: Int64,
+    mean: Float64,
+) -> RecoveredImages:
+    """Private images of which rows hold the views (n, p, 3), by conjugate gradients.
+
+    Rows are projected on the combinations in which the `used` public images cancel, where there are enough rows;
+    otherwise public images count as noise.
+    """
+    (n, places), size, (h, w, channels) = view.shape[:2], release.info.n_private, release.encryption.shape[1:]
+    views, share = view_table(release.info.augment), weight / WEIGHT_ONE
+    number = {tuple(one): v for v, one in enumerate(views.tolist())}
+    which = np.array([number[tuple(one)] for one in view.reshape(-1, 3).tolist()]).reshape(n, places)
+    own = Mixtures(which * size + index[:, :places], share[:, :places], size)
+    public = Mixtures(np.searchsorted(used, index[:, places:]), share[:, places:], len(used)).matrix
+    cancel = size + len(used) <= min(MOST_UNKNOWNS, n)
+    normal = (public.T @ public).toarray() + _RIDGE * np.eye(len(used))
+    factors = cho_factor(normal, lower=True, overwrite_a=True) if cancel and len(used) else None
+
+    def rows_of(left: Float) -> Float64:
+        """The public images that explain some columns of rows best."""
+        return cho_solve(factors, public.T @ left) if factors else np.zeros((len(used), left.shape[1]))
+
+    def weigh(left: Float32) -> Float32:
+        return (left - public @ rows_of(left)).astype(np.float32)
+
+    planar = np.ascontiguousarray(rows.reshape(n, h, w, channels).transpose(0, 3, 1, 2), np.float32)
+    if not cancel:
+        planar -= own.rest[:, None, None, None] * mean.reshape(h, w, channels).transpose(2, 0, 1)
+    windows, start = Windows(views, np.arange(channels)), np.zeros((size, channels, h, w), np.float32)
+    canvas, centre = on_canvas(start), on_canvas(start, np.inf)
+    weights = weigh if cancel else 1 / np.maximum(own.rest, 0.02) ** 2
+    for _ in progress(range(_FITS), desc="views", unit="fit"):
+        canvas = windows.fit(planar, own, weights, centre, canvas, _RIDGE)
+    pixels = pixel_bytes(canvas[:, :, PAD:-PAD, PAD:-PAD].transpose(0, 2, 3, 1))
+    one, place = np.unique(own.assignment, return_inverse=True)
+    shown = _from_bytes(apply_views(pixels[one % size], views[one // size]))
+    mixtures = Mixtures(place.reshape(n, places), own.coefficient, len(one))
+    others = rows_of(rows - mixtures.matrix @ shown)
+    table = np.hstack([mixtures.assignment, len(one) + np.searchsorted(used, index[:, places:])])
+    right, reproduces = _proved(release, table, weight, np.vstack([shown, others]), len(one))
+    proved = np.bincount(one[right] % size, minlength=size) > 0
+    how = "pairs, views, masks and all coefficients" + ", solved together with the public images" * cancel
+    return RecoveredImages(_from_bytes(pixels), own.coefficient, proved, reproduces, how, len(used) * cancel)
 
 
 def _fit_by_lapack(rows: Float64, mixtures: Mixtures, mean: Float64) -> Float64:

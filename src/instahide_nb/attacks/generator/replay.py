@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from instahide_nb.challenge.release import Release, ReleaseInfo
-from instahide_nb.core.arrays import Bool, Float, Float32, Float64, Int32, Int64, Integers, UInt8, UInt32
+from instahide_nb.core.arrays import Bool, Float, Float32, Float64, Int8, Int32, Int64, Integers, UInt8, UInt32
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.progress import progress
 from instahide_nb.scheme.encryption import WEIGHT_ONE, draw_epoch
@@ -94,6 +94,7 @@ class Replay:
     index: Int32  # (n, k): its images, as in :class:`instahide_nb.scheme.encryption.Mixtures`
     weight: UInt32 | None  # (n, k): their coefficients times 2^24; None without the coefficient generator
     positive: Bool  # (n, h*w*3): where the mask is +1
+    view: Int8 | None = None  # (n, p, 3): views of augmented private images, see scheme.views
 
     def with_pairs(self, pair: Int64) -> Replay:
         """The same masks with other private images (n, p) and without coefficients."""

@@ -10,6 +10,7 @@ the border is known, and certainty grows from it through all images. Sums run in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numba
@@ -117,12 +118,18 @@ class Windows:
         return self.mix(canvas, held, np.ones(held.shape), shape)
 
     def fit(
-        self, rows: Float32, mixtures: Mixtures, weight: Weights, centre: Float32, start: Float32, ridge: float
+        self,
+        rows: Float32,
+        mixtures: Mixtures,
+        weight: Weights | Callable[[Float32], Float32],
+        centre: Float32,
+        start: Float32,
+        ridge: float,
     ) -> Float32:
         """Canvases by least squares from rows (n, planes, h, w), by steps from `start`.
 
         `ridge` is the weight of the pull to `centre`, as a share of the mean diagonal of the normal matrix. Pixels that
-        are infinite in `centre` are left as they are.
+        are infinite in `centre` are left as they are. `weight` may be a function: Q times some columns of rows.
         """
         held, share, shape = mixtures.assignment, mixtures.coefficient, rows.shape[2:]
         free = np.isfinite(centre)
@@ -132,7 +139,8 @@ class Windows:
             out = np.empty_like(flat)
 
             def columns(low: int, high: int) -> None:
-                out[:, low:high] = weighted(weight, np.ascontiguousarray(flat[:, low:high]))
+                some = np.ascontiguousarray(flat[:, low:high])
+                out[:, low:high] = weight(some) if callable(weight) else weighted(weight, some)
 
             in_blocks(columns, flat.shape[1], block=_COLUMNS)
             return self.spread(out.reshape(table.shape), held, share, start) * free
