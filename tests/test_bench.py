@@ -57,7 +57,9 @@ def test_what_is_said_of_unmask_is_what_was_measured() -> None:
         return f"{np.mean(found):.2f}"
 
     labels, alone = mean("reach/cross, k = 6, labels"), mean("reach/cross", "no labels")
-    said = f"`unmask` reaches {labels} with labels, {alone} from `encryption.npy` alone, {mean('reach/inside')} inside the"
+    said = (
+        f"`unmask` reaches {labels} with labels, {alone} from `encryption.npy` alone, {mean('reach/inside')} inside the"
+    )
     few = f"{mean('few/T = 10, coefficients/')} from ten encryptions per image instead of fifty"
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert said in readme

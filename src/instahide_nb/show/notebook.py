@@ -183,7 +183,7 @@ def own_report(result: AttackResult) -> str:
         "estimated_slot_accuracy": "private images identified, by its own estimate",
         "agreement_with_edges": "confirmed by edges alone",
     }
-    lines += [f"{text}: {100 * details[name]:.1f} %" for name, text in shares.items() if name in details]
+    lines += [f"{text}: {100 * details[name]:.1f} %" for name, text in shares.items() if details.get(name) is not None]
     return "\n".join(lines or ["nothing to report"])
 
 
@@ -266,8 +266,10 @@ def cluster_matrix(walk: Unmask) -> UInt8:
 
 
 @_of_unmask
-def image_edges(walk: Unmask, *, images: int = 20) -> UInt8:
+def image_edges(walk: Unmask, *, images: int = 20) -> UInt8 | None:
     """Edge energies of private images, by least squares from those of the encryptions, before any sign is known."""
+    if walk.now.mixtures.n_images > 2 * walk.now.known.n_images:  # cropped
+        return None
     energy = _energy(walk.energies.fit(walk.now.mixtures).image[:images])
     return contact_sheet(np.stack([_grey(one) for one in energy]))
 
@@ -278,7 +280,7 @@ def product_plot(walk: Unmask) -> Figure | None:
 
     They agree if the matrix of products estimated from encryptions has rank one.
     """
-    if not walk.masked:
+    if walk.history[0][0] != "squares":
         return None
     from instahide_nb.attacks.unmask.squares import pixel_matrix
     from instahide_nb.show import plots
