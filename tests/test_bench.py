@@ -61,6 +61,8 @@ def test_what_is_said_of_unmask_is_what_was_measured() -> None:
         f"`unmask` reaches {labels} with labels, {alone} from `encryption.npy` alone, {mean('reach/inside')} inside the"
     )
     few = f"{mean('few/T = 10, coefficients/')} from ten encryptions per image instead of fifty"
+    views = f"and {mean('views/crops and flips, labels')} if images are cropped and mirrored anew in each epoch"
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert said in readme
     assert few in readme
+    assert views in readme

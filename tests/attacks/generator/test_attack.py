@@ -12,7 +12,10 @@ from instahide_nb.attacks.generator import state
 from instahide_nb.attacks.generator.attack import prng_seed, prng_state
 from instahide_nb.attacks.result import AttackResult
 from instahide_nb.attacks.unmask.attack import UnmaskResult
+from instahide_nb.challenge.build import build_challenge
 from instahide_nb.challenge.release import Release, ReleaseInfo
+from instahide_nb.core.params import GenDataParams
+from instahide_nb.evaluate.metrics import score
 from instahide_nb.scheme.encryption import pixel_values
 from instahide_nb.scheme.mersenne import seeded_window
 from instahide_nb.scheme.streams import Mt19937Stream
@@ -74,6 +77,18 @@ def test_everything_follows_from_the_labels(scheme, k, p):
     assert funnel["seeds"] == 200_000
     assert funnel["survivors"] >= funnel["fit the first rows"] == funnel["verified"] == 1
     assert list(result.seconds) == ["scan", "replay", "images"]
+
+
+@pytest.mark.parametrize("augment", ["flip", "crop_flip"])
+def test_views_follow_from_the_seed_and_images_are_exact(augment):
+    few = {"n_private": 10, "encryptions_per_image": 30, "k": 3, "n_public": 20, "min_keypoints": 0}
+    challenge = build_challenge(GenDataParams(seed=SEED, augment=augment, **few))
+    result = prng_seed(challenge.release, OTHER_PUBLIC, seed_start=SEED - 1000, seed_stop=SEED + 1000)
+    assert result.recovered_generator is True
+    assert result.details["encryptions_reproduced"] == 1
+    np.testing.assert_array_equal(result.recovered, pixel_values(challenge.secret.private))
+    scores = score(result.decryption, *challenge.secret.mixed())
+    assert scores.metrics()["max_ssim"] == 1
 
 
 @pytest.mark.parametrize(("decimals", "dtype"), [(3, np.float32), (4, np.float64)])
