@@ -162,7 +162,7 @@ class Network(nn.Module):
 
     def forward(self, image: Tensor, gain: Tensor, deviation: Tensor) -> Tensor:
         certain = gain / torch.sqrt(1 + gain * gain)
-        constant = (cleaning._SPREAD * deviation)[:, None, None, None].expand(-1, 1, SIZE, SIZE)
+        constant = (cleaning._DOUBT * deviation)[:, None, None, None].expand(-1, 1, SIZE, SIZE)
         value = torch.cat([image, image.abs(), certain, constant], 1)
         for layer in self.layers[:-1]:
             value = torch.relu(layer(value))

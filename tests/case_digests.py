@@ -74,7 +74,7 @@ def other_forms(preset: dict[str, Any], release: Release, public: npt.NDArray[np
     half = release.info.encryptions_per_image // 2
     info = release.info.changed(encryptions_per_image=half)
     alone = replace(release, encryption=release.encryption[: half * info.n_private], label=None, info=info)
-    mirrored = GenDataParams(**preset | {"augment": "flip", "encryptions_per_image": 12})
+    mirrored = GenDataParams(**preset | {"augment": "flip", "encryptions_per_image": 10})
     forms = {"without labels": alone, "few and mirrored": build_challenge(mirrored).release}
     found = {}
     for form, own in forms.items():

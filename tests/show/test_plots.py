@@ -96,6 +96,7 @@ def test_a_sweep_is_drawn_as_curves_through_the_means_or_as_bars():
     (axis,) = figure.axes
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["images mixed, k = 4", "images mixed, k = 2"]
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["old", "new"]
+    assert [text.get_text() for text in axis.texts] == ["0.30", "0.50", "0.90", "not\nfound"]
     with pytest.raises(InputError, match="no run"):
         plots.sweep_plot(runs(("a", 2, "old", None)), "k")
 

@@ -206,7 +206,7 @@ def influence(mixtures: Mixtures, weight: Weights, ridge: float) -> Float64:
     return weighted_design(mixtures, weight, inverse(_factor(mixtures, weight, ridge)))
 
 
-def spread(mixtures: Mixtures, weight: Weights, ridge: float) -> Float64:
+def fit_variance(mixtures: Mixtures, weight: Weights, ridge: float) -> Float64:
     """Variance of a pixel of each image that `fit` finds, ``diag (A^T Q A + r I)^-1``, float64 (n_images,)."""
     return np.diagonal(inverse(_factor(mixtures, weight, ridge)))
 

@@ -184,16 +184,16 @@ def title_of(column: str) -> str:
     return _TITLES.get(column, column)
 
 
-def score_table(table: DataFrame, y: str = "max_ssim", lines: str = "method") -> DataFrame:
-    """A sweep's mean scores, "not found" or "failed", as text: a row per variant, a column per value of `lines`."""
+def score_table(table: DataFrame, x: str = "variant", *, y: str = "max_ssim", lines: str = "method") -> DataFrame:
+    """A sweep's mean scores, "not found" or "failed", as text: a row per value of `x`, a column per one of `lines`."""
 
     def cell(runs: DataFrame) -> str:
         if runs[y].notna().all():
             return f"{runs[y].mean():.2f}"
-        return "failed" if runs["error"].notna().any() else "not found"
+        return "failed" if "error" in runs and runs["error"].notna().any() else "not found"
 
-    groups = {key: cell(runs) for key, runs in table.groupby(["variant", lines], sort=False)}
-    rows, columns = (list(table[name].unique()) for name in ("variant", lines))
+    groups = {key: cell(runs) for key, runs in table.groupby([table[x], table[lines].rename(None)], sort=False)}
+    rows, columns = (list(table[name].unique()) for name in (x, lines))
     texts = [[groups.get((row, column), "") for column in columns] for row in rows]
     return type(table)(texts, index=rows, columns=columns)
 
@@ -229,25 +229,31 @@ def sweep_plot(table: DataFrame, x: str, *, y: str = "max_ssim", lines: str = "m
     if scored.empty:
         raise InputError("table: holds no run with a score; choose a sweep with finished runs")
     if x == "variant":
-        return _coloured(score_table(table, y, lines), title_of(y), width)
+        return _coloured(score_table(table, x, y=y, lines=lines), title_of(y), width)
     name = "" if lines in ("method", "scheme", "rng") else f"{title_of(lines)} = "
-    label = (name + scored[lines].astype(str)).rename(None)
+    label = scored[lines].rename(None)  # which may be x too
     low, mean, high = (scored.pivot_table(y, x, label, how, sort=False) for how in ("min", "mean", "max"))
     figure, axis = _new(width, 0.62 * width)
     if is_numeric_dtype(scored[x]):
         for column, marker in zip(mean, cycle(_MARKERS), strict=False):
             value, below, above = (part[column].dropna().sort_index() for part in (mean, low, high))
             reach = [value - below, above - value]
-            axis.errorbar(value.index, value, reach, label=column, marker=marker, elinewidth=0.8)
+            axis.errorbar(value.index, value, reach, label=f"{name}{column}", marker=marker, elinewidth=0.8)
         axis.set_xticks(sorted(scored[x].unique()))
     else:
         reach = [[mean[column] - low[column], high[column] - mean[column]] for column in mean]
-        mean.plot.bar(ax=axis, yerr=reach, color=OKABE_ITO, rot=0, width=0.8, legend=False)
-        for bars in axis.containers:
-            if isinstance(bars, BarContainer):
-                axis.bar_label(bars, fmt="%.2f", fontsize=7)
+        mean.add_prefix(name).plot.bar(ax=axis, yerr=reach, color=OKABE_ITO, rot=0, width=0.8, legend=False)
+        texts = score_table(table, x, y=y, lines=lines).loc[mean.index, mean.columns]
+        bars = [container for container in axis.containers if isinstance(container, BarContainer)]
+        for container, column in zip(bars, mean, strict=True):
+            labels = [
+                f"{m:.2f}" if m == m else text.replace(" ", "\n")
+                for m, text in zip(mean[column], texts[column], strict=True)
+            ]
+            axis.bar_label(container, labels, fontsize=7)
     axis.set(xlabel=title_of(x), ylabel=title_of(y), ylim=(0, 1.02))
-    figure.legend(loc="outside upper left", ncols=4)
+    longest = max(len(f"{name}{column}") for column in mean)
+    figure.legend(loc="outside upper left", ncols=max(1, int(14 * width) // (longest + 6)))
     return figure
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from instahide_nb.attacks.mixtures import Fit, Mixtures, Weights, fit, influence, mean_square, predictions, spread
+from instahide_nb.attacks.mixtures import Fit, Mixtures, Weights, fit, fit_variance, influence, mean_square, predictions
 from instahide_nb.attacks.result import AttackResult
 from instahide_nb.attacks.unmask import cleaning, codes, crops, edges, shared_public, signs, squares
 from instahide_nb.attacks.unmask.codes import Codes
@@ -179,7 +179,7 @@ class Estimates:
         """Standard deviation of a pixel of each image, were all signs right, (N,)."""
         held = image_of(self.mixtures.assignment, self.known.n_images)
         images = Mixtures(held, self.mixtures.coefficient, self.known.n_images)
-        return np.sqrt(float(self.moments.variance) * spread(images, self.row_weights(), _PULL))
+        return np.sqrt(float(self.moments.variance) * fit_variance(images, self.row_weights(), _PULL))
 
     @property
     def windows(self) -> Windows:

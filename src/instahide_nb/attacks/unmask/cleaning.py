@@ -26,7 +26,7 @@ from instahide_nb.core.threads import in_blocks
 
 WEIGHTS = Path(__file__).with_name("cleaning.npz")
 _ONE, _WEIGHT_ONE = 2.0**10, 2.0**12  # an activation and a weight of 1
-_SPREAD = np.float32(10)  # by which the standard deviation is multiplied, so that inputs are of one size
+_DOUBT = np.float32(10)  # by which the standard deviation is multiplied, so that inputs are of one size
 _BLOCK = 8  # images at a time: their activations stay in the cache
 
 
@@ -47,17 +47,17 @@ def _convolved(image: Float64, weight: Float64, bias: Float64) -> Float64:
     return out
 
 
-def clean(image: Float32, gain: Float32, spread: Float64) -> Float32:
+def clean(image: Float32, gain: Float32, deviation: Float64) -> Float32:
     """Cleaned images, planar (N, 3, h, w) like `image`.
 
-    `gain`, of the same shape, is from :func:`.signs.flip_gain`; `spread` (N,) is the standard deviation of the fit.
+    `gain`, of the same shape, is from :func:`.signs.flip_gain`; `deviation` (N,) is the standard deviation of the fit.
     """
     out = np.empty_like(image)
 
     def some(low: int, high: int) -> None:
         own, u = image[low:high], gain[low:high]
-        certain, deviation = u / np.sqrt(np.float32(1) + u * u), _SPREAD * spread[low:high].astype(np.float32)
-        inputs = [own, np.abs(own), certain, np.broadcast_to(deviation[:, None, None, None], own[:, :1].shape)]
+        certain, doubt = u / np.sqrt(np.float32(1) + u * u), _DOUBT * deviation[low:high].astype(np.float32)
+        inputs = [own, np.abs(own), certain, np.broadcast_to(doubt[:, None, None, None], own[:, :1].shape)]
         value = np.rint(np.concatenate(inputs, axis=1).transpose(0, 2, 3, 1).astype(np.float64) * _ONE)
         *hidden, last = _layers()
         for layer in hidden:
