@@ -98,8 +98,6 @@ def why_not(method: str, about: ChallengeParams) -> str:
         return f"{name} needs labels with coefficients; the labels of this release are {about.labels!r}"
     if name == "unmask" and "crop" in about.augment and about.scheme != "cross":
         return f"{name} attacks cropped private images ({about.augment}) of the scheme cross only, not {about.scheme}"
-    if name == "unmask" and "crop" in about.augment and about.labels == "none":
-        return f"{name} needs labels where private images are cropped ({about.augment}); this release has none"
     return ""
 
 

@@ -91,6 +91,14 @@ def test_augmented_images_are_recovered_with_the_same_bits(
         np.testing.assert_array_equal(one.view, found[0].view)
 
 
+@pytest.mark.parametrize(("labels", "times"), [("none", 5), ("coefficients", 1)])
+def test_few_cropped_images_are_attacked(labels: str, times: int, tmp_path: Path) -> None:
+    challenge, public = make_case(tmp_path, augment="crop", labels=labels, encryptions_per_image=times)
+    found = solve(challenge.release, public, settings=Settings(rounds=1, shared_rounds=1))
+    assert np.isfinite(found.recovered).all()
+    assert ((found.assignment >= 0) & (found.assignment < N_PRIVATE)).all()
+
+
 def test_signs_are_mostly_right(case: Case) -> None:
     secret = case.challenge.secret
     n = len(case.result.signed)

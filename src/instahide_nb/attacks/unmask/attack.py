@@ -590,6 +590,9 @@ class Unmask:
                     now.take_second_opinion(self.energies, self.settings.coupled)
         with self.watch.stage("codes"):
             self.codes = now.find_codes()
+            if not now.known.epochs:
+                now.known = now.known.with_epochs(now.mixtures.assignment)
+                self.energies = replace(self.energies, known=replace(self.energies.known, epochs=now.known.epochs))
         if restart and self.masked and self.settings.restarts and now.known.views is None:
             with self.watch.stage("restarts"):
                 now.restart_images(self.codes, self.age)

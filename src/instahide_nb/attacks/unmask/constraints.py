@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from instahide_nb.attacks.exact import factor, solve
 from instahide_nb.attacks.mixtures import Mixtures, normal_matrix
+from instahide_nb.attacks.unmask.windows import image_of
 from instahide_nb.challenge.release import Release, ReleaseInfo
 from instahide_nb.core.arrays import Bool, Float, Float32, Float64, Int64
 from instahide_nb.core.errors import InputError
@@ -23,7 +24,7 @@ from instahide_nb.scheme.streams import Mt19937Stream
 
 _DRAWS = 20_000  # rows of coefficients from which their law is taken
 _GRID = 2.0**20  # to which it is rounded: a logarithm's last bit differs between machines
-_REGULAR = 0.6  # of the variance of images per block that chance gives; less shows epochs
+_SURE = 5.0  # standard deviations by which images must be spread over blocks more evenly than by chance
 _MANY = 4  # private images of a row above which known sums may give way
 _RIDGE = 0.02  # of the scales of images to their common scale
 
@@ -44,6 +45,10 @@ class Known:
     def n_images(self) -> int:
         """Number of private images, N."""
         return len(self.image_class) // (1 if self.views is None else len(self.views))
+
+    def with_epochs(self, assignment: Int64) -> Known:
+        """The same, epochs being used if these codes (n, p) show them."""
+        return replace(self, epochs=in_epochs(image_of(assignment, self.n_images), self.n_images))
 
     def part(self, rows: slice | Int64) -> Known:
         """The same for some rows."""
@@ -92,24 +97,24 @@ def _class_sizes(present: Bool, n_images: int, per_row: int) -> Int64:
     return size
 
 
-def in_epochs(assignment: Int64, n_images: int, per_row: int) -> bool:
+def in_epochs(assignment: Int64, n_images: int) -> bool:
     """Whether images stand in blocks of N rows more evenly than chance would have it.
 
-    In an epoch each image stands p times; in shuffled rows the number varies with variance p. Errors of the codes add
-    some variance to the one and leave the other as it is.
+    In an epoch each image stands p times. In shuffled rows an image of m places a block on average varies with variance
+    m (1 - m / N), and the sum over images and blocks is about chi-square; its quantile is Wilson and Hilferty's. Errors
+    of the codes add some variance to the one and leave the other as it is.
     """
-    n = len(assignment)
+    n, held = len(assignment), assignment.ravel()
     if n % n_images or n // n_images < 2:
         return False
     block = np.repeat(np.arange(n) // n_images, assignment.shape[1])
-    held = assignment.ravel()
     count = np.zeros((n // n_images, n_images + 1), np.int64)
     np.add.at(count, (block, held), 1)  # -1 counts in the last column
     count = count[:, :n_images]
     mean = count.mean(axis=0)
-    variance = ((count - mean) ** 2).sum() / (len(count) - 1)
-    chance = mean.sum() * (1 - per_row / n_images)  # the images of a row differ
-    return bool(variance < _REGULAR * chance)
+    chance = (mean * (1 - mean / n_images)).sum()  # the images of a row differ
+    part = 2 / (9 * (len(count) - 1) * n_images)
+    return bool(((count - mean) ** 2).sum() / (len(count) - 1) < chance * (1 - part - _SURE * np.sqrt(part)) ** 3)
 
 
 def coefficient_law(info: ReleaseInfo) -> Float64:

@@ -10,8 +10,9 @@ rows give the first energies of images, on canvases that are larger than needed 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numba
 import numpy as np
 import scipy.fft
 
@@ -103,30 +104,38 @@ class Coder:
         places = white.reshape(size), number.ravel(), less.ravel(), shorter.ravel()
         return _Places(*places, allowed.reshape(size), most.reshape(size), fixed.reshape(size))
 
+    def _gains(self, canvas: Float32, at: _Places) -> tuple[list[tuple[Int64, Float32]], Float64]:
+        """For each image the places where it may stand (m,) and its gain there in each view (m, V).
+
+        And the whitened squared length of each window, (N, V).
+        """
+        known, (views, shape) = self.known, (len(self.windows.views), self.rows.shape[2:])
+        rows, unit = integers(at.white)
+        square, gains = np.empty((known.n_images, views)), list[tuple[Int64, Float32]]()
+        for image, of in enumerate(known.image_class[: known.n_images]):
+            place = np.flatnonzero(at.allowed[:, of])
+            window = self.windows.candidates(canvas[image : image + 1], shape)
+            square[image] = _dots(window, whiten(window, self.local)) + 1e-9
+            whole, window_unit = integers(window.reshape(views, -1))
+            product = whole_product(rows if len(place) == len(rows) else rows[place], whole)
+            here = (at.held >= 0) & (at.held % known.n_images == image)
+            view = np.where(here, at.held // known.n_images, -1)
+            most, fixed = np.ascontiguousarray(at.most[:, of]), np.ascontiguousarray(at.fixed[:, of])
+            with_row = unit, window_unit, square[image], view, at.less, at.shorter
+            gain = np.empty(product.shape, np.float32)
+            in_blocks(_gain_kernel, len(place), place, product, *with_row, most, fixed, gain)
+            gains.append((place, gain))
+        return gains, square
+
     def codes(self, canvas: Float32, held: Mixtures | None, scale: Float32) -> Codes:
         """Codes of all rows, each place given the others in `held`; `scale` (n,) is that of the residuals."""
         known, (n, p) = self.known, (len(self.rows), self.known.per_row)
         n_images, views, every = known.n_images, len(self.windows.views), np.arange(n * p)
         at = self._places(canvas, held, scale)
-        rows, unit = integers(at.white)
+        gains, square = self._gains(canvas, at)
         score, best = np.full((n * p, n_images), _IMPOSSIBLE), np.zeros((n * p, n_images), np.int64)
-        square, gains = np.empty((n_images, views)), []
-        for image, of in enumerate(known.image_class[:n_images]):
-            place = np.flatnonzero(at.allowed[:, of])
-            window = self.windows.candidates(canvas[image : image + 1], self.rows.shape[2:])
-            square[image] = _dots(window, whiten(window, self.local)) + 1e-9
-            whole, window_unit = integers(window.reshape(views, -1))
-            product = whole_product(rows[place], whole) / (unit[place, None] * window_unit)
-            length = np.tile(square[image], (len(place), 1))
-            own = np.flatnonzero((at.held[place] >= 0) & (at.held[place] % n_images == image))
-            mine, view = place[own], at.held[place[own]] // n_images
-            product[own, view] -= at.less[mine]
-            length[own, view] = np.maximum(length[own, view] - at.shorter[mine], 0.05 * length[own, view])
-            most = at.most[place, of][:, None]
-            share = np.where(at.fixed[place, of][:, None], most, np.clip(product / length, 0, most))
-            gain = (share * product - 0.5 * share * share * length).astype(np.float32)
+        for image, (place, gain) in enumerate(gains):
             best[place, image], score[place, image] = gain.argmax(axis=1), gain.max(axis=1)
-            gains.append((place, gain))
         chosen = _distinct(score.reshape(n, p, n_images)).ravel()
         for turn in range(_TIES + 1 if known.epochs else 0):
             chosen = assign_epochs(score.reshape(n, p, n_images), scale, n_images).ravel()
@@ -136,20 +145,54 @@ class Coder:
                 np.add.at(total, epoch[mine], gain[mine] / scale[place[mine] // p, None])
                 best[place, image] = total.argmax(axis=1)[epoch]
                 score[place, image] = gain[np.arange(len(place)), best[place, image]]
-        of, view, value = known.image_class[chosen], best[every, chosen], np.maximum(score[every, chosen], 0)
-        most = at.most[every, of]
-        share = np.where(at.fixed[every, of], most, np.minimum(np.sqrt(2 * value / square[chosen, view]), most))
-        share = share.reshape(n, p)
-        if known.share is not None:
-            total = np.zeros(known.share.shape)
-            np.add.at(total, (every // p, of), share.ravel())
-            share *= np.take_along_axis(known.share / np.maximum(total, 1e-6), of.reshape(n, p), axis=1)
+        view, value = best[every, chosen], np.maximum(score[every, chosen], 0)
+        share = self._shares(at, chosen, np.sqrt(2 * value / square[chosen, view]))
         order = np.argsort(-share, axis=1, kind="stable")
-        number, whole = (view * n_images + chosen).reshape(n, p), value.reshape(n, p).sum(axis=1)
+        whole = value.reshape(n, p).sum(axis=1)
         other = score.reshape(n, p, n_images) + (whole[:, None] - value.reshape(n, p))[:, :, None]
-        number, share = (np.take_along_axis(part, order, axis=1) for part in (number, share))
+        number = np.take_along_axis((view * n_images + chosen).reshape(n, p), order, axis=1)
+        share = np.take_along_axis(share, order, axis=1)
         mixtures = Mixtures(number, share.astype(np.float32), n_images * views)
         return Codes(mixtures, whole.astype(np.float64), np.take_along_axis(other, order[:, :, None], 1))
+
+    def _shares(self, at: _Places, chosen: Int64, free: Float) -> Float64:
+        """Coefficients (n, p) of the images `chosen` (n p,): `free` (n p,), as far as known sums allow."""
+        known, every, size = self.known, np.arange(len(chosen)), (len(self.rows), self.known.per_row)
+        of = known.image_class[chosen]
+        share = np.where(at.fixed[every, of], at.most[every, of], np.minimum(free, at.most[every, of]))
+        if known.share is not None:
+            total = np.zeros(known.share.shape)
+            np.add.at(total, (every // known.per_row, of), share)
+            share *= np.take_along_axis(known.share / np.maximum(total, 1e-6), of.reshape(size), axis=1).ravel()
+        return share.reshape(size)
+
+
+@numba.njit(cache=True, nogil=True)
+def _gain_kernel(
+    first: int,
+    last: int,
+    place: Int64,
+    product: Float32,
+    unit: Float64,
+    window_unit: Float64,
+    square: Float64,
+    view: Int64,
+    less: Float64,
+    shorter: Float64,
+    most: Float64,
+    fixed: Bool,
+    gain: Float32,
+) -> None:
+    """a <x, P_v> - a^2 <P_v, P_v> / 2 for each place x and view v, with the best a that is allowed."""
+    for i in range(first, last):
+        x = place[i]
+        for v in range(len(square)):
+            along, length = float(product[i, v]) / (unit[x] * window_unit[v]), square[v]
+            if v == view[x]:
+                along -= less[x]
+                length = max(length - shorter[x], 0.05 * length)
+            share = most[x] if fixed[x] else min(max(along / length, 0.0), most[x])
+            gain[i, v] = np.float32(share * along - 0.5 * share * share * length)
 
 
 def _distinct(score: Float32) -> Int64:
@@ -202,7 +245,7 @@ def in_frame(view: Int64, image: Int64, share: Float, n_images: int, reach: int)
         count = np.zeros((2 * reach, 2 * reach))
         np.add.at(count, tuple(view[theirs].T[:2]), share[theirs].astype(np.float64))
         total = np.lib.stride_tricks.sliding_window_view(count, (reach, reach)).sum(axis=(2, 3))
-        best = np.argwhere(total > total.max() * (1 - 1e-9))
+        best = np.argwhere(total >= total.max() * (1 - 1e-9))
         view[theirs] -= np.append(best[len(best) // 2], 0)
     return view
 
@@ -224,7 +267,7 @@ def first_codes(edges: Edges) -> tuple[Codes, Edges]:
     one[np.arange(len(rows)), of] = True
     strong = Known(1, known.image_class[:n_images], one, np.where(one, share[rows], 0))
     like, move = _alike(edges, rows, of, planes, reach, flips)
-    chance = np.float32(np.median(like[like > 0]))
+    chance = np.float32(min(np.median(like[like > 0]), 0.9))
     mixtures = clusters((like - chance) / (1 - chance), strong)
     held, view = mixtures.assignment, np.zeros((len(rows), 1, 3), np.int64)
     for image in range(n_images):
@@ -252,6 +295,6 @@ def first_codes(edges: Edges) -> tuple[Codes, Edges]:
         coder = Coder(edges.known, windows, edges.local, edges.feature)
         codes = coder.codes(canvas, mixtures if turn else None, one_each)
         feature, mixtures = edges.feature, codes.mixtures
-        edges = edges.with_epochs(mixtures.assignment)
+        edges = replace(edges, known=edges.known.with_epochs(mixtures.assignment))
         held, view = image_of(mixtures.assignment, n_images), views[mixtures.assignment // n_images]
     return codes, edges

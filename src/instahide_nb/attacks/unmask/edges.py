@@ -25,7 +25,7 @@ from instahide_nb.attacks.unmask.codes import (
     products,
     square_lengths,
 )
-from instahide_nb.attacks.unmask.constraints import Known, in_epochs
+from instahide_nb.attacks.unmask.constraints import Known
 from instahide_nb.attacks.unmask.smoothness import Moments, Smoothness, autocovariance, smoothness
 from instahide_nb.attacks.unmask.windows import EDGE_PLANES, image_of
 from instahide_nb.core.arrays import Float32, Float64, Int64
@@ -156,11 +156,6 @@ class Edges:
         """The same for some rows, whole epochs."""
         known, feature, square = self.known.part(rows), self.feature[rows], self.square[rows]
         return replace(self, known=known, feature=feature, square=square)
-
-    def with_epochs(self, assignment: Int64) -> Edges:
-        """The same, epochs being used if the codes show them."""
-        epochs = in_epochs(image_of(assignment, self.known.n_images), self.known.n_images, self.known.per_row)
-        return replace(self, known=replace(self.known, epochs=epochs))
 
 
 def edges_of(encryption: Float32, known: Known, squares: bool) -> Edges:
@@ -364,7 +359,7 @@ def first_codes(edges: Edges) -> tuple[Codes, Edges]:
     some = edges.part(slice(0, max(_TOGETHER // whole, 1) * whole)) if n > _TOGETHER else edges
     table = product_table(some.feature, some.local)
     codes, found = some.explain(clusters(table, some.known), _FIRST_FITS)
-    some = some.with_epochs(codes.mixtures.assignment)
+    some = replace(some, known=some.known.with_epochs(codes.mixtures.assignment))
     codes, found = some.explain(codes.mixtures, 1)
     for _ in range(_RESTARTS):
         value, mixtures, begun = worth(codes), codes.mixtures, 0
