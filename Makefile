@@ -21,8 +21,9 @@ help:  ## Show this text
 reproduce: .venv/ready  ## Encrypt, attack, evaluate and verify a preset, and show the leaderboard
 	@$(BIN)/instahide-nb reproduce --preset $(PRESET) --out "$(OUT)" $(foreach m,$(METHODS),--method $(m))
 
+# Without nbval's plugin, which takes three seconds to load in each process; the tests load it where they need it.
 test: .venv/ready  ## Unit tests, doctests, notebooks (nbval) and papermill runs, on WORKERS=2 processes
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -p no:nbval --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/ready  ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -1,8 +1,8 @@
 """Makes a preset's challenge, attacks, scores and draws it in this process and this folder; prints sha256s as JSON.
 
 Run by matrix.py in processes that differ in processor features, libraries' kernels and versions, threads and
-surroundings: ``python case_digests.py PRESET METHOD ...``. The files are those of a run, so their hashes are those of
-the expected manifest. Beside them it prints what shows that what should differ does.
+surroundings: ``python case_digests.py PRESET METHOD ... [--forms]``. The files are those of a run, so their hashes are
+those of the expected manifest. Beside them it prints what shows that what should differ does.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from instahide_nb.show import grids
 from instahide_nb.show.grids import write_png
 
 
-def run_digests(preset: str, methods: Sequence[str]) -> dict[str, str]:
-    """The hashes of a run by path, made by the functions that the notebooks call."""
+def run_digests(preset: str, methods: Sequence[str], forms: bool) -> dict[str, str]:
+    """The hashes of a run by path, made by the functions that the notebooks call; with `forms` those of others too."""
     folder = Path(__file__).resolve().parents[1] / "params" / preset
     run, wanted = Path.cwd(), AttackParams(**read_yaml(folder / "attack.yaml"))
     challenge = build_challenge(GenDataParams(**read_yaml(folder / "gen_data.yaml")))
@@ -64,7 +64,7 @@ def run_digests(preset: str, methods: Sequence[str]) -> dict[str, str]:
         if len(result.recovered) >= len(secret.private):
             write_png(evaluate / "overview.png", grids.overview(secret.private, result.recovered))
         found |= digests(run, f"attack/{method}") | digests(run, f"evaluate/{method}")
-        if method == "unmask":
+        if forms and method == "unmask":
             found |= other_forms(read_yaml(folder / "gen_data.yaml"), release, public)
     return found
 
@@ -105,5 +105,5 @@ def surroundings() -> dict[str, Any]:
 
 if __name__ == "__main__":
     about = surroundings()
-    preset, *methods = sys.argv[1:]
-    json.dump({"surroundings": about, "digests": run_digests(preset, methods)}, sys.stdout)
+    preset, *methods = [word for word in sys.argv[1:] if word != "--forms"]
+    json.dump({"surroundings": about, "digests": run_digests(preset, methods, "--forms" in sys.argv)}, sys.stdout)

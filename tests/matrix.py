@@ -113,13 +113,13 @@ CASES = (
 
 
 def run_case(
-    case: Case, place: Path, preset: str, methods: Sequence[str], python: str = sys.executable
+    case: Case, place: Path, preset: str, methods: Sequence[str], python: str = sys.executable, forms: bool = True
 ) -> dict[str, Any]:
     """What case_digests.py answers in an empty folder `place`, with the kernels of OpenBLAS under ``openblas``."""
     (place / "run").mkdir()
     # Nothing that one case computed serves another; OpenBLAS names its kernel on stderr when it is loaded.
     own = {"INSTAHIDE_NB_CACHE": str(place / "cache"), "OPENBLAS_VERBOSE": "2"}
-    words, environment = [python, str(SCRIPT), preset, *methods], os.environ | own
+    words, environment = [python, str(SCRIPT), preset, *methods, *["--forms"] * forms], os.environ | own
     environment.pop("OPENBLAS_NUM_THREADS", None)  # the tests' own
     environment |= case.changes
     done = subprocess.run(words, cwd=place / "run", env=environment, capture_output=True, text=True, check=False)

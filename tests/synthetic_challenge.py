@@ -9,7 +9,7 @@ import numpy as np
 
 from instahide_nb.challenge.release import Release, ReleaseInfo
 from instahide_nb.scheme.encryption import Mixtures, class_coefficients, encrypt
-from instahide_nb.scheme.mersenne import low_bits
+from instahide_nb.scheme.mersenne import low_bits, step_back
 from instahide_nb.scheme.streams import Mt19937Stream, Stream, open_stream
 
 CLASSES = 5
@@ -82,15 +82,26 @@ def make(
     return Synthetic(Release(mixtures.encryption, label, about.changed(**info)), private, public, mixtures)
 
 
-def solver_that_knows(window: np.ndarray) -> Any:
-    """What elimination finds, without elimination: the window if it makes all bits of a system, else nothing."""
+def solver_that_knows(*windows: np.ndarray) -> Any:
+    """What elimination finds, without elimination: a window that makes all bits of a system, else nothing."""
 
     def solve(words: np.ndarray, bits: np.ndarray, differences: bool) -> np.ndarray | None:
-        low = low_bits(window, 0, int(words[-1]) + 2)
-        made = low[words] ^ low[words + 1] if differences else low[words]
-        return window if np.array_equal(made, bits) else None
+        for window in windows:
+            low = low_bits(window, 0, int(words[-1]) + 2)
+            made = low[words] ^ low[words + 1] if differences else low[words]
+            if np.array_equal(made, bits):
+                return window
+        return None
 
     return solve
+
+
+def later(window: np.ndarray, words: int) -> np.ndarray:
+    """The window after so many words."""
+    generator = np.random.RandomState()
+    generator.set_state(("MT19937", window, 624))
+    generator.randint(0, 2**32, -(-words // 624) * 624, np.uint32)
+    return step_back(generator.get_state()[1].astype(np.uint32), -words % 624)
 
 
 def positive(made: Synthetic) -> np.ndarray:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from forked_runs import forked, run_cells, small_plan, start
+from forked_runs import forked, run_cells, small, small_plan, start
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import read_json, sha256_file
@@ -138,14 +138,10 @@ def sleepy(finished: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A run that has its challenge, and whose attack sleeps for ten minutes, the first time."""
     (tmp_path / "sleepy.py").write_text(SLEEPY)
     shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("log"))
-    process = again(finished, tmp_path)
+    process = start(tmp_path, finished.parent, "sleepy:attack", SLEEPY=str(tmp_path / "asleep"))
     yield process
     process.kill()
     process.communicate()
-
-
-def again(finished: Path, folder: Path) -> subprocess.Popen[str]:
-    return start(folder, finished.parent, "sleepy:attack", SLEEPY=str(folder / "asleep"))
 
 
 def wait_until_asleep(process: subprocess.Popen[str], folder: Path) -> int:
@@ -166,27 +162,25 @@ def ended(process: int) -> bool:
 
 
 def test_a_run_after_a_kill_waits_for_the_orphaned_kernel(
-    sleepy: subprocess.Popen[str], finished: Path, tmp_path: Path
+    sleepy: subprocess.Popen[str], finished: Path, tmp_path: Path, in_process: pytest.MonkeyPatch
 ) -> None:
-    kernel = wait_until_asleep(sleepy, tmp_path)
-    second = again(finished, tmp_path)
-    out, err = second.communicate(timeout=120)
-    assert (second.returncode, out) == (2, ""), err
-    assert "another run is at work in this folder" in err
+    run, kernel, lines = tmp_path / "run", wait_until_asleep(sleepy, tmp_path), list[str]()
+    in_process.syspath_prepend(tmp_path)
+    in_process.setenv("SLEEPY", str(tmp_path / "asleep"))
+    plan = pipeline.make_plan("tiny", ["sleepy:attack"], run, small(finished.parent))
+    with pytest.raises(InputError, match="another run is at work in this folder"):
+        pipeline.reproduce(plan, lines.append)
+    assert lines == []
     sleepy.kill()
     sleepy.wait()
-    third = again(finished, tmp_path)
-    out, err = third.communicate(timeout=300)
-    assert (third.returncode, err) == (0, "")
+    pipeline.reproduce(plan, lines.append)
     assert ended(kernel)
-    lines = out.splitlines()
     assert lines[0].split() == ["gen_data", "already", "there"]
     assert "already there" not in lines[1] + lines[2]
-    run = tmp_path / "run"
     assert digests(run, "gen_data") == digests(finished, "gen_data")
     arrays = {Path(name).name: digest for name, digest in digests(run, "attack/sleepy-attack").items()}
     assert arrays == {Path(name).name: digest for name, digest in digests(finished, STAGES[1]).items()}
-    assert not list(run.rglob("*.part")) + list(run.glob("log/*.ipynb"))
+    assert not list(run.rglob("*.part"))
 
 
 def test_control_c_ends_the_kernel_and_says_one_line(sleepy: subprocess.Popen[str], tmp_path: Path) -> None:

@@ -30,13 +30,27 @@ from instahide_nb.run.sweep import load_sweep
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "params" / "sweeps").glob("*.yaml"))
 
+BESIDE = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+"""So that the processes of runs find the modules beside the tests."""
+
 GATED = """
-import os, time
+import json, os, sys, time
 from pathlib import Path
 import numpy as np
 from instahide_nb.attacks.result import AttackResult, on_the_grid
 
 GATE = Path(__file__).parent / "gate"
+
+if Path(sys.argv[0]).name == "sweep.py":  # in the process of a run: kernels only where a test looks at them
+    from forked_runs import run_cells
+    from instahide_nb.run import pipeline
+
+    def execute(notebook, parameters, output, *, real=pipeline.execute, **others):
+        k = parameters.get("k") or json.loads((others["cwd"] / "release/release.json").read_text())["k"]
+        asked = {"gen_data": k == 2, "attack": k == 5 or not GATE.exists(), "evaluate": False}
+        return (real if asked[notebook] else run_cells)(notebook, parameters, output, **others)
+
+    pipeline.execute = execute
 
 def attack(release, public):
     if release.info.k == 5:
@@ -203,7 +217,7 @@ def test_both_forms_of_a_table_hold_the_same_values_and_times_are_elsewhere(tmp_
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, sources: Sources) -> Path:
-    """A folder with an attack that waits at a gate, fails at k = 5, and a sweep of two runs."""
+    """A folder with an attack that waits at a gate and fails at k = 5, a sweep of two runs and one of the first."""
     folder = tmp_path_factory.mktemp("sweeps")
     (folder / "gated.py").write_text(GATED)
     fixed = {
@@ -215,21 +229,23 @@ def place(tmp_path_factory: pytest.TempPathFactory, sources: Sources) -> Path:
         "encryptions_per_image": 2,
         "method": "gated:attack",
     }
-    content = {"parameters": fixed, "axes": {"k": [2, 5]}, "figure": {"x": "k", "lines": "k"}}
-    (folder / "gated.yaml").write_text(json.dumps(content))
+    for name, k in (("gated", [2, 5]), ("alone", [2])):
+        content = {"parameters": fixed, "axes": {"k": k}, "figure": {"x": "k", "lines": "k"}}
+        (folder / f"{name}.yaml").write_text(json.dumps(content))
     return folder
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "instahide_nb.run.cli", "sweep", "gated.yaml", *words]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command, pipe = [sys.executable, "-m", "instahide_nb.run.cli", "sweep", *words], subprocess.PIPE
+    environment = os.environ | {"PYTHONPATH": BESIDE}
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.fixture(scope="module")
 def one_worker(place: Path) -> tuple[Path, int, str, str]:
     """The sweep by a single worker on this machine: folder, exit code, output and errors."""
     (place / "gate").write_text("open")
-    process = start(place, "--out", "one", "--workers", "1")
+    process = start(place, "gated.yaml", "--out", "one", "--workers", "1")
     out, err = process.communicate(timeout=300)
     (place / "gate").unlink()
     return place / "one", process.returncode, out, err
@@ -263,7 +279,8 @@ def test_a_run_that_fails_is_a_row_and_an_exit_code(one_worker: tuple[Path, int,
 @contextmanager
 def dask(*words: str) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "dask", *words]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment, nowhere = os.environ | {"PYTHONPATH": BESIDE}, subprocess.DEVNULL
+    process = subprocess.Popen(command, env=environment, stdout=nowhere, stderr=nowhere)
     try:
         yield process
     finally:
@@ -294,11 +311,16 @@ def await_content(path: Path, read: Any, seconds: float = 120) -> Any:
     raise AssertionError(f"{path} did not come")
 
 
-def test_a_worker_that_is_killed_leaves_the_table_as_it_is(place: Path, one_worker: tuple[Path, int, str, str]) -> None:
+def test_a_worker_that_is_killed_leaves_the_table_as_it_is(
+    place: Path, one_worker: tuple[Path, int, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    whole = Path(shutil.copytree(one_worker[0], place / "whole"))
+    sweep.run_sweep("alone.yaml", whole)
     challenges = shutil.ignore_patterns("attack", "evaluate", "sweep*.json")
     shutil.copytree(one_worker[0] / "runs", place / "two" / "runs", ignore=challenges)
     with cluster(place) as (address, workers):
-        sweeping = start(place, "--out", "two", "--scheduler", address)
+        sweeping = start(place, "alone.yaml", "--out", "two", "--scheduler", address)
         kernel = psutil.Process(await_content(place / "gate", int))
         above = {parent.pid for parent in kernel.parents()}
         (at_work,) = [worker for worker in workers if worker.pid in above]
@@ -306,26 +328,23 @@ def test_a_worker_that_is_killed_leaves_the_table_as_it_is(place: Path, one_work
         _, alive = psutil.wait_procs([kernel], timeout=20)
         assert not alive, "the kernel outlived its worker"
         stdout, stderr = sweeping.communicate(timeout=240)
-    assert sweeping.returncode == 1, stderr
-    assert len(stderr.strip().splitlines()) == 1
-    assert "[2/2]" in stdout
+    assert (sweeping.returncode, stderr) == (0, "")
+    assert "[1/1]" in stdout
     for name in ("table.csv", "table.parquet", "figure.png"):
-        assert (place / "two" / name).read_bytes() == (one_worker[0] / name).read_bytes(), name
+        assert (place / "two" / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 def test_finished_runs_are_not_repeated_and_damaged_ones_are(
     place: Path, one_worker: tuple[Path, int, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = json.loads((place / "gated.yaml").read_text())
-    content["axes"]["k"] = [2]
-    (place / "again.yaml").write_text(json.dumps(content))
     copy = Path(shutil.copytree(one_worker[0], place / "copy"))
     monkeypatch.chdir(place)
+    monkeypatch.setenv("PYTHONPATH", BESIDE)
     (place / "gate").touch()
     said: list[str] = []
     files = [path for path in (copy / "runs").rglob("*") if path.is_file()]
     stamps = [path.stat().st_mtime_ns for path in files]
-    found = sweep.run_sweep("again.yaml", copy, say=said.append)
+    found = sweep.run_sweep("alone.yaml", copy, say=said.append)
     assert said == ["1 runs, 1 finished before"]
     assert stamps == [path.stat().st_mtime_ns for path in files]
     assert (list(found.table["k"]), found.failed) == ([2], [])
@@ -333,7 +352,7 @@ def test_finished_runs_are_not_repeated_and_damaged_ones_are(
     damaged = copy / "runs" / found.table["id"][0] / "evaluate" / "gated-attack" / "metrics.json"
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:-1])
-    again = sweep.run_sweep("again.yaml", copy, workers=1, say=said.append)
+    again = sweep.run_sweep("alone.yaml", copy, workers=1, say=said.append)
     assert said[1] == "1 runs, 0 finished before"
     assert damaged.read_bytes() == whole
     assert again.table.equals(found.table)

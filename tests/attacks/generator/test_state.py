@@ -34,8 +34,7 @@ def noisy_bits(wrong: list[int]) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("wrong", [[], [7]])
 def test_state_is_found_and_proved_on_other_bits(wrong, monkeypatch):
     """A wrong bit among the surest spoils their system; a later draw from more bits misses it."""
-    if wrong:
-        monkeypatch.setattr(state, "_solve", solver_that_knows(WINDOW))
+    monkeypatch.setattr(state, "_solve", solver_that_knows(WINDOW))
     words, bits = noisy_bits([*wrong, 38_000, 39_999])
     found = find_state(words, bits)
     assert found is not None

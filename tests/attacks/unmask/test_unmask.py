@@ -76,7 +76,9 @@ def test_every_private_image_is_recovered_once(case: Case) -> None:
     assert sorted(distance.argmin(axis=1)) == list(range(N_PRIVATE))
 
 
-@pytest.mark.parametrize(("augment", "least"), [("flip", 0.8), ("crop", 0.6), ("crop_flip", 0.5)])
+@pytest.mark.parametrize(
+    ("augment", "least"), [("flip", 0.8), pytest.param("crop", 0.6, marks=pytest.mark.slow), ("crop_flip", 0.5)]
+)
 def test_augmented_images_are_recovered_with_the_same_bits(
     augment: str, least: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
