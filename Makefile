@@ -65,7 +65,7 @@ coverage: .venv/ready  ## The tests again, and which lines of the package (but c
 
 setup: .venv/ready  ## Only the environment, in .venv
 
-.venv/ready: requirements.lock requirements-uv.lock pyproject.toml setup.sh
+.venv/ready: requirements.lock requirements-uv.lock pyproject.toml setup.sh notebooks/ipython_kernel_config.py
 	@PYTHON="$(PYTHON)" sh setup.sh
 
 lint: .venv/ready  ## Static checks: ruff and mypy
