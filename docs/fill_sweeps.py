@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,7 +91,10 @@ def defences_findings(table: DataFrame) -> list[str]:
     """Of params/sweeps/defences.yaml: what `unmask` does, what generators do, and the best defence."""
 
     def listed(scores: Series) -> str:
-        return "; ".join(f"{name} ({score:.2f})" for name, score in scores.items())
+        return " and ".join(f"*{name}* ({score:.2f})" for name, score in scores.items())
+
+    def named(variants: Iterable[str]) -> str:
+        return ", ".join(f"*{name}*" for name in variants)
 
     by_method = {name: runs.set_index("variant")["max_ssim"] for name, runs in table.groupby("method")}
     unmask, state = by_method["unmask"], by_method["prng-state"]
@@ -101,10 +105,10 @@ def defences_findings(table: DataFrame) -> list[str]:
     return [
         f"`unmask` reaches Max_SSIM {unmask['as published']:.2f} on the challenge as published, and {RECOGNISED} or "
         f"more on {len(unmask) - len(weak)} of {len(unmask)} variants of the scheme (T: encryptions per image). "
-        + (f"The exceptions are: {listed(weak)}." if len(weak) else "There is no exception."),
-        f"`prng-state` finds the random generator in these variants: {'; '.join(found.index)} (Max_SSIM "
-        f"{math.floor(100 * found.min()) / 100:.2f} or more). It does not find it in: {', '.join(shut)}.",
-        f"The best defence in the table is: {best.idxmin()}. The best attack reaches {best.min():.2f}.",
+        + (f"The exceptions are {listed(weak)}." if len(weak) else "There is no exception."),
+        f"`prng-state` finds the random generator of the variants {named(found.index)} (Max_SSIM "
+        f"{math.floor(100 * found.min()) / 100:.2f} or more), but not of {named(shut)}.",
+        f"The strongest defence in the table is *{best.idxmin()}*: the best attack reaches {best.min():.2f}.",
     ]
 
 

@@ -1,8 +1,8 @@
 """Linear algebra with the same bits on any machine: products of rounded factors, and a Cholesky factorisation.
 
-BLAS and LAPACK sum in an order that depends on the processor. Products here have factors rounded to integers so
-short that no partial sum exceeds 2^24 (by the Cauchy-Schwarz inequality), which is exact in float32 in any order. With
-``fine=True`` the factors keep 26 bits and the sums, below 2^53, are exact in float64.
+BLAS and LAPACK sum in an order that depends on the processor. Here both factors of a product are first rounded to
+integers. Their rows are so short that no partial sum exceeds 2^24 (by the Cauchy-Schwarz inequality), and such sums are
+exact in float32 in any order. With ``fine=True`` the factors keep 26 bits, and sums below 2^53 are exact in float64.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from instahide_nb.core.arrays import Float, Float64
 from instahide_nb.core.threads import in_blocks
 
-_LENGTH = 2.0**12  # of a rounded row: the product of two rows is at most 2^24
+_LENGTH = 2.0**12  # Euclidean norm of a rounded row: the product of two rows is at most 2^24
 _FINE = 2.0**26
 _LANES = 16  # partial sums side by side
 _COLUMNS = 256  # right-hand sides that stay in the cache
@@ -47,10 +47,10 @@ def _round_rows(first: int, last: int, table: Float, length: float, out: Float, 
 def integers(table: Float, fine: bool = False) -> tuple[Float, Float64]:
     """Multiply each row of a factor (n, d) by a scale (n,) and round it; returns the rounded rows and the scales.
 
-    A rounded row is no longer than 2^12 (float32) or, if `fine`, 2^26 (float64).
+    The Euclidean norm of a rounded row is at most 2^12 (float32) or, if `fine`, 2^26 (float64).
     """
     out: Float = np.empty(table.shape, np.float64 if fine else np.float32)
-    # rounding moves each of the d values by at most a half
+    # rounding changes each of the d values by at most 1/2
     scale, longest = np.empty(len(table)), (_FINE if fine else _LENGTH) - 0.5 * math.sqrt(table.shape[1])
     in_blocks(_round_rows, len(table), table, longest, out, scale)
     return out, scale
@@ -70,7 +70,7 @@ def whole_product(a: Float, b: Float) -> Float:
 def integer_product(a: Float, b: Float, fine: bool = False) -> Float64:
     """``a @ b.T`` with the rows of both factors rounded by `integers`.
 
-    With 12 bits the error is near 10^-4 of the product of the lengths of both rows.
+    With 12 bits, the error is about 10^-4 times the product of the norms of both rows.
     """
     (whole_a, scale_a), (whole_b, scale_b) = integers(a, fine), integers(b, fine)
     product: Float64 = whole_product(whole_a, whole_b) / (scale_a[:, None] * scale_b)
@@ -98,9 +98,9 @@ def _subtract(table: Float64, count: int, multiple: Float64, low: int, out: Floa
 
 @numba.njit(cache=True, nogil=True)
 def factor(matrix: Float64) -> Float64:
-    """Lower Cholesky factor of a symmetric positive definite matrix (n, n), whose upper half is read.
+    """Lower Cholesky factor of a symmetric positive definite matrix (n, n).
 
-    A pivot that rounding made negative is replaced by a tiny positive one.
+    Only the upper half is read. A pivot that rounding made negative is replaced by a tiny positive one.
     """
     n = matrix.shape[0]
     upper = np.zeros((n, n))  # row by row of L.T: the inner loops are contiguous and have no reduction
@@ -119,7 +119,7 @@ def factor(matrix: Float64) -> Float64:
 
 @numba.njit(cache=True, nogil=True)
 def solve(lower: Float64, right: Float64) -> Float64:
-    """Solve ``L L^T x = right`` for the columns of `right` (n, m), `lower` being from `factor`."""
+    """Solve ``L L^T x = right`` for the columns of `right` (n, m), with `lower` from `factor`."""
     n = right.shape[0]
     x = right.copy()
     upper = lower.T.copy()
@@ -133,7 +133,7 @@ def solve(lower: Float64, right: Float64) -> Float64:
 
 
 def solve_columns(lower: Float64, right: Float64) -> Float64:
-    """`solve` for many columns, some at a time and on several threads; the same bits."""
+    """The result of `solve`, bit for bit, for many columns: in blocks, on several threads."""
     out = np.empty(right.shape)
 
     def columns(low: int, high: int) -> None:

@@ -1,14 +1,14 @@
 """Rows that are sparse mixtures of images: the one linear model behind all attacks.
 
 Row i is ``x_i = sum_j a_ij P_j + (1 - sum_j a_ij) m + e_i``: a few images P_j with known coefficients, the mean image
-m for the rest, and a residual. :class:`Mixtures` holds the matrix A, p entries a row. Images follow from rows by
+m for the rest, and a residual. :class:`Mixtures` holds the matrix A, p entries per row. Images follow from rows by
 generalised least squares with a ridge, ``(A^T Q A + r I) (P - m) = A^T Q (X - m)``. The weights Q are one of
 
-* float64 (n,): independent rows, Q = diag(w), w_i one over the variance of e_i, or 0 for a row to leave out;
+* float64 (n,): independent rows, Q = diag(w), where w_i is 1 / variance of e_i, or 0 for a row to ignore;
 * float64 (groups, size, size): groups of consecutive rows with correlated residuals, Q block-diagonal, each block the
   precision matrix of a group;
-* :class:`Regression`: each residual regressed on those of other rows, ``e_i = sum_j w_ij e_j + noise of variance s_i``,
-  Q = (I - W)^T diag(1/s) (I - W).
+* :class:`Regression`: each residual is regressed on those of other rows: ``e_i = sum_j w_ij e_j`` plus noise of
+  variance s_i; Q = (I - W)^T diag(1/s) (I - W).
 
 Sums run in a fixed order without a BLAS, so results have the same bits on any machine. Only the products of precision
 matrices with float32 rows use a BLAS, on factors rounded to 12 bits (:mod:`.exact`); float64 rows keep full precision.
@@ -38,13 +38,13 @@ _IMAGES = 32  # columns of A at a time
 class Mixtures:
     """The matrix A."""
 
-    assignment: Int64  # (n, p): images in each row; -1 for an unknown one, which counts as the mean image
+    assignment: Int64  # (n, p): images in each row; -1 where unknown, which stands for the mean image
     coefficient: Float  # (n, p)
     n_images: int
 
     @cached_property
     def matrix(self) -> csr_array:
-        """A as float64 CSR (n, n_images), entries in the order of the places; an image twice in a row has two."""
+        """A as float64 CSR (n, n_images), entries in the order of the places; an image twice in a row has two entries."""
         known = self.assignment >= 0
         start = np.concatenate([[0], np.cumsum(known.sum(axis=1))])
         entries = self.coefficient[known].astype(np.float64), self.assignment[known], start
@@ -52,14 +52,14 @@ class Mixtures:
 
     @cached_property
     def rest(self) -> Float:
-        """What the known coefficients of each row leave: 1 - sum_j a_ij, (n,)."""
+        """Coefficient of the mean image in each row: 1 - sum_j a_ij over the known images, (n,)."""
         left = np.ones(len(self.assignment), self.coefficient.dtype)
         for j in range(self.assignment.shape[1]):
             left -= np.where(self.assignment[:, j] >= 0, self.coefficient[:, j], 0)
         return left
 
     def part(self, rows: slice | Int64) -> Mixtures:
-        """The same for some rows."""
+        """The mixtures of some rows."""
         return Mixtures(self.assignment[rows], self.coefficient[rows], self.n_images)
 
 
@@ -68,7 +68,7 @@ class Regression:
     """Residuals predicted from those of other rows."""
 
     weight: csr_array  # W (n, n), float64 CSR with an empty diagonal
-    scale: Float  # (n,): variance that the prediction leaves
+    scale: Float  # (n,): variance of the prediction errors
 
     @cached_property
     def left_over(self) -> tuple[csr_array, csr_array]:
@@ -198,7 +198,7 @@ def fit(rows: Float, mixtures: Mixtures, weight: Weights, mean: Float, ridge: fl
 
 
 def influence(mixtures: Mixtures, weight: Weights, ridge: float) -> Float64:
-    """How much each row changes each image that `fit` finds: ``Q A (A^T Q A + r I)^-1``, float64 (n, n_images).
+    """How much each row contributes to each image that `fit` finds: ``Q A (A^T Q A + r I)^-1``, float64 (n, n_images).
 
     Without row i, image j would be ``P_j - influence_ij / (1 - h_i) e_i``, with h_i = sum_j a_ij influence_ij the
     leverage of the row and e_i its residual (exactly, where rows are independent).
@@ -213,7 +213,7 @@ def fit_variance(mixtures: Mixtures, weight: Weights, ridge: float) -> Float64:
 
 @dataclass(frozen=True)
 class Fit:
-    """Images, and what they were fitted to."""
+    """Images, and the mixtures that they were fitted to."""
 
     image: Float32  # (n_images, ...)
     mixtures: Mixtures

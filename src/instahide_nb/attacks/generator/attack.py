@@ -1,10 +1,11 @@
 """`prng-seed` and `prng-state`: decrypt a challenge by finding its random generator.
 
 After Carlini et al., "Is Private Learning Possible with Instance Encoding?" (arXiv 2011.05315), section 6. Whoever
-knows the generator draws all pairs, coefficients and masks again; images follow by least squares. `prng-seed` tests all
-2^32 seeds against the coefficients in the labels. `prng-state` solves for the state of the mask generator from certain
-mask bits: from sums of neighbouring ones first, from the signs that `unmask` infers second. Where there was a seed,
-rewinding the state finds it; otherwise coefficients are those of `unmask`.
+knows the generator can draw all pairs, coefficients and masks again; images follow by least squares. `prng-seed` tests
+all 2^32 seeds against the coefficients in the labels. `prng-state` solves for the state of the mask generator from mask
+bits that are almost certain: first from sums of neighbouring bits, then from the signs that `unmask` infers. If the
+generator was started from a seed, rewinding the state finds it. Otherwise private coefficients come from labels, public
+images or `unmask`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from instahide_nb.scheme.views import apply_views, draw_views
 
 @dataclass
 class _Attempt:
-    """One run of an attack on a release, and how it ends."""
+    """One run of an attack on a release, and its result."""
 
     method: str
     complexity: str
@@ -42,7 +43,7 @@ class _Attempt:
         """Why nothing can be replayed, or None."""
         info, n = self.release.info, len(self.release.encryption)
         if info.scheme == "mixup" and self.method == "prng-state":
-            return "mixup has no mask, so no bits of the generator are seen"
+            return "mixup has no mask, so the encryptions show no bits of the generator"
         if info.rng not in ("mt19937", SECURE_PERMUTATIONS):
             return f"the release names the generator {info.rng}, which has no 32-bit seed and no linear state"
         if n != info.n_private * info.encryptions_per_image:
@@ -62,7 +63,7 @@ class _Attempt:
     def found(
         self, replay: Replay, pairs_fit: bool, seed: int | None, solved: UnmaskResult | None = None
     ) -> AttackResult:
-        """Solve for the images; with pairs and coefficients of `unmask` where those drawn are not known."""
+        """Solve for the images; pairs and coefficients that cannot be replayed come from `unmask`."""
         release, shape, coefficient = self.release, self.release.encryption.shape, None
         info = release.info
         if info.augment != "none":
@@ -106,9 +107,9 @@ class _Attempt:
 def prng_seed(release: Release, public: UInt8, *, seed_start: int = 0, seed_stop: int = 2**32) -> AttackResult:
     """Scan seed_start .. seed_stop - 1 for the seed of the coefficients, and decrypt everything.
 
-    The attacker's `public` images (m, h, w, 3) are hardly needed. Where no seed is found, the result says why
-    (:meth:`AttackResult.not_found`). InputError when the range is not within 0 .. 2^32, or labels have fewer than three
-    decimals.
+    The attacker's `public` images (m, h, w, 3) are rarely needed. If no seed is found, the result says why
+    (:meth:`AttackResult.not_found`). Raises InputError if the range is not within 0 .. 2^32, or if labels have fewer
+    than three decimals.
     """
     run = _Attempt("prng-seed", "O(2^32 + E)", release, public)
     if (reason := run.impossible()) is not None:
@@ -135,8 +136,8 @@ def prng_seed(release: Release, public: UInt8, *, seed_start: int = 0, seed_stop
 def prng_state(release: Release, public: UInt8) -> AttackResult:
     """Recover the state of the mask generator, and decrypt everything.
 
-    The attacker's `public` images (m, h, w, 3) serve `unmask` and where coefficients are not known. Where no state is
-    found, the result says why (:meth:`AttackResult.not_found`).
+    The attacker's `public` images (m, h, w, 3) are for `unmask`, and for images if not all coefficients are known.
+    If no state is found, the result says why (:meth:`AttackResult.not_found`).
     """
     run, solved = _Attempt("prng-state", "O(E + 19937^3)", release, public), None
     if (reason := run.impossible()) is not None:
@@ -153,8 +154,8 @@ def prng_state(release: Release, public: UInt8) -> AttackResult:
             found = state.state_from_signs(release, solved.signed, confidence)
     if found is None:
         return run.not_found(
-            "no state of the Mersenne Twister agrees with the surest mask bits: another generator, or too many of "
-            "them are wrong"
+            "no state of the Mersenne Twister agrees with the most certain mask bits: they come from another "
+            "generator, or too many of them are wrong"
         )
     run.details |= {
         "bits_from": "pairs of neighbours" if solved is None else "signs of unmask",

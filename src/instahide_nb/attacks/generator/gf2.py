@@ -1,9 +1,10 @@
 """Linear equations over GF(2), 64 to a machine word.
 
 The matrix is factorised by the method of the four Russians (Albrecht, Bard and Hart, "Algorithm 898: Efficient
-multiplication of dense matrices over GF(2)", ACM TOMS 37(1), 2010): 64 columns at a time; the rows below add their
-combination of 64 pivot rows from eight tables of 256 sums. The eliminated entries hold the multipliers, so right-hand
-sides are reduced later. Dependent rows reduce to zero: a right-hand side is consistent if these checks are zero.
+multiplication of dense matrices over GF(2)", ACM TOMS 37(1), 2010), 64 columns at a time. Each row below adds its
+combination of the 64 pivot rows, looked up in eight tables of 256 sums. Eliminated entries hold the multipliers, so
+right-hand sides can be reduced later. Dependent rows reduce to zero. They are the checks: a right-hand side is
+consistent if its entries in these rows reduce to zero too.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ class Factorisation:
     """A factorised system of m equations.
 
     `tiles` (ceil(words / 16), m, 16) are the factors: each tile is 16 words of all rows, so that a pass over these
-    columns reads memory in order. Row i belongs to equation ``order[i]``. The first `rank` rows are pivot rows, with
-    ascending columns `pivot`.
+    columns reads memory in order. Row i belongs to equation ``order[i]``. The first `rank` rows are pivot rows; `pivot`
+    holds their columns, ascending.
     """
 
     tiles: UInt64
@@ -150,7 +151,7 @@ def _parity(tiles: UInt64, i: int, other: UInt64) -> np.uint8:
 
 @numba.njit(cache=True, nogil=True)
 def _solve(tiles: UInt64, pivot: Int64, right: UInt8, solution: UInt64) -> bool:
-    """Forward substitution with a row's multipliers, left of its pivot; if all checks are zero, back substitution."""
+    """Forward substitution, with multipliers to the left of each pivot; back substitution if all checks are zero."""
     known = np.zeros_like(solution)
     words, known_words = solution.reshape(-1), known.reshape(-1)
     for i in range(len(right)):

@@ -1,10 +1,10 @@
 """Private images once masks and pairs are known: exact wherever the equations allow.
 
-With its mask removed, an encryption is linear in its images (:mod:`instahide_nb.attacks.mixtures`). With all
-coefficients, private and public images together follow from one least squares problem; pixels are whole numbers, so
-they are exact. With the challenge's own public images but no coefficients, public coefficients and private images
-follow in turn until they are exact. With private coefficients only, generalised least squares uses the covariance of
-residuals within epochs. Images and coefficients that reproduce an encryption bit for bit are proved right.
+Without its mask, an encryption is linear in its images (:mod:`instahide_nb.attacks.mixtures`). If all coefficients are
+known, one least squares problem gives all private and public images; rounding to 256 levels makes them exact. If the
+challenge's own public images are known but no coefficients, coefficients and private images are estimated in turn until
+they are exact. If only private coefficients are known, generalised least squares uses the covariance of residuals
+within epochs. Images and coefficients that reproduce an encryption bit for bit are proved right.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from instahide_nb.scheme.encryption import WEIGHT_ONE, pixel_bytes, pixel_values
 from instahide_nb.scheme.views import PAD, apply_views
 
 MOST_UNKNOWNS = 6000
-"""With more images than this, one system for all of them takes too much memory (8 bytes times its size squared); with
-more than rows, it has no one solution."""
+"""With more images than this, one system for all of them takes too much memory (8 bytes times the square of their
+number). With more images than rows, it has no unique solution."""
 
-_RIDGE = 1e-10  # pull to the mean image, where the equations leave an image open
-_ROUNDS = 4  # of images and residual variances; then of images and residual covariances
+_RIDGE = 1e-10  # weak pull to the mean image, for images that the equations do not determine
+_ROUNDS = 4  # alternations of images and residual variances; then of images and residual covariances
 _COVARIANCE_RIDGE = 1e-3  # share of the diagonal: the covariance is estimated
-_OWN_PUBLIC = 0.5  # share of the residual variance that the challenge's own public images explain, at least
-_FITS = 5  # of views, each of some steps of conjugate gradients
+_OWN_PUBLIC = 0.5  # least share of the residual variance that the challenge's own public images explain
+_FITS = 5  # runs of conjugate gradients for augmented images, each of ten steps
 _REFINEMENTS = 40  # of three steps each
 _SLOWEST = 0.98  # largest factor by which a step is assumed to shrink the error
 _BLOCK = 500  # rows or columns at a time
@@ -46,9 +46,9 @@ _BLOCK = 500  # rows or columns at a time
 class RecoveredImages:
     """Private images (N, d) in [-1, 1], and how certain they are.
 
-    `coefficient` (n, p) holds the private coefficients as far as known. `proved` images (N,) are in an encryption that
-    images and coefficients reproduce bit for bit; `reproduced` is the share of such encryptions. `how` says what the
-    images follow from, `public_images` how many public images were recovered on the way.
+    `coefficient` (n, p) holds the private coefficients as far as known. `proved` (N,) marks the images of encryptions
+    that images and coefficients reproduce bit for bit; `reproduced` is the share of these encryptions. `how` says what
+    the images were computed from, `public_images` how many public images were recovered too.
     """
 
     private: Float64
@@ -82,10 +82,10 @@ def without_mask(encryption: npt.NDArray[np.float32], positive: Bool) -> Float64
 def recover_images(
     release: Release, replay: Replay, public: UInt8, coefficient: npt.NDArray[np.floating] | None = None
 ) -> RecoveredImages:
-    """Private images from everything that was drawn, or from estimated private coefficients (n, p).
+    """Private images from the replayed draws, or from estimated private coefficients (n, p).
 
-    The mean of the attacker's `public` images (m, h, w, 3) serves where public parts are not known. If they turn out to
-    be the challenge's own, the images are exact without coefficients too.
+    Where public images are not known, the mean of the attacker's `public` images (m, h, w, 3) stands for them. If these
+    turn out to be the challenge's own, the images are exact without coefficients too.
     """
     info, rows = release.info, without_mask(release.encryption, replay.positive)
     places, size = info.private_per_row, info.n_private
@@ -93,7 +93,7 @@ def recover_images(
     if len(public) and public[0].size == rows.shape[1]:
         known = _from_bytes(public)
     mean = known.sum(axis=0) / max(len(known), 1)
-    # Images are counted in one table: private ones, then public ones.
+    # Images are numbered in one table: private ones, then public ones.
     index = replay.index.astype(np.int64)
     index[:, places:] += size
     if replay.weight is not None:
@@ -128,7 +128,7 @@ def _from_all_coefficients(
     mixtures, one = Mixtures(table, weight / WEIGHT_ONE, size + len(used)), np.ones(len(rows))
     images = _fit_by_lapack(rows, mixtures, mean)
     proved, share = _proved(release, table, weight, images, size)
-    if not proved.all():  # LAPACK's bits, which differ between machines, would show
+    if not proved.all():  # unproved images would have LAPACK's bits, which differ between machines
         images = fit(rows, mixtures, one, mean, _RIDGE)
         proved, share = _proved(release, table, weight, images, size)
     how = "pairs, masks and all coefficients" + ", solved together with the public images" * (len(used) > 0)
@@ -144,10 +144,10 @@ def _from_views(
     used: Int64,
     mean: Float64,
 ) -> RecoveredImages:
-    """Private images of which rows hold the views (n, p, 3), by conjugate gradients.
+    """Private images from rows that contain their views (n, p, 3), by conjugate gradients.
 
-    Rows are projected on the combinations in which the `used` public images cancel, where there are enough rows;
-    otherwise public images count as noise.
+    If there are enough rows, they are projected on the combinations in which the `used` public images cancel.
+    Otherwise public images count as noise.
     """
     (n, places), size, (h, w, channels) = view.shape[:2], release.info.n_private, release.encryption.shape[1:]
     views, share = view_table(release.info.augment), weight / WEIGHT_ONE
@@ -160,7 +160,7 @@ def _from_views(
     factors = cho_factor(normal, lower=True, overwrite_a=True) if cancel and len(used) else None
 
     def rows_of(left: Float) -> Float64:
-        """The public images that explain some columns of rows best."""
+        """The public images that fit some columns of rows best."""
         return cho_solve(factors, public.T @ left) if factors else np.zeros((len(used), left.shape[1]))
 
     def weigh(left: Float32) -> Float32:
@@ -215,7 +215,7 @@ def _proved(
 def reproduced(
     encryption: npt.NDArray[np.float32], index: Int64, weight: npt.NDArray[np.integer], images: UInt8
 ) -> Bool:
-    """Which encryptions (n, d) these images (N, d), with coefficients times 2^24, make bit for bit but for the mask."""
+    """Which encryptions (n, d) these images (N, d) and coefficients (times 2^24) reproduce exactly, up to the mask."""
     one, table = 255.0 * WEIGHT_ONE, images.astype(np.float64)
     out = np.empty(len(encryption), np.bool_)
     for low in range(0, len(encryption), _BLOCK):
@@ -234,7 +234,7 @@ def _left_over(rows: Float64, index: Int64, table: Float64) -> Float64:
 
 
 def _are_the_own(rows: Float64, index: Int64, images: Float64, public: Float64, places: int) -> bool:
-    """Whether the public images at the replayed places explain what the private ones do not, in 64 rows."""
+    """Whether the public images at the replayed places explain most of the residuals of 64 rows."""
     some, table = np.arange(0, len(rows), max(1, len(rows) // 64)), np.vstack([images, public])
     before = mean_square(_left_over(rows[some], index[some, :places], table))
     after = mean_square(_left_over(rows[some], index[some], table))
@@ -250,7 +250,7 @@ def _refined(
     public: Float64,
     places: int,
 ) -> RecoveredImages:
-    """Public coefficients and private images in turn; images that a round proves stay as they are."""
+    """Estimate public coefficients and private images in turn; images that a round proves are kept."""
     images, none, size = first.private, np.zeros(rows.shape[1]), len(first.private)
     part, full, share = rows[alone], first.coefficient, 0.0
     own = Mixtures(index[alone, :places], first.coefficient[alone], size)
@@ -259,10 +259,10 @@ def _refined(
     def step(before: Float64) -> Float64:
         target = part
         if len(public):
-            # Private part plus what neither explains: the rows minus their public parts.
+            # The rows minus their public parts: the private part, and what neither part explains.
             private = predictions(own, before, none)
             target = private + _left_over(part - private, index[alone, places:] - size, public)
-        # All rows weigh the same: one that happens to fit a wrong image must not keep it in place.
+        # All rows have the same weight: otherwise one that happens to fit a wrong image would preserve it.
         return np.where(proved[:, None], images, fit(target, own, np.ones(len(part)), none, _RIDGE))
 
     for _ in progress(range(_REFINEMENTS), desc="refining", unit="round"):
@@ -280,7 +280,7 @@ def _refined(
 
 
 def _extrapolated(one: Float64, two: Float64, three: Float64) -> Float64:
-    """The limit of an iteration whose steps shrink by a factor per image, found by projecting one on the other."""
+    """The limit of an iteration in which each step is a multiple of the one before, with one factor per image."""
     before, after = two - one, three - two
     shrinking = np.clip(_mean_product(before, after) / np.maximum(mean_square(before), 1e-30), 0, _SLOWEST)
     return three + after * (shrinking / (1 - shrinking))[:, None]
@@ -323,7 +323,7 @@ def row_coefficients(rows: Float64, index: Int64, images: Float64) -> Float64:
 def _from_labels(release: Release, rows: Float64, pair: Int64, mean: Float64) -> tuple[RecoveredImages, Bool]:
     """Images from masks, pairs (n, p) and labels, and the rows whose label shows each coefficient alone.
 
-    Where images share a class, each gets an equal part of their sum at first.
+    Images of one class in a row first get equal parts of their sum.
     """
     label = release.shown
     own = image_classes(label, pair)[0][pair]
@@ -339,9 +339,9 @@ def _from_labels(release: Release, rows: Float64, pair: Int64, mean: Float64) ->
 def _from_coefficients(
     release: Release, rows: Float64, mixtures: Mixtures, alone: Bool, mean: Float64
 ) -> RecoveredImages:
-    """Images from private coefficients; of the rows that are not `alone` only sums are known, which are split if p = 2.
+    """Images from private coefficients. Rows that are not `alone` show only sums, which are split if p = 2.
 
-    In each epoch the residuals predict each other.
+    Within an epoch, residuals are predicted from each other.
     """
     size, pair = release.info.n_private, mixtures.assignment
     images = _weighted_fit(rows, mixtures, alone, mean)
@@ -372,7 +372,7 @@ def _weighted_fit(rows: Float64, mixtures: Mixtures, known: Bool, mean: Float64)
 
 
 def _split_sums(mixtures: Mixtures, split: Int64, left: Float64, images: Float64) -> Mixtures:
-    """In the rows `split`, of which only the sum is known, move the coefficients along their residuals `left`."""
+    """In the rows `split`, of which only the sum is known, fit the two coefficients to their residuals `left`."""
     pair, coefficient = mixtures.assignment[split], mixtures.coefficient.copy()
     total = coefficient[split].sum(axis=1)
     difference = images[pair[:, 0]] - images[pair[:, 1]]

@@ -1,8 +1,8 @@
 """Draw images, coefficients and masks of every encryption again, from a known generator.
 
 The *coefficient generator*, numpy's, draws only coefficients; the *mask generator*, PyTorch's, draws permutations and
-masks. Both are Mersenne Twisters, started from the same seed if there was one. The mask generator's window is known
-(:mod:`instahide_nb.scheme.mersenne`); the coefficient generator's seed may be known.
+masks. Both are Mersenne Twisters, started from the same seed if there was one. The *window* of the mask generator, its
+624 words of state, is known (:mod:`instahide_nb.scheme.mersenne`). The seed of the coefficient generator may be known.
 
 With the right mask removed, more than 0.85 of large neighbouring values of a natural image agree in sign; with any
 other mask, one half. This checks masks, and finds them if other words were drawn between epochs.
@@ -26,11 +26,11 @@ from instahide_nb.scheme.streams import Mt19937Stream, open_stream
 SAME_SIGN = 0.7
 """Share of large neighbours that must agree in sign."""
 
-_LABELS_AGREE = 0.99  # share of rows; labels may be rounded to zero
-_PAIRS = 2048  # neighbours per epoch: a wrong mask is 18 standard deviations off
+_LABELS_AGREE = 0.99  # least share of rows that agree; small coefficients may be rounded to zero
+_PAIRS = 2048  # pairs of neighbours per epoch: a wrong mask is 18 standard deviations below SAME_SIGN
 _FIRST_PAIRS = 64
 _PIECE = 1 << 20  # places tried at a time
-_MOST_EXTRA = 1 << 22  # words beyond the expected place that are searched
+_MOST_EXTRA = 1 << 22  # words after the expected place that are searched
 
 
 def _pooled(info: ReleaseInfo) -> bool:
@@ -68,12 +68,12 @@ class Layout:
 
     @property
     def before_mask(self) -> int:
-        """Words of an epoch before its masks."""
+        """Number of words of an epoch before its masks."""
         return self.pool + self.orders
 
     @property
     def epoch(self) -> int:
-        """Words of an epoch."""
+        """Number of words of an epoch."""
         return self.before_mask + self.mask
 
     def starts(self) -> Int64:
@@ -108,7 +108,7 @@ def _draw(
     """Index, coefficients and mask bits of each epoch; `skip` words of the mask generator come before it."""
     states = {"T": window, "C": seeded_window(seed)}
     hexed = {name: key.astype("<u4").tobytes().hex() for name, key in states.items()}
-    # With any key: secure permutations remain unknown.
+    # Any key will do: secure permutations remain unknown.
     stream = open_stream(info.rng, seed="entropy", key="00" * 32, states=hexed)
     assert isinstance(stream, Mt19937Stream)
     for e, words in enumerate(skip.tolist()):
@@ -137,7 +137,8 @@ def replay_epochs(release: Release, window: UInt32, starts: Int64, seed: int | N
 def large_neighbours(encryption: Float32) -> tuple[Int64, Int64, UInt8]:
     """Pairs of large neighbouring values in an epoch: their places in the mask, and whether their signs differ.
 
-    Every row has the same number of pairs, so that no single image decides; the first pairs are of different rows.
+    Every row contributes the same number of pairs, so that no single image decides. The first pairs come from different
+    rows.
     """
     n, height, width, channels = encryption.shape
     planar = np.ascontiguousarray(encryption.transpose(0, 3, 1, 2))
@@ -152,7 +153,7 @@ def large_neighbours(encryption: Float32) -> tuple[Int64, Int64, UInt8]:
 
 
 def _search(bits: UInt8, low: int, high: int, first: Int64, second: Int64, differ: UInt8) -> int:
-    """The first place low .. high-1 whose mask makes neighbours agree, or -1; few places pass the first pairs."""
+    """The first place in low .. high-1 whose mask makes neighbours agree, or -1. A few pairs exclude most places."""
     few = list(zip(first.tolist(), second.tolist(), differ.tolist(), strict=True))[:_FIRST_PAIRS]
     same = np.zeros(high - low, np.uint8)
     for a, b, different in few:
@@ -246,9 +247,9 @@ def image_classes(label: Float, index: Integers) -> tuple[Int64, float]:
 
 
 def rows_agree(label: Float, coefficient: Float64, tolerance: float) -> Bool:
-    """Which labels (n, classes) fit the private coefficients (..., n, p) of their rows, whatever the classes are.
+    """Which labels (n, classes) fit the private coefficients (..., n, p) of their rows, in any order of the classes.
 
-    A label with p values shows each coefficient; if it has fewer, only the sums must agree.
+    A label with p positive values shows each coefficient. If it has fewer, only the sums must agree.
 
     Examples
     --------

@@ -2,13 +2,14 @@
 
 numpy's legacy normal numbers come in pairs: of four words w0 .. w3, ``x1 = 2 (w0>>5, w1>>6) - 1`` and
 ``x2 = 2 (w2>>5, w3>>6) - 1``, where (a, b) is the fraction (a 2^26 + b) / 2^53; a point (x1, x2) in the unit disc gives
-first f x2, then f x1, with f = sqrt(-2 log(r^2) / r^2) (Marsaglia's polar method). So the ratio of the first two
-coefficients of a row is |x2| / |x1|. The label shows both where the private images have different classes, but not
-which is which, so the smaller over the larger is compared.
+first f x2, then f x1, with f = sqrt(-2 log(r^2) / r^2) (Marsaglia's polar method). The ratio of the first two
+coefficients of a row is therefore |x2| / |x1|. The label shows both coefficients if the private images have different
+classes, but not in which order. The scan therefore compares the smaller divided by the larger.
 
-Any row may have been redrawn, so several rows are compared, and a seed *survives* if enough ratios agree. Survivors
-must then reproduce the first rows exactly (with numpy's own ``RandomState``), and finally all labels. Kernels work on
-256 seeds at a time and compile to vector instructions; casts keep numba from widening 32-bit operations to 64 bits.
+Any row may have been redrawn. Several rows are therefore compared, and a seed *survives* if enough ratios agree. A
+survivor must then reproduce the first rows with numpy's own ``RandomState``, except those that it redraws, and finally
+all labels. Kernels work on 256 seeds at a time and compile to vector instructions; casts keep numba from widening
+32-bit operations to 64 bits.
 """
 
 from __future__ import annotations
@@ -36,26 +37,26 @@ from instahide_nb.scheme.mersenne import seeding_step
 CHUNK = 1 << 24
 """Seeds between two steps of the progress bar; a scan stops after the chunk in which a seed was verified."""
 
-LANES = 256  # seeds at a time: with their first words they fit in the second-level cache
+LANES = 256  # seeds at a time: they and their first words fit in the second-level cache
 _TOGETHER = 3  # targets compared at a time
-_PARTS = 4  # of a chunk per thread
+_PARTS = 4  # parts of a chunk per thread
 _PIECE = 1 << 20  # seeds whose survivors are collected before they are checked
 _CHECKED_ROWS = 32  # rows that a survivor must reproduce unless they were redrawn
 _FEWEST_DECIMALS = 3
 _FEWEST_ROWS = 7
-_MOST_SURVIVORS = 2e-3  # share of wrong seeds
-_MOST_OVERLOOKED = 0.01  # probability
+_MOST_SURVIVORS = 2e-3  # largest share of wrong seeds that survive
+_MOST_OVERLOOKED = 0.01  # largest probability that the right seed does not survive
 _MOST_ATTEMPTS = 56  # points whose words depend only on seeding steps, not on other outputs
 _RATIO_ROUNDING = 2.0**-21  # error of 32-bit words and single precision
-_NEVER = 2.0  # lower end of an interval that no ratio is in
-_SHOWN_ALONE = 0.4  # inside: least probability that no coefficient of a pair shares its class with another
+_NEVER = 2.0  # lower end of an interval that contains no ratio
+_SHOWN_ALONE = 0.4  # p > 2: least probability that no coefficient of a pair shares its class with another
 
 Tables = tuple[Int32, Float32, Float32, Int64]
 """Targets that each point may meet: points in the disc before it, least and greatest ratio (attempts, t); number."""
 
 
 def label_tolerance(label: Float, k: int) -> tuple[float, int | None]:
-    """The largest error of a label as a sum of coefficients, and its number of decimals if it was rounded."""
+    """The largest error of an entry of a label, and its number of decimals if labels were rounded (else None)."""
     exact = (k + 1) / WEIGHT_ONE  # after rounding to multiples of 2^-24, the remainder is added to the largest
     values = np.asarray(label, np.float64)
     values = values[values > 0]
@@ -67,10 +68,11 @@ def label_tolerance(label: Float, k: int) -> tuple[float, int | None]:
 
 
 def ratio_targets(label: Float, k: int, places: int, tolerance: float) -> tuple[Int64, Float64, Float64]:
-    """Ratios of the smaller coefficient over the larger that the right seed reproduces: row, least, greatest (t,).
+    """Ratios of the smaller coefficient to the larger that the right seed may reproduce: row, least, greatest (t,).
 
-    `label` (N, classes) has sums of the first `places` of k coefficients. A row is used if it starts with a pair of
-    normal numbers (every other row if k is odd) and shows the coefficients of both. Ratios of one row are alternatives.
+    `label` (N, classes) has sums of the first `places` of k coefficients. A row is used if it starts with a new pair of
+    normal numbers (every other row if k is odd) and shows both of their coefficients. If it shows more, each pair of
+    values gives a possible ratio.
     """
     found = []
     for r in range(0, len(label), 1 if k % 2 == 0 else 2):
@@ -85,13 +87,13 @@ def ratio_targets(label: Float, k: int, places: int, tolerance: float) -> tuple[
 
 
 def chance_to_meet(low: Float64, high: Float64) -> Float64:
-    """Probability that a wrong seed's ratio r, of density 4 / pi / (1 + r^2), is between `low` and `high`."""
+    """Probability that the ratio r of a wrong seed, with density 4 / pi / (1 + r^2), is between `low` and `high`."""
     low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
     return (high - low) * 4 / np.pi / (1 + ((low + high) / 2) ** 2)
 
 
 def _last_attempt(accepted: int) -> int:
-    """The attempt by which the disc has `accepted` + 1 points: mean and 2.5 standard deviations."""
+    """The attempt by which the disc has `accepted` + 1 points: the mean plus 2.5 standard deviations."""
     inside = np.pi / 4
     mean, variance = (accepted + 1) / inside, (accepted + 1) * (1 - inside) / inside**2
     return int(np.ceil(mean + 2.5 * np.sqrt(variance))) + 1
@@ -100,8 +102,9 @@ def _last_attempt(accepted: int) -> int:
 def _choose_rows(chance: Float64, kept: float) -> tuple[float, int, int]:
     """Probability of overlooking the right seed, number of rows (0: none), number of ratios that must agree.
 
-    ``chance[i]`` is the expected number of ratios that a wrong seed meets in the first i + 1 rows, `kept` the
-    probability that the right one meets that of a row. The fewest rows are chosen with which few wrong seeds survive.
+    ``chance[i]`` is the expected number of ratios that a wrong seed meets in the first i + 1 rows; `kept` is the
+    probability that the right seed meets the ratio of a row. As few rows as possible are used; few wrong seeds must
+    survive, and the right one must rarely be overlooked.
     """
     from scipy.special import bdtr  # P(at most m of n)
 
@@ -134,7 +137,7 @@ _compiled: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy
 
 @numba.njit(inline="always")
 def _signed_word(first: Any, second: Any, middle: Any) -> Any:
-    """The word that x(j), x(j+1), x(j+397) make, as a signed number: a point's coordinate times 2^31."""
+    """The output word of x(j), x(j+1) and x(j+397) as a signed number: a coordinate of a point times 2^31."""
     joined = np.uint32((first & np.uint32(0x80000000)) | (second & np.uint32(0x7FFFFFFF)))
     odd = np.uint32(np.uint32(0) - np.uint32(joined & np.uint32(1)))
     y = np.uint32(middle ^ np.uint32(joined >> np.uint32(1)) ^ np.uint32(odd & np.uint32(0x9908B0DF)))
@@ -161,9 +164,10 @@ def _four_steps(word: UInt32, j: int, out: UInt32) -> None:
 
 @numba.njit(**_compiled)
 def _point(a: int, words: UInt32, state: UInt32, accepted: Int32, points: Float32) -> None:
-    """Point number a: its smaller and larger coordinate, or (1, 0), which no ratio fits, if it is outside the disc.
+    """Point number a: its smaller and larger coordinate. Outside the disc it is (1, 0), which meets no ratio.
 
-    From one row of `state` and `accepted` to the other: x(4a+396) to x(4a+400), and the number of points in the disc.
+    Steps from one row of `state` and `accepted` to the other: from x(4a+396) to x(4a+400), and the number of points in
+    the disc.
     """
     w0, w1, w2, w3 = words[4 * a], words[4 * a + 1], words[4 * a + 2], words[4 * a + 3]
     word, next_word = state[a % 2], state[1 - a % 2]
@@ -186,7 +190,7 @@ def _point(a: int, words: UInt32, state: UInt32, accepted: Int32, points: Float3
 
 @numba.njit(**_compiled)
 def _compare(count: Int32, points: Float32, place: Int32, low: Float32, high: Float32, hits: Int32, out: Int32) -> None:
-    """out = hits + the number of the three targets that each point meets."""
+    """out = hits + how many of the three targets each point meets."""
     small, large = points[0], points[1]
     place0, place1, place2 = place[0], place[1], place[2]
     low0, low1, low2 = low[0], low[1], low[2]
@@ -239,7 +243,7 @@ def _survivors(start: int, groups: int, tables: Tables, needed: int, found: UInt
 class SeedTest:
     """What is compared for each seed."""
 
-    rows: Int64  # of the labels, whose ratios are compared
+    rows: Int64  # rows of the labels whose ratios are compared
     needed: int  # how many ratios must agree
     overlooked: float  # probability that the right seed, which may redraw rows, does not survive
     tables: Tables
@@ -265,7 +269,7 @@ class SeedTest:
         return cls(usable[:size], needed, overlooked, tables, label[:_CHECKED_ROWS], tolerance, info)
 
     def survivors(self, start: int, stop: int) -> Int64:
-        """Seeds start .. stop-1 of which enough ratios agree."""
+        """Seeds in start .. stop-1 for which enough ratios agree."""
         out, groups = np.empty(stop - start + LANES, np.uint32), -(-(stop - start) // LANES)
         seeds = out[: _survivors(start, groups, self.tables, self.needed, out)].astype(np.int64)
         # The last group may pass the end of the range, and 2^32.
@@ -294,7 +298,7 @@ def scan(
 ) -> tuple[int | None, int, int, int]:
     """Scan the seeds start .. stop-1 for the lowest that fits the first rows and that `verify` accepts.
 
-    Returns it or None, the end of the scan, and the numbers of seeds that survived and that fit the first rows.
+    Returns this seed or None, the end of the scan, and the numbers of seeds that survived and that fit the first rows.
     """
     threads = threads or thread_count()
 
@@ -335,8 +339,8 @@ def find_seed(
 ) -> tuple[int | None, dict[str, object]] | None:
     """The lowest seed that reproduces all labels, or None; and details for JSON.
 
-    None if no row of the labels shows a ratio of coefficients. An InputError says that the range is not within
-    0 .. 2^32, or that labels have fewer than three decimals.
+    None instead of both if no row of the labels shows a ratio of coefficients. Raises InputError if the range is not
+    within 0 .. 2^32, or if labels have fewer than three decimals.
     """
     if not 0 <= seed_start < seed_stop <= 2**32:
         raise InputError(f"seed_start, seed_stop: {seed_start} .. {seed_stop} is not within 0 .. {2**32}")

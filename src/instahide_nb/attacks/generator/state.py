@@ -1,7 +1,8 @@
-"""The state of the Mersenne Twister from certain mask bits.
+"""The state of the Mersenne Twister, from mask bits that are almost certain.
 
 A mask bit is the lowest bit of one word of the mask generator, at a known place in its stream, and MT19937 is linear
-over GF(2): so some 20,000 known bits, or known sums of two, give its 19,937 bits of state. Two rankings select bits:
+over GF(2). Some 20,000 known bits, or known sums of two, therefore give its 19,937 bits of state. Two rankings select
+bits:
 
 * Large neighbouring values nearly always have the same sign. Then the sum of their mask bits is known.
 * The signs that `unmask` infers have log-odds 2 m |x| s / v, with m the predicted value, |x| s the encryption with its
@@ -30,23 +31,23 @@ from instahide_nb.scheme.mersenne import (
 )
 
 EQUATIONS = 20_400
-"""Bits in a system: 19,937, and some hundred more that show whether any of them is wrong."""
+"""Equations of a system: 19,937, and several hundred more that show whether any of them is wrong."""
 
 _RANKED = 1_000_000  # bits that may serve as equations or checks
 _MOST_CHECKS = 400_000
 _FEWEST_CHECKS = 2_000
-_AGREEING = 0.75  # of the bits that were not used; a wrong state predicts half of them
-_SYSTEMS = 4  # of all epochs, each of other bits
-_SINGLE_EPOCHS = 3  # epochs tried alone, in case their distance is not the expected one
-_EXTRA_WORDS = 1 << 21  # words that may have been drawn beside the expected ones
+_AGREEING = 0.75  # least share of unused bits that a state must predict; a wrong one predicts half of them
+_SYSTEMS = 4  # systems tried with bits of all epochs, each with other bits
+_SINGLE_EPOCHS = 3  # epochs tried alone, in case they are not at their expected distance
+_EXTRA_WORDS = 1 << 21  # words that may have been drawn besides the expected ones
 _BLOCK = 250  # encryptions at a time
 
 
 def sign_confidence(signed: Float32, predicted: Float32, variance: Float32) -> Float32:
-    """The least ``predicted * signed / variance`` of 3x3 neighbours, or 0 where signs of 5x5 neighbours differ.
+    """The smallest ``predicted * signed / variance`` in a 3x3 window, or 0 where signs in the 5x5 window differ.
 
     `signed` is |x| times the expected sign, `predicted` the mean prediction, both (n, h, w, 3) like the result,
-    `variance` (n,) the residual variance. Neighbours have the same colour.
+    `variance` (n,) the residual variance. Windows are within a colour channel.
 
     Examples
     --------
@@ -68,7 +69,7 @@ def sign_confidence(signed: Float32, predicted: Float32, variance: Float32) -> F
 
 
 def neighbour_confidence(encryption: Float32) -> Float32:
-    """The least |x| of the 3x3 neighbours of a value and of the one to its right, (n, h, w - 1, 3)."""
+    """The smallest |x| in the 3x3 windows around a value and around the one to its right, (n, h, w - 1, 3)."""
     from scipy.ndimage import minimum_filter
 
     n, height, width, channels = encryption.shape
@@ -97,7 +98,7 @@ def by_confidence(confidence: Float32, count: int) -> Int64:
 
 
 def error_curve(wrong: Bool, confidence: Float32) -> list[list[int]]:
-    """The number of wrong bits among those ranked first, as a list of [bits, wrong]."""
+    """The number of wrong bits among the most certain ones, as a list of [bits, wrong]."""
     ordered = wrong.ravel()[by_confidence(confidence, confidence.size)]
     steps = [10**d * m for d in range(3, 9) for m in (1, 2, 5)]
     curve = [[count, int(np.count_nonzero(ordered[:count]))] for count in steps if count <= len(ordered)]
@@ -108,12 +109,12 @@ def error_curve(wrong: Bool, confidence: Float32) -> list[list[int]]:
 class FoundState:
     """A state, and the evidence for it."""
 
-    window: UInt32  # (624,): the mask generator's, before the first word of `epoch`
-    checked: int  # bits that were not used
-    agreeing: int  # of these, as the state predicts
+    window: UInt32  # (624,): words of the mask generator's state before the first word of `epoch`
+    checked: int  # number of bits that were not used to find it
+    agreeing: int  # how many of these the state predicts
     attempt: int  # number of the system, see :func:`find_state`
     epoch: int = 0
-    found_in: str = "all epochs"  # where the bits are from
+    found_in: str = "all epochs"  # where the bits come from
 
     @property
     def evidence(self) -> float:
@@ -196,8 +197,8 @@ def _search(release: Release, ranked: Int64, bits: UInt8, *, differences: bool =
 def _hypotheses(release: Release, ranked: Int64) -> Iterator[tuple[int, Int64, Int64, range, str]]:
     """Possible places of ranked bits in the stream: epoch, words counted from its start, ranks, attempts, a name.
 
-    First all epochs at their expected distances; then single epochs with the most certain bits, since within an epoch
-    no other words are drawn; then all epochs again, with other bits.
+    First come all epochs at their expected distances, then the single epochs with the most certain bits (within an
+    epoch no other words are drawn), then all epochs again, with other bits.
     """
     info, layout = release.info, Layout.of(release)
     encryption, value = np.divmod(ranked, layout.size)

@@ -3,7 +3,7 @@
 With ten encryptions per image, least squares returns images full of pixels of the wrong sign, and signs inferred from
 such images are wrong again. The network returns what the image probably is. Its inputs are the image, its absolute
 values, how much better the encryptions would fit each pixel with the other sign, and the standard deviation of the
-fit. The next signs are inferred from its answer. The final images come from least squares, not from the network.
+fit. The next signs are inferred from its output. The final images come from least squares, not from the network.
 
 The network is seven 3 x 3 convolutions, 32 channels wide, with ReLU between them, and its output is added to the image.
 ``benchmarks/train_cleaning.py`` trained it on attacks on simulated challenges, whose private images are synthetic
@@ -26,7 +26,7 @@ from instahide_nb.core.threads import in_blocks
 
 WEIGHTS = Path(__file__).with_name("cleaning.npz")
 _ONE, _WEIGHT_ONE = 2.0**10, 2.0**12  # an activation and a weight of 1
-_DOUBT = np.float32(10)  # by which the standard deviation is multiplied, so that inputs are of one size
+_DOUBT = np.float32(10)  # scales the standard deviation to about the size of the other inputs
 _BLOCK = 8  # images at a time: their activations stay in the cache
 
 

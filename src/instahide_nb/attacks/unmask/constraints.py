@@ -1,9 +1,9 @@
-"""What is known of an attack's sparse matrix before any image is: classes, sums of coefficients, epochs, their law.
+"""What constrains the codes: classes, sums of coefficients, epochs, and the distribution of the coefficients.
 
-Labels with coefficients give the classes of a row and the sum of the coefficients of each; labels with classes only the
-classes. Without public images the coefficients of a row sum to 1. None of this is needed. Whether rows come in epochs
-is read from the codes, since rows may be shuffled. Where no sum is known, an image half as bright with coefficients
-twice as large explains the same rows; then the distribution of the coefficients gives the scale.
+Labels with coefficients give the classes of a row and the sum of the coefficients of each class. Labels with classes
+give the classes only. Without public images the coefficients of a row sum to 1. The attack needs none of this. Whether
+rows come in epochs is inferred from the codes, since rows may be shuffled. Where no sum is known, an image half as
+bright with coefficients twice as large fits the same rows; then the distribution of the coefficients gives the scale.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.scheme.encryption import draw_coefficients
 from instahide_nb.scheme.streams import Mt19937Stream
 
-_DRAWS = 20_000  # rows of coefficients from which their law is taken
-_GRID = 2.0**20  # to which it is rounded: a logarithm's last bit differs between machines
+_DRAWS = 20_000  # simulated rows from which the distribution of the coefficients is taken
+_GRID = 2.0**20  # it is rounded to multiples of 1/_GRID: a logarithm's last bit differs between machines
 _SURE = 5.0  # standard deviations by which images must be spread over blocks more evenly than by chance
-_MANY = 4  # private images of a row above which known sums may give way
-_RIDGE = 0.02  # of the scales of images to their common scale
+_MANY = 4  # with more private images per row than this, known sums are a weak penalty
+_RIDGE = 0.02  # weight of the pull of each image's scale towards the common one
 
 
 @dataclass(frozen=True)
 class Known:
     """Constraints on the codes of all rows."""
 
-    per_row: int  # private images of a row, p
-    image_class: Int64  # (N,), ascending: the labels say how many images a class has, once for each view
-    present: Bool  # (n, classes): which a row holds; without labels there is one class, present everywhere
+    per_row: int  # private images per row, p
+    image_class: Int64  # (N,), ascending, repeated for each view; labels give the number of images per class
+    present: Bool  # (n, classes): which a row contains; without labels, one class that is in every row
     share: Float64 | None  # (n, classes): sum of the coefficients of each class, if known
-    epochs: bool = False  # whether rows come in blocks of N in which each image stands p times
-    stiffness: float = 1e3  # weight of known sums, in mean squared lengths of an image
+    epochs: bool = False  # whether rows come in blocks of N in which each image occurs p times
+    stiffness: float = 1e3  # weight of the penalty on sums, in mean squared norms of an image
     views: Int64 | None = None  # (V, 3): candidate v N + j is view v of image j (`windows`)
 
     @property
@@ -51,16 +51,16 @@ class Known:
         return replace(self, epochs=in_epochs(image_of(assignment, self.n_images), self.n_images))
 
     def part(self, rows: slice | Int64) -> Known:
-        """The same for some rows."""
+        """The constraints on some rows."""
         share = None if self.share is None else self.share[rows]
         return replace(self, present=self.present[rows], share=share)
 
 
 def read_known(label: npt.NDArray[np.floating] | None, n: int, n_images: int, per_row: int) -> Known:
-    """Read the constraints that labels (n, classes) set, or none.
+    """The constraints that labels (n, classes) set; None sets none.
 
-    An InputError says that labels are negative, name no class or more classes than private images, or that there are
-    fewer images than classes.
+    Raises InputError if a label is negative or names no class or more than p classes, or if there are fewer images than
+    classes.
     """
     if label is None:
         return Known(per_row, np.zeros(n_images, np.int64), np.ones((n, 1), bool), None)
@@ -71,7 +71,7 @@ def read_known(label: npt.NDArray[np.floating] | None, n: int, n_images: int, pe
             f"label.npy: a row has between 1 and {per_row} positive entries, the coefficients (or classes) of its "
             f"{per_row} private images; this label.npy has rows with {int(count.min())} to {int(count.max())}"
         )
-    # entries of 1 that are not coefficients: with several classes in a row coefficients sum to 1 at most
+    # entries of 1 are classes: coefficients of a row with several classes sum to 1 at most, so none is 1
     classes_only = bool((label[present] == 1).all()) and bool((count > 1).any())
     image_class = np.repeat(np.arange(label.shape[1]), _class_sizes(present, n_images, per_row))
     return Known(per_row, image_class, present, None if classes_only else label.astype(np.float64))
@@ -80,7 +80,7 @@ def read_known(label: npt.NDArray[np.floating] | None, n: int, n_images: int, pe
 def _class_sizes(present: Bool, n_images: int, per_row: int) -> Int64:
     """Images of each class, in proportion to how often it occurs (largest remainders).
 
-    A row of fewer classes than images counts for the classes it has in equal parts.
+    A row with fewer classes than private images counts in equal parts for the classes it has.
     """
     weight = per_row * present / present.sum(axis=1, keepdims=True)
     occurrence = np.rint(60 * weight).astype(np.int64).sum(axis=0)  # 60: halves, thirds, quarters and fifths are whole
@@ -98,11 +98,11 @@ def _class_sizes(present: Bool, n_images: int, per_row: int) -> Int64:
 
 
 def in_epochs(assignment: Int64, n_images: int) -> bool:
-    """Whether images stand in blocks of N rows more evenly than chance would have it.
+    """Whether images occur more evenly in blocks of N rows than they would in shuffled rows.
 
-    In an epoch each image stands p times. In shuffled rows an image of m places a block on average varies with variance
-    m (1 - m / N), and the sum over images and blocks is about chi-square; its quantile is Wilson and Hilferty's. Errors
-    of the codes add some variance to the one and leave the other as it is.
+    In an epoch each image occurs p times. In shuffled rows, the number of an image with m places per block on average
+    has variance m (1 - m / N), and the sum over images and blocks is about chi-square; its quantile is Wilson and
+    Hilferty's. Wrong codes add some variance in epochs, but none in shuffled rows.
     """
     n, held = len(assignment), assignment.ravel()
     if n % n_images or n // n_images < 2:
@@ -130,9 +130,9 @@ def coefficient_law(info: ReleaseInfo) -> Float64:
 
 
 def by_law(coefficient: Float, law: Float64) -> Float32:
-    """Coefficients (n, p) with the ranks they have among those of their column, and the values of the law.
+    """Replace coefficients (n, p) by values of the distribution `law`, keeping their ranks.
 
-    The largest of each row is compared with the largest of others, and so on.
+    The largest coefficient of each row is ranked among the largest of all rows, and so on.
     """
     order = np.argsort(-coefficient, axis=1, kind="stable")
     ordered = np.take_along_axis(coefficient, order, axis=1)
@@ -146,7 +146,7 @@ def by_law(coefficient: Float, law: Float64) -> Float32:
 
 
 def scales_by_law(mixtures: Mixtures, law: Float64) -> Float32:
-    """Factor of each image's coefficients after which their mean square is the law's, float32 (N,)."""
+    """Factor for each image's coefficients that gives them the mean square of `law`, float32 (N,)."""
     held = mixtures.assignment.ravel()
     square = np.bincount(held, mixtures.coefficient.ravel().astype(np.float64) ** 2, mixtures.n_images)
     count = np.bincount(held, minlength=mixtures.n_images)
@@ -155,7 +155,7 @@ def scales_by_law(mixtures: Mixtures, law: Float64) -> Float32:
 
 
 def scales_by_sum(mixtures: Mixtures, known: Known) -> Float32:
-    """Factor of each image's coefficients after which known sums are met best, by least squares, float32 (N,).
+    """Factor for each image's coefficients that fits known sums best, by least squares, float32 (N,).
 
     The sums are those of each class, or 1 for whole rows.
     """
@@ -177,5 +177,5 @@ def known_of(release: Release) -> Known:
     """The constraints of a release: its labels, and the sum of 1 where there are no public images and no labels."""
     info, n = release.info, len(release.encryption)
     known = read_known(release.label, n, info.n_private, info.private_per_row)
-    # In a row of many images a small one is often wrong, and a stiff sum forces its whole coefficient on a wrong image.
+    # In rows of many images, one with a small coefficient is often wrong; a strict sum would give it the whole rest.
     return replace(known, stiffness=0.1) if info.private_per_row > _MANY else known

@@ -1,10 +1,10 @@
-"""Encryptions that share public images: their residuals are correlated, and what correlates can be predicted.
+"""Encryptions that share public images: their residuals correlate, so each can be predicted from the others.
 
 In one epoch N rows are mixed from N public images. The residuals ``R = C U``, C the unknown sparse public coefficients
 and U the public images, have a covariance ``C C^T`` between rows, which the Gram matrix of whitened residuals
 estimates. Its inverse K predicts each residual from the others, ``r_i ~ -sum_j K_ij r_j / K_ii``, and is the weight of
-generalised least squares for the private images (`by_epoch`). Where rows are in no epochs, or epochs are long, each
-residual is regressed on those of all rows of a block that correlate with it (`by_correlation`).
+generalised least squares for the private images (`by_epoch`). If rows are not in epochs, or epochs are long, each
+residual is regressed on those residuals of its block that correlate with it (`by_correlation`).
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ Residuals = Callable[[slice], Float32]
 """Residuals (m, channels, h, w) of some rows: a function, so that all of them need not be in memory at once."""
 
 _SHRINKAGE = 0.5  # added to the diagonal of a covariance, as a share of it, times rows over values
-_MOST = 40  # rows that a residual is regressed on
-_LEAST = 0.08  # correlation of rows that share an image; chance alone gives 0.02 to 0.03 at 32 x 32 pixels
-_LEAST_DEVIATIONS = 4.4  # and in units of one over the root of the number of values, for smaller images
+_MOST = 40  # a residual is regressed on so many others at most
+_LEAST = 0.08  # least correlation of rows that share an image; chance gives 0.02 to 0.03 at 32 x 32 pixels
+_LEAST_DEVIATIONS = 4.4  # the same, times the square root of the number of values; larger in smaller images
 
 
 @numba.njit(cache=True, nogil=True)
 def _shrunk_factor(covariance: Float64, shrinkage: float, typical: float) -> Float64:
     """Cholesky factor of a covariance whose diagonal grows until there is no tiny pivot.
 
-    Whitening by a local filter is not quite a positive form.
+    Because whitening by a local filter is approximate, the matrix need not be positive definite.
     """
     n = covariance.shape[0]
     regular, lower = covariance.copy(), covariance
@@ -62,7 +62,7 @@ def precision_of(residual: Float32, local: Smoothness, shrinkage: float = _SHRIN
 
 
 def by_epoch(residual: Residuals, size: int, local: Smoothness, expected: Float32) -> tuple[Float64, Float32]:
-    """Predict the residuals of each epoch, `size` rows that follow each other, from the others.
+    """Predict each residual from the others of its epoch, which is `size` consecutive rows.
 
     `expected` (n, channels, h, w) gets ``-sum_j K_ij r_j / K_ii``. Returns K, the weights for :mod:`..mixtures`,
     float64 (epochs, size, size); and ``1 / K_ii``, in units of the public covariance, float32 (n,).
@@ -81,7 +81,7 @@ def by_epoch(residual: Residuals, size: int, local: Smoothness, expected: Float3
 
 
 def parts(n: int, together: int, whole: int = 1) -> list[slice]:
-    """Blocks of at most `together` rows, all about as long, that cut no epoch of `whole` rows."""
+    """Blocks of at most `together` rows and of similar length; none divides an epoch of `whole` rows."""
     groups, most = -(-n // whole), max(together // whole, 1)
     step = -(-groups // -(-groups // most)) * whole
     return [slice(low, min(low + step, n)) for low in range(0, n, step)]
@@ -91,7 +91,7 @@ def parts(n: int, together: int, whole: int = 1) -> list[slice]:
 def _choose(r: int, gram: Float32, assignment: Int64, most: int, least: float) -> Int64:
     """The rows that correlate most with row r, ascending.
 
-    Rows that share a private image are left out: their residuals share the error of that image.
+    Rows that share a private image are excluded: their residuals share the error of that image.
     """
     n = gram.shape[0]
     place, strength, count = np.empty(n, np.int64), np.empty(n), 0
@@ -145,8 +145,8 @@ def regression(
 ) -> Regression:
     """Regress each residual (n, channels, h, w) on at most 40 others that correlate with it.
 
-    `assignment` (n, p) holds the private images of each row; `least`, the smallest correlation, is by default 0.08, or
-    what chance hardly gives in smaller images. `shrinkage` times rows over values is added to the diagonal.
+    `assignment` (n, p) holds the private images of each row. `least`, the smallest correlation, is by default 0.08, and
+    more in images so small that chance exceeds it. `shrinkage` times rows over values is added to the diagonal.
     """
     n, n_values = len(residual), residual[0].size
     row, weight = np.full((n, _MOST), -1, np.int64), np.zeros((n, _MOST))
@@ -165,7 +165,7 @@ def by_correlation(
 ) -> tuple[Regression, Float32]:
     """Predict residuals from those of other rows of the same block, from `parts`, that correlate with them.
 
-    `expected` gets ``sum_j W_ij r_j``. Returns W, the weights for :mod:`..mixtures`, and the scale as `by_epoch` does.
+    `expected` gets ``sum_j W_ij r_j``. Returns the weights for :mod:`..mixtures`, and the scale as in `by_epoch`.
     """
     from scipy.sparse import block_diag
 

@@ -1,9 +1,10 @@
-"""The mask lifted: the expected sign of every value of an encryption, and of every pixel of a recovered image.
+"""Infer signs: of every value of an encryption before masking, and of every pixel of a recovered image.
 
 A value of size ``|x|`` with prediction m and residual variance v is positive with a probability p for which
-``2 p - 1 = tanh(|x| m / v)``. The algebraic sigmoid ``u / sqrt(1 + u^2)`` serves as well and has the same bits on any
-machine. The residual ``x - m`` is as smooth as public images, so mean field infers the signs of an encryption together,
-at falling temperatures. A pixel of an image is flipped where smoothness demands it more than encryptions forbid it.
+``2 p - 1 = tanh(|x| m / v)``. The algebraic sigmoid ``u / sqrt(1 + u^2)`` replaces tanh: it works as well and has the
+same bits on any machine. The residual ``x - m`` is as smooth as public images, so a mean-field iteration infers the
+signs of an encryption together, at falling temperatures. The sign of a pixel of a recovered image is flipped if
+smoothness gains more than the fit to the encryptions loses.
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ def lift_masks(
 ) -> Float32:
     """Expected values ``|x| E[sign]`` of encryptions, float32 (n, channels, h, w).
 
-    `size` holds ``|x|``, `prediction` m, both like the result; `scale` (n,) the covariance of each residual in units
-    of the public covariance; `pixel_variance` is that of a public pixel. Each `temperature` is a sweep over all pixels.
+    `size` holds ``|x|`` and `prediction` m, both of the shape of the result. `scale` (n,) is the covariance of each
+    residual in units of the public covariance, `pixel_variance` the variance of a public pixel. Each `temperature` is
+    one sweep over all pixels.
     """
     out = np.empty_like(size)
     variance = np.outer(scale, np.append(np.float32(pixel_variance), temperature))
@@ -108,11 +110,11 @@ def _flip_gain(
 
 
 def flip_gain(size: Float32, image: Float32, mixtures: Mixtures, variance: Float32, mean: Float32) -> Float32:
-    """What the encryptions gain in log-likelihood when one pixel of one image changes its sign, float32 (images, d).
+    """Gain in log-likelihood of the encryptions if one pixel of one image changes its sign, float32 (images, d).
 
-    It is the folded normal log-likelihood, with ``sqrt(1 + u^2) - 1`` for log cosh(u). Rows with an unknown image, or
-    with one image twice, are left out. `size` (n, d) holds ``|x|``, `variance` (n,) belongs to the residuals, `mean`
-    (d,) is the mean public image.
+    The likelihood is the folded normal one, with ``sqrt(1 + u^2) - 1`` for log cosh(u). Rows with an unknown image, or
+    with one image twice, are ignored. `size` (n, d) holds ``|x|``, `variance` (n,) that of the residuals, `mean` (d,)
+    the mean public image.
     """
     out = np.zeros(image.shape, np.float32)
     ordered = np.sort(mixtures.assignment, axis=1)
@@ -151,10 +153,10 @@ def _flip(
 
 
 def repair_signs(image: Float32, gain: Float32, mean: Float32, local: Smoothness) -> Float32:
-    """Flip pixels where smoothness demands it and the encryptions do not forbid it.
+    """Flip the sign of a pixel if smoothness gains more than the fit to the encryptions loses.
 
     `image` and `gain`, from `flip_gain`, are (images, channels, h, w); `mean` (channels,) is the mean public colour.
-    The encryptions' evidence counts only 0.15, because residuals of neighbours are not independent. At most ten sweeps.
+    The fit counts with weight 0.15 only, because residuals of neighbours are not independent. At most ten sweeps.
     """
     sign, border = np.ones(image.shape, np.float32), (RADIUS, RADIUS)
     padded = np.pad(image - mean[:, None, None], ((0, 0), (0, 0), border, border))

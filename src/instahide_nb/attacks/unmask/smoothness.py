@@ -1,4 +1,4 @@
-"""How natural images vary: a local precision filter, learned from public images (in `edges`, from edge energies).
+"""Smoothness of natural images: a local precision filter learned from public images (in `edges`, from edge energies).
 
 Given its neighbours in a 5 x 5 window of all channels, the expected value of a pixel of a centred image is a fixed
 linear combination of them, with a fixed variance. Both follow from the autocovariance of public images, by one linear
@@ -20,7 +20,7 @@ from instahide_nb.core.threads import in_blocks
 
 RADIUS = 2
 TAPS = 2 * RADIUS + 1
-_REACH = 2 * RADIUS  # two pixels of one window are so far apart at most
+_REACH = 2 * RADIUS  # largest distance of two pixels of a window, along an axis
 _UNIT = 256.0  # values are rounded to 1/256, so that sums of products are exact
 _IMAGES = 500  # at a time
 
@@ -45,8 +45,8 @@ class Smoothness(NamedTuple):  # a tuple, so that kernels can take it
     """
 
     tap: Float32  # (kinds, channels, channels, 5, 5, w)
-    variance: Float32  # (kinds, channels, w): what the neighbours leave
-    row: Int64  # (h,): kind of each row of the image; rows that the border cuts alike share one
+    variance: Float32  # (kinds, channels, w): variance of a pixel given its neighbours
+    row: Int64  # (h,): kind of each row of the image; rows as far from the border share one
 
 
 def autocovariance(image: npt.NDArray[np.floating], tapered: bool = False) -> Float64:
@@ -68,7 +68,7 @@ def autocovariance(image: npt.NDArray[np.floating], tapered: bool = False) -> Fl
     far = np.abs(np.arange(-_REACH, _REACH + 1))
     pairs = np.outer(np.maximum(h - far, 1), np.maximum(w - far, 1))
     out /= n * _UNIT**2 * (h * w if tapered else pairs)
-    upper = out[:, :, :_REACH:-1, ::-1].transpose(1, 0, 2, 3)  # the same pairs seen from their other end
+    upper = out[:, :, :_REACH:-1, ::-1].transpose(1, 0, 2, 3)  # the same pairs in the other order
     out[:, :, :_REACH] = upper
     return out
 
@@ -82,7 +82,7 @@ def public_moments(public: UInt8) -> Moments:
 
 
 def _regression(covariance: Float64, ridge: float, vertical: Int64, horizontal: Int64) -> tuple[Float64, Float64]:
-    """Taps and variances of the centre of a window that reaches `vertical` rows up and down, and so on.
+    """Taps and variances of the centre of a window that reaches `vertical` rows up and down, `horizontal` to the sides.
 
     The inverse S of the window's covariance holds every regression: tap_j = -S_cj / S_cc, variance 1 / S_cc.
     """
@@ -103,10 +103,10 @@ def _regression(covariance: Float64, ridge: float, vertical: Int64, horizontal: 
 
 
 def smoothness(moments: Moments, height: int, width: int, ridge: float) -> Smoothness:
-    """Regression of each pixel on its neighbours, for images as large as those behind the moments.
+    """Regression of each pixel on its neighbours, for images of the size from which the moments come.
 
-    `ridge` is white noise added to the covariance, as a share of a pixel's variance. An unbiased covariance of small or
-    very smooth images need not be positive definite; where that shows, it is tapered.
+    `ridge` is white noise added to the covariance, as a share of a pixel's variance. The unbiased covariance of small
+    or very smooth images need not be positive definite; if the variances show that it is not, it is tapered.
     """
 
     def kinds(size: int) -> tuple[Int64, Int64]:
@@ -179,7 +179,7 @@ def _whiten(first: int, last: int, image: Float32, local: Smoothness, out: Float
 
 
 def whiten(image: Float32, local: Smoothness) -> Float32:
-    """Apply the inverse of the covariance to centred images (n, channels, h, w), as the local filter knows it."""
+    """Multiply centred images (n, channels, h, w) by the inverse covariance, as approximated by the local filter."""
     out = np.empty(image.shape, np.float32)
     in_blocks(_whiten, len(image), image, local, out)
     return out

@@ -1,9 +1,9 @@
-"""First images from squares, which do not feel the mask, and the one sign that squares leave open.
+"""First images from squares, which do not depend on the mask, and the one sign that squares do not determine.
 
 At one pixel, the weighted mean of ``(x^2 - expected) / (2 a_j a_k)`` over the encryptions of two images estimates
 ``P_j P_k``: one entry of a matrix of rank one over all images. Its leading eigenvector is the pixel in all images, up
-to one common sign, which a maximum spanning tree carries from pixel to pixel. The last sign is read from mean colours,
-by Fisher's discriminant: photographs are darker than middle grey, and warmer than blue, unlike their negatives.
+to one common sign. A maximum spanning tree over pixels makes these signs agree. One sign remains for all images
+together; Fisher's discriminant infers it from mean colours, which differ between photographs and their negatives.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _power_iteration(pair: Int64, product: Float32, weight: Float32, start: Floa
 
 
 def _start_vector(n_images: int) -> Float32:
-    """Fixed numbers between 0.5 and 1 with mixed signs: orthogonal to nothing in particular."""
+    """Fixed numbers between 0.5 and 1 with mixed signs: unlikely to be orthogonal to any eigenvector."""
     number = np.arange(n_images, dtype=np.int64)
     size = 0.5 + (number * 7919 % 101) / 202.0
     return np.where(number * 104729 % 7 < 3, -size, size).astype(np.float32)
@@ -137,9 +137,9 @@ def _neighbours(shape: tuple[int, int, int]) -> Int64:
 
 
 def join_signs(value: Float32, shape: tuple[int, int, int]) -> Float32:
-    """Make the signs of all pixels of `value` (images, pixels) agree, up to one sign of everything.
+    """Make the signs of all pixels of `value` (images, pixels) agree, up to one sign common to all.
 
-    In `value` each pixel has one unknown sign, common to all images of `shape` (h, w, channels).
+    In `value`, each pixel has an unknown sign, the same in all images. Images have the `shape` (h, w, channels).
     """
     (a, b), size = _neighbours(shape).T, value.shape[1]
     whole = value.astype(np.float64)
