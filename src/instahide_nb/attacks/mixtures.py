@@ -44,7 +44,7 @@ class Mixtures:
 
     @cached_property
     def matrix(self) -> csr_array:
-        """A as float64 CSR (n, n_images), entries in the order of the places; an image twice in a row has two entries."""
+        """A as float64 CSR (n, n_images), entries in the order of the places, two for an image that occurs twice."""
         known = self.assignment >= 0
         start = np.concatenate([[0], np.cumsum(known.sum(axis=1))])
         entries = self.coefficient[known].astype(np.float64), self.assignment[known], start

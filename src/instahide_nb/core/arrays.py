@@ -1,4 +1,4 @@
-"""Names for arrays by the type of their numbers."""
+"""Array types by element type."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""The exception for wrong input, and a way to name the place where it was."""
+"""The exception for wrong input, and a way to name the file or parameter at fault."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ class InputError(ValueError):
 
 @contextmanager
 def naming(place: object, advice: str = "") -> Iterator[None]:
-    """Let the message of an InputError begin with the file at fault."""
+    """Prefix the message of an InputError with the file at fault."""
     try:
         yield
     except InputError as error:

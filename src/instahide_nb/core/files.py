@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from instahide_nb.core.errors import InputError
 
-_LARGEST_ARRAY = 8 * 2**30  # bytes; a header that promises more is not believed
+_LARGEST_ARRAY = 8 * 2**30  # bytes; a header that claims more is refused
 _LARGEST_HEADER = 16 * 2**10
 _LARGEST_JSON = 64 * 2**20
 
@@ -93,7 +93,7 @@ def save_array(path: Path | str, array: npt.NDArray[Any], *, secret: bool = Fals
 
 
 def _plain(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The array in C order and little-endian; ascontiguousarray would give a number an axis."""
+    """The array in C order and little-endian. (ascontiguousarray would turn a scalar into an array of one axis.)"""
     return np.asarray(array, array.dtype.newbyteorder("<"), order="C")
 
 
@@ -102,8 +102,8 @@ def load_array(
 ) -> npt.NDArray[Any]:
     """Load a `.npy` file of plain numbers or text, in C order and native byte order.
 
-    The array must have this `dtype`, in any byte order, and this `shape`, in which None is any length. An InputError
-    says that the file is missing, empty, truncated, pickled, or of another dtype or shape.
+    The array must have this `dtype`, in any byte order, and this `shape`, in which None is any length. Raises
+    InputError if the file is missing, empty, truncated, pickled, or of another dtype or shape.
     """
     with one_line(path), open(path, "rb") as stream:
         array = read_npy(path, stream)

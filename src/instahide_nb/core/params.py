@@ -46,7 +46,7 @@ class Record(BaseModel):
 
 
 def _one_line(error: ValidationError, names: tuple[str, ...]) -> str:
-    """The first fault as ``name: what is wrong; what to do``; an unknown name comes before the others."""
+    """The first error as ``name: what is wrong; what to do``; unknown names take precedence."""
     fault = min(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
     kind, value, own = fault["type"], fault["input"], fault.get("ctx", {}).get("error")
     if isinstance(own, InputError):
@@ -117,16 +117,16 @@ class ChallengeParams(Record):
     scheme: Literal["cross", "inside", "mixup"] = _p(
         "cross", "cross (private and public images), inside (k private) or mixup"
     )
-    n_private: int = _p(20, "how many private images", 2)
+    n_private: int = _p(20, "number of private images", 2)
     encryptions_per_image: int = _p(50, "epochs; the release holds n_private times as many encryptions", 1)
-    k: int = _p(4, "how many images are mixed into one encryption, 2 .. 16")
+    k: int = _p(4, "number of images mixed into one encryption, 2 .. 16")
     max_coefficient: float = _p(0.65, "largest coefficient of a mixture, in (1/k, 1]")
     min_private_sum: float = _p(0.30, "cross: least sum of the private coefficients")
     private_source: str = _p("embedded", "embedded, cifar10[:ROOT], imagenette[:ROOT], a folder or .npz")
-    public_source: str = _p("embedded", "likewise; random crops are taken of its photographs")
-    n_public: int = _p(200, "how many public images (crops); cross needs n_private or more", 0)
+    public_source: str = _p("embedded", "same choices; random crops of its photographs")
+    n_public: int = _p(200, "number of public images (crops); cross needs n_private or more", 0)
     public_once: bool = _p(False, "cross: no public image is used twice, so that n_public must be large")
-    min_keypoints: int = _p(40, "a crop is kept when SIFT finds more key points than this", 0)
+    min_keypoints: int = _p(40, "a crop is kept if SIFT finds more key points than this", 0)
     labels: Literal["coefficients", "classes", "none"] = _p(
         "coefficients", "what label.npy shows: coefficients, classes (0 or 1) or none (no label.npy)"
     )
@@ -205,14 +205,14 @@ class AttackParams(_Parameters):
     """Parameters of ``attack``."""
 
     release_dir: str = _p("runs/tiny/release", "folder with encryption.npy and label.npy")
-    out_dir: str = _p("runs/tiny/attack/unmask", "folder for what the attack finds")
+    out_dir: str = _p("runs/tiny/attack/unmask", "folder for the results of the attack")
     method: str = _p(
         "unmask", "unmask, prng-state, prng-seed, carlini-v2, carlini-v1, an entry point's name or module:function"
     )
     public_source: str = _p("embedded:attacker", "the attacker's own public photographs")
-    n_public: int = _p(200, "how many crops of them", 1)
+    n_public: int = _p(200, "number of crops of these photographs", 1)
     seed_start: int = _p(0, "prng-seed: first seed of the scan")
-    seed_stop: int = _p(2**32, "prng-seed: end of the scan (not scanned itself)")
+    seed_stop: int = _p(2**32, "prng-seed: end of the scan (exclusive)")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -226,7 +226,7 @@ class EvaluateParams(_Parameters):
 
     release_dir: str = _p("runs/tiny/release", "folder with encryption.npy and label.npy")
     secret_dir: str = _p("runs/tiny/secret", "folder with the private images")
-    decryption: str = _p("runs/tiny/attack/unmask/decryption.npy", "what is scored: .npy or submission .zip")
+    decryption: str = _p("runs/tiny/attack/unmask/decryption.npy", "the decryption to score: .npy or submission .zip")
     out_dir: str = _p("runs/tiny/evaluate/unmask", "folder for metrics and figures")
     name: str = _p("unmask", "name of the attack on the leaderboard")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def in_jupyterlab() -> bool:
-    """True in a notebook that a person works in; papermill and nbval name no Jupyter session."""
+    """True in a notebook that a person works in; papermill and nbval set no JPY_SESSION_NAME."""
     return "ipykernel" in sys.modules and "JPY_SESSION_NAME" in os.environ and "PYTEST_CURRENT_TEST" not in os.environ
 
 
@@ -41,9 +41,9 @@ def progress(
 
 
 class Stopwatch:
-    """Wall time per stage, in the dict `seconds`; the times of a stage that runs again are added.
+    """Wall time per stage, in the dict `seconds`; the times of a repeated stage are added up.
 
-    `report` is called with the name of each stage that begins; `bar` shows it, and moves one step at its end.
+    `report` is called with the name of each stage as it begins. `bar` shows the name, and advances when the stage ends.
     """
 
     def __init__(self, report: Callable[[str], object] | None = None, bar: Any = None) -> None:

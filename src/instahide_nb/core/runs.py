@@ -38,7 +38,7 @@ _PATIENCE = 60.0  # seconds to wait for the kernel of a killed run
 
 @contextmanager
 def locked(run: Path, name: str = ".lock", *, wait: bool = False) -> Iterator[int]:
-    """Lock a folder and yield the lock's file descriptor; a second run waits if `wait`, else raises InputError."""
+    """Lock a folder and yield the lock's file descriptor. If it is locked, wait (if `wait`) or raise InputError."""
     with one_line(run / name, "written", "choose --out"):
         handle = open(run / name, "a+")  # noqa: SIM115 - closed below
     end = time.monotonic() + _PATIENCE
@@ -111,7 +111,7 @@ class Messages:
         self._open = ""
 
     def write(self, text: str) -> int:
-        """Take the next piece of the stream."""
+        """Receive the next piece of the stream."""
         *lines, self._open = (self._open + text).split("\n")
         for line in lines:
             last = line.rpartition("\r")[2].strip()
@@ -122,7 +122,7 @@ class Messages:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: nothing is buffered."""
 
 
 @contextmanager
@@ -162,7 +162,7 @@ class Usage(Record):
 
 
 def machine_line() -> str:
-    """The machine in words: processors that this process may use, memory, system, Python and numpy."""
+    """One line about the machine: processors that this process may use, memory, system, Python and numpy."""
     name = platform.processor()
     with contextlib.suppress(OSError):
         found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.M)

@@ -2,9 +2,10 @@
 
 One model serves every release: ``x_i = s_i (sum_j a_ij V_ij P_j + R_i)`` with signs s, private images P, coefficients
 a, views V (`windows`) and the public rest R. Labels, sums and epochs constrain a where they are known (`constraints`).
-Energies of edges give first codes (`edges`, `codes`; with views `crops`). Squares give first images up to one sign,
-which colours decide (`squares`), or messages give them (`windows`). Then come rounds of signs (`signs`), codes and
-least squares (:mod:`..mixtures`), in the end with public images that encryptions share (`shared_public`).
+Edge energies give the first codes (`edges`, `codes`; with views `crops`). The first images come from squares, up to one
+sign that colours decide (`squares`), or, if images are cropped, from message passing (`windows`). Then rounds of signs
+(`signs`), codes and least squares (:mod:`..mixtures`) follow. The last rounds use the public images that encryptions
+share (`shared_public`).
 """
 
 from __future__ import annotations
@@ -41,23 +42,23 @@ from instahide_nb.scheme.views import PAD, apply_views
 _WRONG = np.float32(0.08)  # variance of small private images that may be wrong, times their squared coefficient
 _RIDGE = 0.3  # white noise added to the public covariance, as a share of a pixel's variance
 _REPAIR_RIDGE = 0.1
-_SHARED_RIDGE = 0.05  # of the whitening under which residuals are compared
-_PULL = 1e-3  # of images to the mean public image, as a share of the mean diagonal of the normal matrix
+_SHARED_RIDGE = 0.05  # the same, for the whitening with which residuals are compared
+_PULL = 1e-3  # ridge of images towards the mean public image, as a share of the mean diagonal of the normal matrix
 _SMALLEST = np.float32(0.003)  # covariance of a residual, in units of the public covariance
 _NO_REST = np.float32(0.01)  # the same where there are no public images
-_SQUARES = {1: 1.0, 2: 0.7, 3: 0.5}  # sum of squares of the shares of so many public images; 0.4 of more
-_VALUES_PER_ROW = 15  # of an image, per row of an epoch: fewer make the covariance of an epoch too uncertain
-_TOGETHER = 5000  # rows compared with each other where they are in no epochs
+_SQUARES = {1: 1.0, 2: 0.7, 3: 0.5}  # sum of squared shares, by number of public images; 0.4 for more
+_VALUES_PER_ROW = 15  # values of an image per row of an epoch; with fewer, the covariance of an epoch is too uncertain
+_TOGETHER = 5000  # rows compared with each other if they are not in epochs
 _TOGETHER_IN_EPOCHS = 2000  # and in whole epochs
 _ROWS = 1000  # encryptions at a time
-_SIDE = 7  # pixels, at least
-_BETTER = 0.06  # of the mean gain, by which edges must explain a row better to overrule its signs
-_TOO_SMALL = 0.93  # of the least sum of private coefficients: fewer are a sign of wrong codes
-_WORTHLESS = 0.04  # of the median margin of images
-_SETTLED = 1 / 255  # a round that moves images by less is the last
+_SIDE = 7  # least height and width of an image in pixels
+_BETTER = 0.06  # share of the mean gain by which other codes must fit the edges of a row better to replace its code
+_TOO_SMALL = 0.93  # share of the least sum of private coefficients; smaller sums show wrong codes
+_WORTHLESS = 0.04  # share of the median margin of images; images with less are replaced
+_SETTLED = 1 / 255  # a round that changes images by less is the last
 _GRACE = 2  # rounds that a restarted image has before it is judged
-_CLEANED = 0.07  # standard deviation of the first images from which a network cleans images; near T = 40
-_CERTAIN = 10  # rows per image that first images need
+_CLEANED = 0.07  # least standard deviation of the first images at which a network cleans images; near T = 40
+_CERTAIN = 10  # rows per image that the first images need
 _GROUP, _STRENGTH = 30, 0.35  # rows from which an image is restarted, and its coefficient in them
 
 
@@ -66,12 +67,12 @@ class Settings:
     """What the attack does; the defaults are the whole attack, an ablation switches parts off."""
 
     rounds: int = 2  # at most, of signs, codes and images, each encryption on its own
-    shared_rounds: int = 10  # at most, in which encryptions that share public images inform each other
+    shared_rounds: int = 10  # at most, with public images that encryptions share
     coupled: bool = True  # infer the signs of an encryption together
     repair: bool = True  # flip pixels of the wrong sign
-    second_opinion: bool = True  # take the codes of edges where they explain a row much better
-    restarts: bool = True  # start images of no worth anew
-    cleaning: bool = True  # clean images by a network where encryptions are few
+    second_opinion: bool = True  # replace codes where others fit the edges of a row much better
+    restarts: bool = True  # replace superfluous images
+    cleaning: bool = True  # clean images by a network if encryptions are few
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,13 @@ class UnmaskResult:
     view: npt.NDArray[np.int8]  # (n, p, 3): their views, see scheme.views
     coefficient: Float32  # (n, p)
     confidence: Float32  # (n, p): log-likelihood of each image above the next best in its place
-    signed: Float32  # (n, h, w, 3): each encryption with its mask lifted, |x| E[sign]
+    signed: Float32  # (n, h, w, 3): each encryption with its mask removed, |x| E[sign]
     predicted: Float32  # (n, h, w, 3): mean prediction of each encryption
     variance: Float32  # (n,): of the encryption about its prediction
     history: list[Float32] = field(default_factory=list)  # the images after each of the `stages`
     stages: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
-    # what the attack knows of its own success, as JSON can hold it
+    # the attack's estimates of its own success, as JSON values
     details: dict[str, object] = field(default_factory=dict)
 
 
@@ -103,7 +104,7 @@ def _interleaved(image: Float32) -> Float32:
 
 @dataclass
 class Estimates:
-    """What is believed so far; images and encryptions are planar (channels, h, w)."""
+    """The current estimates; images and encryptions are planar (channels, h, w)."""
 
     known: Known
     law: Float64  # (draws, p): of the private coefficients, from `coefficient_law`
@@ -148,14 +149,14 @@ class Estimates:
         return np.subtract(self.signed[rows], made, out=made)
 
     def infer_signs(self, ridge: float, coupled: bool, rows: Int64 | None = None) -> None:
-        """Lift the masks of all rows, or of some: `signed`."""
+        """Infer the signs of all rows, or of some: `signed`."""
         local, temperature = self.smoothness(ridge), signs.TEMPERATURE if coupled else signs.TEMPERATURE[:0]
         for part in self.blocks() if rows is None else [rows]:
             made = self.predict(part), self.scale[part], self.moments.variance
             self.signed[part] = signs.lift_masks(self.size[part], *made, local, temperature)
 
     def row_weights(self) -> Weights:
-        """What each row counts in a fit: nothing while one of its images is unknown."""
+        """Weight of each row in a fit; 0 if one of its images is unknown."""
         if self.weights is not None:
             return self.weights
         known = (self.mixtures.assignment >= 0).all(axis=1)
@@ -176,14 +177,14 @@ class Estimates:
         self.fitted = Fit(self.image, self.mixtures, influence(self.mixtures, weights, _PULL))
 
     def deviation(self) -> Float64:
-        """Standard deviation of a pixel of each image, were all signs right, (N,)."""
+        """Standard deviation of a pixel of each image if all signs were right, (N,)."""
         held = image_of(self.mixtures.assignment, self.known.n_images)
         images = Mixtures(held, self.mixtures.coefficient, self.known.n_images)
         return np.sqrt(float(self.moments.variance) * fit_variance(images, self.row_weights(), _PULL))
 
     @property
     def windows(self) -> Windows:
-        """Which windows of images rows hold, where there are views."""
+        """The windows of rows, if there are views."""
         assert self.known.views is not None
         return Windows(self.known.views, np.arange(self.size.shape[1]))
 
@@ -193,7 +194,7 @@ class Estimates:
         return on_canvas(self.image[: self.known.n_images])
 
     def flip_gain(self) -> Float32:
-        """What flipping the sign of each pixel of each image would gain, (N, channels, h, w)."""
+        """Gain from flipping the sign of each pixel of each image, (N, channels, h, w)."""
         size, image = self.size.reshape(len(self.size), -1), self.image.reshape(len(self.image), -1)
         gain = signs.flip_gain(size, image, self.mixtures, self.scale * self.moments.variance, self.mean)
         gain = gain.reshape(self.image.shape)
@@ -221,7 +222,7 @@ class Estimates:
         self.replace_images(found[:, :, PAD:-PAD, PAD:-PAD])
 
     def clean(self) -> None:
-        """Replace the images by what a network makes of them: `image`."""
+        """Clean the images by a network: `image`."""
         image = self.image[: self.known.n_images]
         self.replace_images(cleaning.clean(image, self.flip_gain(), self.deviation()))
 
@@ -260,7 +261,7 @@ class Estimates:
         return replace(best, gain=best.gain / self.scale, score=best.score / self.scale[:, None, None])
 
     def take_second_opinion(self, energies: edges.Edges, coupled: bool) -> int:
-        """Take the codes of edges for rows that these explain much better; returns how many: `mixtures`, `signed`.
+        """Replace codes where others fit the edges of a row much better; returns how many: `mixtures`, `signed`.
 
         Signs inferred from a wrong prediction agree with it. The same is done where coefficients are too small.
         """
@@ -290,7 +291,7 @@ class Estimates:
         """
         age += 1
         margin, held = found.margin(), self.mixtures.assignment
-        # the median: epochs give an image that nobody wants the places that no other image wants
+        # the median: in epochs, a superfluous image gets the places that no other image fits
         median = np.array([np.median(margin[held == j]) if (held == j).any() else 0.0 for j in range(len(age))])
         typical = float(np.median(median))
         poor = np.flatnonzero((median < _WORTHLESS * typical) & (age > _GRACE))
@@ -387,7 +388,7 @@ def prior_scale(mixtures: Mixtures, n_public: int) -> Float32:
 
 
 def scaled(mixtures: Mixtures, known: Known, law: Float64, n_public: int) -> Mixtures:
-    """Coefficients on the scale of the scheme: that of known sums, or else of their law."""
+    """Coefficients on the scale of the scheme: by known sums or, without any, by the distribution."""
     held = image_of(mixtures.assignment, known.n_images)
     images = Mixtures(held, mixtures.coefficient, known.n_images)
     by_sum = known.share is not None or not n_public
@@ -416,7 +417,7 @@ def _check(release: Release, public: npt.NDArray[np.uint8]) -> None:
 
 
 def _features(encryption: Float32, known: Known, moments: Moments, masked: bool, public: bool) -> edges.Edges:
-    """Energies of edges; without a mask the encryptions themselves."""
+    """Edge energies; without a mask, the encryptions themselves."""
     if masked:
         return edges.edges_of(encryption, known, squares=public)
     feature = _planar(encryption) - moments.mean[:, None, None]
@@ -426,7 +427,7 @@ def _features(encryption: Float32, known: Known, moments: Moments, masked: bool,
 
 
 def count_private(release: Release, public: npt.NDArray[np.uint8]) -> Release:
-    """The release, with as many private images as its encryptions show; unchanged where they show no number."""
+    """The release with the number of private images estimated from its encryptions, unchanged without an estimate."""
     info, encryption = release.info, np.ascontiguousarray(release.encryption, np.float32)
     known, masked = known_of(replace(release, label=None)), info.scheme != "mixup"
     features = _features(encryption, known, public_moments(public), masked, info.k > info.private_per_row)
@@ -458,7 +459,7 @@ class Unmask:
         self.encryption = np.ascontiguousarray(release.encryption, np.float32)
 
     def find_edges(self) -> edges.Edges:
-        """Stage 1: energies of edges, and what natural images look like."""
+        """Stage 1: edge energies, and the statistics of natural images."""
         with self.watch.stage("public model"):
             self.moments = public_moments(self.public)
         with self.watch.stage("edges"):
@@ -562,7 +563,7 @@ class Unmask:
         number_of, in_epochs = now.known.n_images, now.known.epochs
         whole = number_of if in_epochs and number_of <= _TOGETHER else 1
         blocks = shared_public.parts(len(now.size), _TOGETHER if whole == 1 else _TOGETHER_IN_EPOCHS, whole)
-        # with one public image a row it is in one row of an epoch, and its other rows are in other epochs
+        # with one public image per row, the rows that share it are in different epochs
         enough = now.size[0].size >= _VALUES_PER_ROW * number_of
         epoch = number_of if in_epochs and now.n_public > 1 and enough else None
         for number in range(rounds):
@@ -577,7 +578,7 @@ class Unmask:
 
     @property
     def shares(self) -> bool:
-        """Whether there are public images to share."""
+        """Whether encryptions can share public images."""
         return self.now.n_public > 0
 
     def _round(self, second: bool, restart: bool) -> None:
@@ -611,7 +612,7 @@ class Unmask:
             self.cleaned += 1
 
     def _settled(self) -> bool:
-        """Whether the last round moved the images by less than half a level of their 8 bits, root mean square."""
+        """Whether the last round changed the images by less than half of one of 256 levels (root mean square)."""
         change = self.history[-1][1] - self.history[-2][1]
         square = mean_square(change.reshape(len(change), -1))
         return math.fsum(square) <= len(square) * _SETTLED**2
@@ -668,7 +669,7 @@ def solve(
 
 
 def decrypt(result: UnmaskResult) -> Float32:
-    """For each encryption the private image that the attack is surest of, on the 8-bit grid, (n, h, w, 3)."""
+    """For each encryption, the private image with the greatest confidence, on the 8-bit grid, (n, h, w, 3)."""
     strength = result.confidence * result.coefficient
     place = np.argmax(strength, axis=1)
     row = np.arange(len(place))

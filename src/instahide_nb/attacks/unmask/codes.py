@@ -1,14 +1,14 @@
-"""Which private images an encryption holds, and with which coefficients: sparse codes under constraints.
+"""Which private images an encryption contains, and with which coefficients: sparse codes under constraints.
 
-A row, with its mask lifted, is ``x = sum_j a_j P_j + e``: p centred images P, coefficients a_j >= 0, and a residual e
-with the covariance of public images. The whitened squared residual falls by twice
+A row without its mask is ``x = sum_j a_j P_j + e``: p centred images P, coefficients a_j >= 0, and a residual e with
+the covariance of public images. The code reduces the whitened squared residual by twice
 
     gain = sum_j a_j <x, P_j> - 1/2 sum_jk a_j a_k <P_j, P_k>.
 
-Each of the p places is chosen in turn, given the others (matching pursuit with re-choice), as far as classes, sums of
-coefficients and epochs allow. The same holds of edge energies (`edges`). An image fitted to a row resembles it, so each
-row is compared with the images as they would be without it: P_j - t_j r, with r the row's residual and
-t_j = influence_j / (1 - leverage).
+The image in each of the p places is chosen in turn, given the others (matching pursuit with replacement), as far as
+classes, sums of coefficients and epochs allow. Edge energies are coded in the same way (`edges`). An image that was
+fitted to a row resembles it. Each row is therefore compared with the images as they would be without it: P_j - t_j r,
+with r the row's residual and t_j = influence_j / (1 - leverage).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from instahide_nb.core.arrays import Bool, Float32, Float64, Int64
 from instahide_nb.core.threads import in_blocks
 
 Rows = Callable[[slice | Int64], Float32]
-"""Some rows (m, channels, h, w), centred: a function, so that all rows need not be in memory at once."""
+"""Returns some centred rows (m, channels, h, w), so that not all rows need be in memory at once."""
 
 _SWEEPS = 3  # over the places of a row
 _BLOCK = 1000  # rows at a time
@@ -35,14 +35,14 @@ _BLOCK = 1000  # rows at a time
 
 @dataclass(frozen=True)
 class Codes:
-    """Images and coefficients of each row, and what they explain."""
+    """Images and coefficients of each row, and the gain in log-likelihood."""
 
     mixtures: Mixtures  # the largest coefficient first
-    gain: Float64  # (n,): log-likelihood above that of no private image at all
-    score: Float32  # (n, p, N): the gain with each image in each place, beside the images in the others
+    gain: Float64  # (n,): log-likelihood minus that without private images
+    score: Float32  # (n, p, N): the gain with each image in each place, given the images in the others
 
     def margin(self) -> Float32:
-        """Gain above that with the next best image in each place, float32 (n, p)."""
+        """Gain minus the gain with the next best image in each place, float32 (n, p)."""
         other = self.score.copy()
         np.put_along_axis(other, self.mixtures.assignment[:, :, None] % other.shape[2], np.float32(-1e30), axis=2)
         return np.minimum(self.gain[:, None] - other.max(axis=2), 1e6).astype(np.float32)
@@ -50,7 +50,7 @@ class Codes:
 
 @numba.njit(cache=True, nogil=True)
 def _solve_positive(gram: Float64, right: Float64, size: int, out: Float64, lower: Float64, on: Int64) -> int:
-    """Minimise a'Ga/2 - c'a over a >= 0: the most negative value is dropped until none is; returns how many stay."""
+    """Minimise a'Ga/2 - c'a, setting the most negative value to zero until none is negative; returns how many stay."""
     work = np.empty(size)
     for u in range(size):
         on[u], out[u] = u, 0.0
@@ -274,7 +274,7 @@ def _code_rows(
 
 @dataclass(frozen=True)
 class Products:
-    """Whitened products of rows and images, and what the images were fitted to."""
+    """Whitened products of rows and images, and the fit that the images are from."""
 
     product: Float64  # (n, N)
     gram: Float64  # (N, N)
@@ -298,7 +298,7 @@ def products(rows: Rows, square: Float64, image: Float32, local: Smoothness, fit
 def product_table(rows: Float32, local: Smoothness) -> Float32:
     """Whitened products of all pairs of rows (n, channels, h, w), float32 (n, n), symmetric.
 
-    A local filter is not quite symmetric; its two orders are taken as equal, which halves the work.
+    The local filter is not quite symmetric. Treating it as symmetric halves the work.
     """
     flat = np.ascontiguousarray(rows).reshape(len(rows), -1)
     left, left_scale = integers(flat)
@@ -362,7 +362,7 @@ def code(found: Products, known: Known, assignment: Int64 | None = None) -> Code
 
 
 def assign_epochs(score: Float32, scale: Float32, n_images: int) -> Int64:
-    """Images of each row so that every image stands p times in each block of N rows and scores are largest."""
+    """Images of each row that maximise the scores, each image p times in each block of N rows."""
     from scipy.optimize import linear_sum_assignment
 
     n, places, _ = score.shape
@@ -381,7 +381,7 @@ def assign_epochs(score: Float32, scale: Float32, n_images: int) -> Int64:
 
 
 def code_epochs(found: Products, known: Known, scale: Float32, times: int = 1) -> Codes:
-    """Sparse codes, then every image p times in each epoch where there are epochs."""
+    """Sparse codes; if there are epochs, with every image p times in each."""
     codes = code(found, known)
     for _ in range(times if known.epochs else 0):
         codes = code(found, known, assign_epochs(codes.score, scale, known.n_images))

@@ -1,10 +1,10 @@
-"""Codes of images that are augmented anew in each epoch: which images each row holds, and which windows of them.
+"""Codes of images that are augmented anew in each epoch: which images each row contains, and which windows of them.
 
-Each place of a row is compared with all windows of all images, given the other places. In an epoch an image shows one
-window in all its places: the strongest of them decides which.
+Each place of a row is compared with all windows of all images, given the other places. In an epoch, all places of an
+image have the same window: the one with the largest sum of gains over these places.
 
-The first codes come from edge energies. Strong rows of one class are compared with each other at all shifts, by fast
-Fourier transforms of energies rounded to whole numbers, so that rounding makes the correlations exact. Clusters of
+The first codes come from edge energies. Rows in which one image dominates are compared at all shifts, by fast Fourier
+transforms of energies rounded to integers, so that the correlations can be rounded to their exact values. Clusters of
 rows give the first energies of images, on canvases that are larger than needed until views show where an image lies.
 """
 
@@ -27,13 +27,13 @@ from instahide_nb.core.arrays import Bool, Float, Float32, Float64, Int64
 from instahide_nb.core.threads import in_blocks
 from instahide_nb.scheme.views import PAD
 
-_STRONG = 0.3  # of the rows, from which the first images are clustered
-_REACH = 2 * PAD  # two windows of an image are so far apart at most
-_SLACK = 2  # places beyond all views, while it is not known where an image lies
-_LEVELS = 127.0  # of energies that are compared
-_PULL = 0.1  # of energies to zero, as in `edges`
+_STRONG = 0.3  # share of the rows from which the first clusters are formed
+_REACH = 2 * PAD  # largest distance of two windows of an image, along an axis
+_SLACK = 2  # extra positions beyond all views, as long as the position of an image is unknown
+_LEVELS = 127.0  # largest integer to which compared energies are rounded
+_PULL = 0.1  # ridge of energies towards zero, as in `edges`
 _WIDE, _NARROW = 3, 2  # rounds of energies and codes, with slack and without
-_TIES = 2  # rounds in which the places of an image in an epoch agree on its window
+_TIES = 2  # times that the common window of an image in an epoch is chosen anew
 _IMPOSSIBLE = np.float32(-1e30)
 
 
@@ -48,19 +48,19 @@ def _dots(a: Float32, b: Float32) -> Float64:
 class _Places:
     """All places of all rows: place s of row i is i p + s. Arrays are (n p,) or (n p, classes)."""
 
-    white: Float32  # (n p, d): whitened rows x less their other places
+    white: Float32  # (n p, d): whitened rows x minus the images in their other places
     held: Int64  # candidate so far, or -1
     # Without the row, the image P held would be P - t r, with r the residual of the row:
     less: Float64  # by how much <x, P> would be smaller
     shorter: Float64  # and <P, P>
     allowed: Bool  # classes that may stand there
-    most: Float64  # the coefficient that other places leave to a class
-    fixed: Bool  # whether it is exactly that
+    most: Float64  # largest coefficient of a class, given those of other places
+    fixed: Bool  # whether the coefficient must equal it
 
 
 @dataclass(frozen=True)
 class Coder:
-    """What finds the codes of rows (n, planes, h, w): their windows, and how rows are compared."""
+    """Finds the codes of rows (n, planes, h, w)."""
 
     known: Known
     windows: Windows
@@ -267,7 +267,7 @@ def first_codes(edges: Edges) -> tuple[Codes, Edges]:
     one[np.arange(len(rows)), of] = True
     strong = Known(1, known.image_class[:n_images], one, np.where(one, share[rows], 0))
     like, move = _alike(edges, rows, of, planes, reach, flips)
-    chance = np.float32(min(np.median(like[like > 0]), 0.9))
+    chance = np.float32(min(float(np.median(like[like > 0])), 0.9))
     mixtures = clusters((like - chance) / (1 - chance), strong)
     held, view = mixtures.assignment, np.zeros((len(rows), 1, 3), np.int64)
     for image in range(n_images):

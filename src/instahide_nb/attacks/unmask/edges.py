@@ -1,10 +1,10 @@
-"""What a sign mask cannot hide: the energy of edges, and the first codes that follow from it.
+"""Edge energies, which do not depend on the mask, and the first codes that follow from them.
 
-Neighbouring pixels of a natural image mostly have the same sign, so the difference of their absolute values is that of
-the pixels, up to its sign. The whitened energy of such differences is close to a mixture of the energies of the private
-images: these follow from codes by least squares, and codes from them (`codes`). The start is clusters of encryptions
-that resemble each other. An image of little worth is started anew from rows whose residuals resemble each other.
-Without a mask the images themselves serve as features.
+Neighbouring pixels of a natural image mostly have the same sign. The difference of their absolute values is then that
+of the pixels, up to its sign. The whitened energy of such differences is close to a mixture of the energies of the
+private images. Given codes, least squares gives these energies; given the energies, `codes` finds codes. The first
+codes come from clusters of similar encryptions. An image that hardly improves the fit is replaced by one from rows
+whose residuals are similar. Without a mask, the values of the encryptions themselves are the features.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from instahide_nb.attacks.unmask.windows import EDGE_PLANES, image_of
 from instahide_nb.core.arrays import Float32, Float64, Int64
 from instahide_nb.core.threads import in_blocks
 
-_COUNTED = 3000  # rows whose similarities count the images
-_STEEP = 1.2  # exponent of the fall of their eigenvalues at that number; less does not stand out
+_COUNTED = 3000  # rows from whose similarities the images are counted
+_STEEP = 1.2  # least exponent with which their eigenvalues fall at that number
 _TOGETHER = 5000  # rows compared with each other: bounds the memory at 0.5 GB
-_LEAST = 8  # rows of a cluster of a fair size
-_CUTS = np.arange(70, 98) / 100  # distances at which the tree is tried
-_FIRST_FITS, _FITS = 4, 3  # in turn with codes, at first and after images were restarted
-_RESTARTS = 12  # at most so many times
-_GROUP = 15  # rows from which an image is restarted
-_MANY_PLACES = 3  # private images of a row above which epochs add nothing to codes of edges
-_PULL = 0.1  # of edge energies to zero, as a share of the mean diagonal: few rows hold an image
-_SAMPLE = 1000  # encryptions whose covariance is taken
+_LEAST = 8  # rows of a cluster of plausible size
+_CUTS = np.arange(70, 98) / 100  # distances at which cutting the tree is tried
+_FIRST_FITS, _FITS = 4, 3  # alternations of fit and codes, at first and after images were replaced
+_RESTARTS = 12  # most rounds in which images are replaced
+_GROUP = 15  # rows from which an image is started anew
+_MANY_PLACES = 3  # with more private images per row than this, epochs do not improve codes of edges
+_PULL = 0.1  # ridge of edge energies towards zero, as a share of the mean diagonal: few rows contain an image
+_SAMPLE = 1000  # encryptions from which the covariance is estimated
 _ROWS, _COLUMNS = 100, 256  # at a time
 
 
 def edge_energies(encryption: Float32, squares: bool = False, even: bool = False) -> Float32:
     """Energy of four local differences of absolute values, summed over channels, float32 (n, 4, h-1, w-1).
 
-    To the right, down, and along both diagonals (these divided by sqrt 2). With `squares` the energies stay squared,
-    and the square of each value follows: (n, 4 + channels, h-1, w-1). `even`: what belongs to one column is the mean
-    of two, so that a mirror image has the energies of the image in a mirror (:mod:`.windows`).
+    To the right, down, and along both diagonals (these divided by sqrt 2). With `squares`, no square root is taken, and
+    the square of each value is added as further planes: (n, 4 + channels, h-1, w-1). With `even`, planes that depend on
+    one column are averaged over two, so that mirroring an image mirrors its energies (:mod:`.windows`).
     """
     n, h, w, channels = encryption.shape
     out = np.zeros((n, 4 + channels * squares, h - 1, w - 1), np.float32)
@@ -84,7 +84,7 @@ def edge_energies(encryption: Float32, squares: bool = False, even: bool = False
 def edge_features(encryption: Float32, squares: bool = False, even: bool = False) -> Float32:
     """Edge energies (n, planes, h-1, w-1) standardised over the set at each place, then within each encryption.
 
-    So a product of two rows over their size is a correlation.
+    The product of two rows, divided by their size, is therefore a correlation.
     """
     energy = edge_energies(encryption, squares, even)
     table = energy.reshape(len(energy), -1)
@@ -110,7 +110,7 @@ def edge_features(encryption: Float32, squares: bool = False, even: bool = False
 def edge_filter(feature: Float32, ridge: float = 0.3) -> Smoothness:
     """The whitening filter of edge features (n, planes, h, w), from their own autocovariance.
 
-    `ridge` is the white noise added to the covariance, as a share of its diagonal; 0.1 and 1 serve as well.
+    `ridge` is the white noise added to the covariance, as a share of its diagonal; 0.1 and 1 work as well.
     """
     planes = feature.shape[1]
     moments = Moments(np.zeros(planes, np.float32), autocovariance(feature[:_SAMPLE], tapered=True))
@@ -125,7 +125,7 @@ class Edges:
     feature: Float32  # (n, planes, h, w)
     local: Smoothness
     square: Float64  # (n,): whitened squared length of each encryption's features
-    planes: Int64 | None = None  # their order in a mirror, where it changes
+    planes: Int64 | None = None  # order of the planes after mirroring; None if unchanged
 
     def fit(self, mixtures: Mixtures) -> Fit:
         """Features of the images by least squares."""
@@ -139,13 +139,13 @@ class Edges:
         return products(self.feature.__getitem__, self.square, fitted.image, self.local, fitted)
 
     def codes(self, found: Products) -> Codes:
-        """Codes of all encryptions; images of many places are not matched to epochs."""
+        """Codes of all encryptions; epochs are not used for many private images per row."""
         if self.known.per_row > _MANY_PLACES:
             return code(found, self.known)
         return code_epochs(found, self.known, np.ones(len(self.feature), np.float32))
 
     def explain(self, mixtures: Mixtures, times: int) -> tuple[Codes, Products]:
-        """Fit features of images to codes and codes to features, in turn; the products are those of the last codes."""
+        """Estimate features of images and codes in turn; returns the last codes and the products they came from."""
         for _ in range(times):
             found = self.products(mixtures)
             codes = self.codes(found)
@@ -153,7 +153,7 @@ class Edges:
         return codes, found
 
     def part(self, rows: slice) -> Edges:
-        """The same for some rows, whole epochs."""
+        """The edges of some rows, which must be whole epochs."""
         known, feature, square = self.known.part(rows), self.feature[rows], self.square[rows]
         return replace(self, known=known, feature=feature, square=square)
 
@@ -167,7 +167,7 @@ def edges_of(encryption: Float32, known: Known, squares: bool) -> Edges:
 
 
 def similarity(table: Float32) -> Float32:
-    """Correlations from products of all pairs, never above 1 by a rounding; 1 on the diagonal."""
+    """Correlations from products of all pairs, clipped to -1 .. 1; 1 on the diagonal."""
     length = np.sqrt(np.maximum(np.diagonal(table), np.float32(1e-9)))
     out: Float32 = np.divide(table, length[:, None], dtype=np.float32)
     out /= length
@@ -179,9 +179,9 @@ def similarity(table: Float32) -> Float32:
 def count_images(edges: Edges) -> int | None:
     """Estimate how many private images there are from the spectrum of the similarities of up to 3,000 rows.
 
-    Each image adds one large eigenvalue, so eigenvalues fall steepest, on logarithmic scales, a few places before the
-    N-th. The answer is a divisor of the number of rows close above; None where no place stands out. The last bits of
-    LAPACK's eigenvalues do not move a whole number.
+    Each image adds one large eigenvalue. On logarithmic scales, eigenvalues therefore fall steepest a few places before
+    the N-th. The estimate is the nearest divisor of the number of rows; None if no fall is steep enough. It is an
+    integer, which the last bits of LAPACK's eigenvalues do not change.
     """
     some = edges.part(slice(0, _COUNTED))
     value = np.linalg.eigvalsh(similarity(product_table(some.feature, some.local)).astype(np.float64))[::-1]
@@ -196,9 +196,9 @@ def count_images(edges: Edges) -> int | None:
 
 
 def clusters(table: Float32, known: Known) -> Mixtures:
-    """Groups of encryptions that resemble each other, the largest of each class: at most one image a row.
+    """Clusters of similar encryptions, the largest of each class, as mixtures of at most one image per row.
 
-    Rows that share no class are kept apart.
+    Rows that share no class are never in one cluster.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
@@ -232,7 +232,7 @@ def clusters(table: Float32, known: Known) -> Mixtures:
 
 
 def worth(codes: Codes) -> Float64:
-    """What the rows would lose without each image, float64 (N,): each of them takes its next best image instead."""
+    """Log-likelihood that would be lost without each image, float64 (N,), if its rows took their next best images."""
     loss = np.maximum(codes.margin().astype(np.float64), 0)
     out = np.zeros(codes.mixtures.n_images)
     np.add.at(out, codes.mixtures.assignment.ravel(), loss.ravel())
@@ -280,17 +280,17 @@ def residual_kernel(table: Float32, codes: Codes, found: Products) -> Float32:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows whose residuals resemble each other."""
+    """Rows whose residuals are similar."""
 
     rows: Int64  # (m,)
-    strength: Float32  # (m,): coefficients of what they share
-    worth: float  # what it would explain of all rows
+    strength: Float32  # (m,): coefficients of the image that they share
+    worth: float  # log-likelihood that this image would add, over all rows
 
 
 def groups_of(table: Float32, many: int, size: int = _GROUP, rounds: int = 4, spread: int = 2) -> list[Group]:
-    """Groups of rows whose residuals correlate, from their products; those worth most first.
+    """Groups of rows whose residuals correlate, from products of residuals; the most valuable groups first.
 
-    The `spread` times `size` rows that resemble a group most begin no other.
+    The `spread` times `size` rows that are most similar to a group do not start another one.
     """
     size = min(size, max(2, len(table) // 4))
     length = np.sqrt(np.maximum(np.diagonal(table), np.float32(1e-6)))
@@ -331,7 +331,7 @@ def _column_sums(table: Float32, rows: Int64) -> Float64:
 def restart(mixtures: Mixtures, image: int, group: Group, known: Known) -> Mixtures:
     """Begin an image anew in the rows of a group.
 
-    It takes the place of the image that most of them hold, or else of the weakest.
+    It replaces the image that most of these rows contain or, if there is none, the one with the smallest coefficient.
     """
     held, share = mixtures.assignment.copy(), mixtures.coefficient.copy()
     own = image_of(held, known.n_images) == image

@@ -1,11 +1,12 @@
-"""Images of which each row holds a window: the linear model of images that are cropped anew in each epoch.
+"""The linear model of augmented images, of which each row contains a window.
 
-On its canvas an image has a black border of 4 pixels. View (dy, dx, flip) is the window at dy, dx, mirrored if flip is
-1, and row i is ``x_i = sum_s a_is V_is P_is + rest``. Candidate v N + j is view v of image j.
+The *canvas* of an image is the image with a black border of 4 pixels. View (dy, dx, flip) is the window at dy, dx of
+the canvas, mirrored if flip is 1. Row i is ``x_i = sum_s a_is V_is P_is + rest``. Candidate v N + j is view v of image
+j.
 
 Without signs, images follow by generalised approximate message passing (Rangan, ISIT 2011; for magnitudes Schniter and
 Rangan, IEEE Trans. Signal Processing 63, 2015). Rows with an uncertain prediction say little about signs. The sign of
-the border is known, and certainty grows from it through all images. Sums run in a fixed order.
+the border is known, and certainty spreads from it through all images. Sums run in a fixed order.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _FRESH, _HALF = np.float32(0.7), np.float32(0.5)  # of messages and of images, i
 
 
 EDGE_PLANES = np.array([0, 1, 3, 2, 4, 5, 6])
-"""Planes of edge energies in a mirror: the two diagonals change places."""
+"""Order of the planes of edge energies after mirroring: the two diagonals change places."""
 
 
 def view_table(augment: str) -> Int64:
@@ -39,12 +40,12 @@ def view_table(augment: str) -> Int64:
 
 
 def image_of(assignment: Int64, n_images: int) -> Int64:
-    """The images that candidates show, -1 where unknown."""
+    """The images of candidates, -1 where unknown."""
     return np.where(assignment < 0, -1, assignment % n_images)
 
 
 def both_ways(mixtures: Mixtures) -> Mixtures:
-    """The mixtures of all rows, then those of the same rows in a mirror."""
+    """The mixtures of all rows, then those of the mirrored rows."""
     held, n = mixtures.assignment, mixtures.n_images
     turned = np.where(held < 0, -1, (held + n // 2) % n)
     share = np.concatenate([mixtures.coefficient, mixtures.coefficient])
@@ -95,10 +96,10 @@ def _dot(a: Float32, b: Float32) -> float:
 
 @dataclass(frozen=True)
 class Windows:
-    """Which windows rows hold."""
+    """The windows of rows."""
 
     views: Int64  # (V, 3)
-    planes: Int64  # order of the planes in a mirror
+    planes: Int64  # order of the planes after mirroring
 
     def mix(self, canvas: Float, held: Int64, share: Float, shape: tuple[int, ...]) -> Float32:
         """``sum_s a_is V_is P_is`` (n, planes, *shape) for canvases (N, planes, H, W), candidates and shares (n, p)."""
@@ -126,10 +127,10 @@ class Windows:
         start: Float32,
         ridge: float,
     ) -> Float32:
-        """Canvases by least squares from rows (n, planes, h, w), by steps from `start`.
+        """Canvases by least squares from rows (n, planes, h, w), by conjugate gradients from `start`.
 
         `ridge` is the weight of the pull to `centre`, as a share of the mean diagonal of the normal matrix. Pixels that
-        are infinite in `centre` are left as they are. `weight` may be a function: Q times some columns of rows.
+        are infinite in `centre` are left as they are. `weight` may be a function that multiplies columns of rows by Q.
         """
         held, share, shape = mixtures.assignment, mixtures.coefficient, rows.shape[2:]
         free = np.isfinite(centre)
