@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,7 +25,6 @@ from instahide_nb.attacks.carlini.attack import run_v2
 from instahide_nb.attacks.mixtures import Mixtures, predictions
 from instahide_nb.attacks.result import on_the_grid
 from instahide_nb.attacks.unmask.attack import Settings, Unmask, decrypt, prior_scale, solve
-from instahide_nb.attacks.unmask.edges import overlap
 from instahide_nb.challenge.build import Challenge, build_challenge
 from instahide_nb.core.arrays import Float32, Int64, UInt8
 from instahide_nb.core.params import GenDataParams
@@ -243,7 +243,8 @@ def _measure(table: str, name: str, base: Parameters, attacker: str) -> dict[str
     if answer.assignment is not None:
         number = np.empty(len(place), np.int64)
         number[place] = np.arange(len(place))
-        measured["right"] = float(overlap(number[answer.assignment], secret.pair).mean() / secret.pair.shape[1])
+        rows = zip(number[answer.assignment].tolist(), secret.pair.tolist(), strict=True)
+        measured["right"] = sum((Counter(a) & Counter(b)).total() for a, b in rows) / secret.pair.size
     return measured | ({} if answer.own is None else {"own": answer.own})
 
 

@@ -179,11 +179,9 @@ def own_report(result: AttackResult) -> str:
     ]
     if details.get("seed") is not None:
         lines.append(f"seed {details['seed']}")
-    shares = {
-        "estimated_slot_accuracy": "private images identified, by its own estimate",
-        "agreement_with_edges": "confirmed by edges alone",
-    }
-    lines += [f"{text}: {100 * details[name]:.1f} %" for name, text in shares.items() if details.get(name) is not None]
+    if "estimated_slot_accuracy" in details:
+        right = f"{100 * details['estimated_slot_accuracy']:.1f} %"
+        lines.append(f"private images identified, by its own estimate: {right}")
     return "\n".join(lines or ["nothing to report"])
 
 

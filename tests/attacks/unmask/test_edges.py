@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from dead_leaves import dead_leaves
@@ -17,7 +19,7 @@ from instahide_nb.attacks.unmask.edges import (
     edge_filter,
     first_codes,
     groups_of,
-    overlap,
+    margins,
     residual_kernel,
     restart,
     similarity,
@@ -66,7 +68,8 @@ def right(true: Mixtures, found: np.ndarray) -> float:
     a, b = linear_sum_assignment(-table)
     name[b] = a
     renamed = np.where(found >= 0, name[found], -1)
-    return overlap(renamed, true.assignment).sum() / (found >= 0).sum()
+    rows = zip(renamed.tolist(), true.assignment.tolist(), strict=True)
+    return sum((Counter(a) & Counter(b)).total() for a, b in rows) / (found >= 0).sum()
 
 
 def test_products_are_those_of_whitened_rows() -> None:
@@ -104,3 +107,17 @@ def test_an_image_of_no_worth_is_restarted_where_residuals_agree() -> None:
     assert max(shared) > 0.8, "image 0 stands for both: the residuals of either resemble each other"
     again, _ = edges.explain(restart(codes.mixtures, 5, group, edges.known), 3)
     assert right(true, again.mixtures.assignment) > 0.9
+
+
+def test_edges_speak_against_wrong_images() -> None:
+    edges, true = planted(0.3)
+    rng = np.random.default_rng(1)
+    wrong = rng.random(len(true.assignment)) < 0.2
+    held = true.assignment.copy()
+    held[wrong, 1] = (held[wrong, 1] + rng.integers(1, 6, wrong.sum())) % 6
+    found = margins(edges, Mixtures(held, true.coefficient, 6))
+    distinct = held[:, 0] != held[:, 1]
+    assert (found[~wrong & distinct] > 0).mean() > 0.95
+    assert (found[wrong & distinct, 1] < 0).mean() > 0.9
+    swapped = Mixtures(held[:, ::-1], true.coefficient[:, ::-1], 6)
+    np.testing.assert_allclose(margins(edges, swapped)[distinct, ::-1], found[distinct], rtol=1e-4, atol=1e-3)

@@ -60,6 +60,7 @@ _GRACE = 2  # rounds that a restarted image has before it is judged
 _CLEANED = 0.07  # least standard deviation of the first images at which a network cleans images; near T = 40
 _CERTAIN = 10  # rows per image that the first images need
 _GROUP, _STRENGTH = 30, 0.35  # rows from which an image is restarted, and its coefficient in them
+_CONTRADICTIONS = 5  # mean contradictions of edges that make an image as likely right as wrong
 
 
 @dataclass(frozen=True)
@@ -295,10 +296,10 @@ class Estimates:
         median = np.array([np.median(margin[held == j]) if (held == j).any() else 0.0 for j in range(len(age))])
         typical = float(np.median(median))
         poor = np.flatnonzero((median < _WORTHLESS * typical) & (age > _GRACE))
-        if len(poor) == 0:
-            return 0
         theirs = np.isin(held, poor)
         rows = np.flatnonzero(theirs.any(axis=1))
+        if len(rows) <= 2 * _GROUP:  # none, where no row holds a poor image
+            return 0
         before, candidates = self.mixtures, self.mixtures.n_images
         without = Mixtures(np.where(theirs, -1, before.assignment), before.coefficient, candidates)
         self.mixtures = without
@@ -394,6 +395,26 @@ def scaled(mixtures: Mixtures, known: Known, law: Float64, n_public: int) -> Mix
     by_sum = known.share is not None or not n_public
     by = scales_by_sum(images, known) if by_sum else scales_by_law(images, law)
     return Mixtures(mixtures.assignment, mixtures.coefficient * by[held], mixtures.n_images)
+
+
+def share_right(known: Known, margin: Float32, by_edges: Float64 | None) -> float:
+    """Estimate the share of images that are right from their margins (n, p) and those of `edges.margins`.
+
+    Images are fitted to signs that follow from them, so margins are too large, and much too large where encryptions are
+    few. Then edges contradict often and strongly: their mean contradiction is the unit of both margins. Without any
+    margin an image is right by chance. With views edges are not compared, and margins count as they are.
+    """
+    if by_edges is None:
+        u = margin.astype(np.float64) / 2
+        right = 0.5 + 0.5 * u / np.sqrt(1 + u * u)
+    else:
+        against = math.fsum(np.maximum(-by_edges, 0).ravel().tolist()) / by_edges.size
+        both = np.maximum(margin, 0) + np.maximum(by_edges, 0)
+        square = (both / (_CONTRADICTIONS * max(against, 1e-9))) ** 2
+        candidates = (known.present * np.bincount(known.image_class, minlength=known.present.shape[1])).sum(axis=1)
+        wrong = 1 - known.present.sum(axis=1) / candidates  # each class has a place
+        right = 1 - wrong[:, None] / (1 + square)
+    return round(math.fsum(right.ravel().tolist()) / right.size, 4)
 
 
 def _check(release: Release, public: npt.NDArray[np.uint8]) -> None:
@@ -623,10 +644,8 @@ class Unmask:
     def result(self) -> UnmaskResult:
         """What was found."""
         now, confidence = self.now, self.codes.margin()
-        u = confidence / np.float32(2)
-        correct = np.float32(0.5) * (np.float32(1) + u / np.sqrt(np.float32(1) + u * u))
         with self.watch.stage("second opinion"):
-            agreement = None if now.known.views is not None else edges.agreement(self.energies, now.mixtures)
+            by_edges = edges.margins(self.energies, now.mixtures) if now.known.views is None else None
         stages = [name for name, _ in self.history]
         views = view_table("none") if now.known.views is None else now.known.views
         return UnmaskResult(
@@ -645,8 +664,7 @@ class Unmask:
                 "stages": stages,
                 "epochs": now.known.epochs,
                 "cleaned_rounds": self.cleaned,
-                "estimated_slot_accuracy": round(float(correct.astype(np.float64).sum() / correct.size), 4),
-                "agreement_with_edges": agreement,
+                "estimated_slot_accuracy": share_right(now.known, confidence, by_edges),
             },
         )
 

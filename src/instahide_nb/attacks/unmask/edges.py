@@ -385,28 +385,14 @@ def first_codes(edges: Edges) -> tuple[Codes, Edges]:
     return edges.explain(edges.codes(rest).mixtures, 1)[0], edges
 
 
-def overlap(a: Int64, b: Int64) -> Int64:
-    """How many images of each row of `a` (n, p) stand in the same row of `b`, counted with their number, int64 (n,).
+def margins(edges: Edges, mixtures: Mixtures) -> Float64:
+    """By how much edge energies alone prefer each image to the next best in its place, float64 (n, p).
 
-    Examples
-    --------
-    >>> overlap(np.array([[1, 1, 2]]), np.array([[2, 1, 3]])).tolist()
-    [2]
+    The signs follow from the images they are judged by; edges know no sign. Coefficients are free: a known sum would
+    force that of a wrong image on every other.
     """
-    b, out = b.copy(), np.zeros(len(a), np.int64)
-    for j in range(a.shape[1]):
-        same = b == a[:, j : j + 1]
-        hit = same.any(axis=1)
-        place = same.argmax(axis=1)
-        b[hit, place[hit]] = -2
-        out += hit
+    free = code(edges.products(mixtures), replace(edges.known, share=None), mixtures.assignment)
+    mine, theirs = (np.argsort(held, axis=1, kind="stable") for held in (mixtures.assignment, free.mixtures.assignment))
+    out = np.empty(mine.shape)
+    np.put_along_axis(out, mine, np.take_along_axis(free.margin(), theirs, axis=1).astype(np.float64), axis=1)
     return out
-
-
-def agreement(edges: Edges, mixtures: Mixtures) -> float:
-    """Share of places for which edge energies alone, which know no sign, choose the image that stands there.
-
-    The attack's own estimate of places right trusts the signs that follow from the images it judges; this does not.
-    """
-    again = edges.codes(edges.products(mixtures)).mixtures.assignment
-    return round(float(overlap(mixtures.assignment, again).sum() / again.size), 4)
