@@ -10,6 +10,7 @@ from dead_leaves import dead_leaves
 from scipy.optimize import linear_sum_assignment
 
 from instahide_nb.attacks.mixtures import Mixtures
+from instahide_nb.attacks.unmask.attack import share_right
 from instahide_nb.attacks.unmask.codes import product_table, square_lengths
 from instahide_nb.attacks.unmask.constraints import Known
 from instahide_nb.attacks.unmask.edges import (
@@ -109,7 +110,7 @@ def test_an_image_of_no_worth_is_restarted_where_residuals_agree() -> None:
     assert right(true, again.mixtures.assignment) > 0.9
 
 
-def test_edges_speak_against_wrong_images() -> None:
+def test_edges_speak_against_wrong_images_however_sure_their_codes_are() -> None:
     edges, true = planted(0.3)
     rng = np.random.default_rng(1)
     wrong = rng.random(len(true.assignment)) < 0.2
@@ -121,3 +122,8 @@ def test_edges_speak_against_wrong_images() -> None:
     assert (found[wrong & distinct, 1] < 0).mean() > 0.9
     swapped = Mixtures(held[:, ::-1], true.coefficient[:, ::-1], 6)
     np.testing.assert_allclose(margins(edges, swapped)[distinct, ::-1], found[distinct], rtol=1e-4, atol=1e-3)
+    sure = np.full(held.shape, 50, np.float32)
+    own = [share_right(edges.known, sure, margin) for margin in (margins(edges, true), found)]
+    assert own[0] > 0.95
+    shifted = np.where(np.arange(len(held))[:, None] % 3 > 0, (held + 1) % 6, held)  # two of three rows are wrong
+    assert share_right(edges.known, sure, margins(edges, Mixtures(shifted, true.coefficient, 6))) < own[1] < own[0]

@@ -185,10 +185,6 @@ def test_published_scale_on_embedded_photographs(tmp_path: Path, each: int, leas
 def test_the_attack_knows_how_much_it_got_right(case: Case) -> None:
     own = case.result.details["estimated_slot_accuracy"]
     assert abs(own - right(case.challenge, case.result)) < 0.05
-    release = case.challenge.release
-    noise = np.random.default_rng(0).normal(0, 0.3, release.encryption[:160].shape).astype(np.float32)
-    result = solve(replace(release, encryption=noise, label=None), case.public, settings=Settings(shared_rounds=2))
-    assert result.details["estimated_slot_accuracy"] < 0.4
 
 
 def test_private_images_are_counted_where_nobody_said_how_many_there_are(case: Case) -> None:
