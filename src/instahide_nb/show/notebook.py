@@ -246,8 +246,13 @@ def edge_maps(walk: Unmask, *, rows: int = 10) -> UInt8:
     return _two_rows(to_pixels(2 * np.abs(walk.encryption[:rows]) - 1), maps)
 
 
+def _cropped(walk: Unmask) -> bool:
+    """Whether encryptions show images at different places, so that they cannot be compared pixel by pixel."""
+    return walk.now.mixtures.n_images > 2 * walk.now.known.n_images
+
+
 @_of_unmask
-def cluster_matrix(walk: Unmask) -> UInt8:
+def cluster_matrix(walk: Unmask) -> UInt8 | None:
     """Correlations of encryptions, sorted by their strongest image: bright squares are clusters.
 
     For each of the first 12 private images, the 12 encryptions with its largest coefficients are shown.
@@ -255,7 +260,9 @@ def cluster_matrix(walk: Unmask) -> UInt8:
     from instahide_nb.attacks.unmask.codes import product_table
     from instahide_nb.attacks.unmask.edges import similarity
 
-    held, share = walk.now.mixtures.assignment[:, 0], walk.now.mixtures.coefficient[:, 0]
+    if _cropped(walk):
+        return None
+    held, share = walk.now.mixtures.assignment[:, 0] % walk.now.known.n_images, walk.now.mixtures.coefficient[:, 0]
     order = np.argsort(-share, kind="stable")
     chosen = np.concatenate([order[held[order] == i][:12] for i in range(min(12, walk.now.known.n_images))])
     table = similarity(product_table(walk.energies.feature[chosen], walk.energies.local))
@@ -266,7 +273,7 @@ def cluster_matrix(walk: Unmask) -> UInt8:
 @_of_unmask
 def image_edges(walk: Unmask, *, images: int = 20) -> UInt8 | None:
     """Edge energies of private images, by least squares from those of the encryptions, before any sign is known."""
-    if walk.now.mixtures.n_images > 2 * walk.now.known.n_images:  # cropped
+    if _cropped(walk):
         return None
     energy = _energy(walk.energies.fit(walk.now.mixtures).image[:images])
     return contact_sheet(np.stack([_grey(one) for one in energy]))
