@@ -171,6 +171,9 @@ def test_explanations_are_none_where_there_are_no_stages(challenge: Challenge) -
     stages = "edge_maps cluster_matrix image_edges product_plot lifted_masks rounds predicted_public"
     assert [name for name in stages.split() if getattr(notebook, name)(None) is not None] == []
     assert notebook.rounds(lost) is notebook.answers(release, lost) is None
+    cropped = SimpleNamespace(mixtures=SimpleNamespace(n_images=81 * 7), known=SimpleNamespace(n_images=7))
+    walk = SimpleNamespace(now=cropped)
+    assert notebook.cluster_matrix(walk) is notebook.image_edges(walk) is None
     assert notebook.own_report(lost) == "generator not found: no seed"
     details = {"sign_errors": [[10, 0], [20, 1]], "seed": 7, "estimated_slot_accuracy": 0.5}
     history = {"history": [("one", result.recovered), ("two", result.recovered)]}
