@@ -1,4 +1,4 @@
-"""The house: which room may import which, how large it may be, what stays light, and versions that agree everywhere."""
+"""Which layer may import which, how large the package may be, what stays light, and versions that agree everywhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODULES = {
     for path in sorted(SOURCES.rglob("*.py"))
 }
 TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
-ROOMS = ("core", "scheme", "data", "challenge", "attacks", "evaluate", "show", "run")
+LAYERS = ("core", "scheme", "data", "challenge", "attacks", "evaluate", "show", "run")
 """Each imports only from those before it, and from itself."""
 
 HEAVY = {"numpy", "numba", "cv2", "scipy", "skimage", "matplotlib", "torch", "pandas", "dask", "pydantic"}
@@ -52,17 +52,17 @@ def reached(start: str, graph: dict[str, set[str]] = IMPORTS) -> set[str]:
     return seen
 
 
-def room(module: str) -> str:
+def layer(module: str) -> str:
     return module.split(".")[1]
 
 
-def test_each_room_imports_only_from_those_before_it() -> None:
-    assert {room(module) for module in MODULES if module != "instahide_nb"} == set(ROOMS)
+def test_each_layer_imports_only_from_those_before_it() -> None:
+    assert {layer(module) for module in MODULES if module != "instahide_nb"} == set(LAYERS)
     upward = {
         f"{module} -> {name}"
         for module in MODULES
         for name in IMPORTS[module] - {"instahide_nb"}
-        if ROOMS.index(room(name)) > ROOMS.index(room(module))
+        if LAYERS.index(layer(name)) > LAYERS.index(layer(module))
     }
     assert upward == set()
     assert IMPORTS["instahide_nb"] == set()
@@ -74,7 +74,7 @@ def test_the_house_is_small() -> None:
         assert sum(len(path.read_text().splitlines()) for path in (ROOT / folder).rglob("*.py")) <= most
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if room(m + ".") == "attacks"])
+@pytest.mark.parametrize("module", [m for m in MODULES if layer(m + ".") == "attacks"])
 def test_attacks_do_not_reach_the_secret_half(module: str) -> None:
     assert reached(module) & {"instahide_nb.challenge.secret", "instahide_nb.challenge.build"} == set()
     constants = [n.value for n in ast.walk(TREES[module]) if isinstance(n, ast.Constant)]

@@ -1,7 +1,7 @@
 """The InstaHide Challenge, reproducible: encryption, attacks and evaluation.
 
-Nothing heavy is imported here, so that the command line starts fast. Each folder is one room, and imports only from
-rooms before it in this list: `core`, `scheme`, `data`, `challenge`, `attacks`, `evaluate`, `show`, `run`.
+Nothing heavy is imported here, so that the command line starts fast. Each folder is one layer, and imports only from
+layers before it in this list: `core`, `scheme`, `data`, `challenge`, `attacks`, `evaluate`, `show`, `run`.
 """
 
 import os

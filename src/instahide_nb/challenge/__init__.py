@@ -1,1 +1,1 @@
-"""A challenge: building one, the public half (release) and the secret half."""
+"""A challenge and its two halves: the release, which is published, and the secret, which the organiser keeps."""

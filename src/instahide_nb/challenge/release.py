@@ -1,4 +1,4 @@
-"""The public half of a challenge: what an attacker is given.
+"""The release, the public half of a challenge: what an attacker is given.
 
 ``release/`` holds ``encryption.npy``, ``label.npy`` (unless labels are "none") and ``release.json``. The arrays alone,
 as the 2020 challenge published them, are a release too. Fields that ``release.json`` lacks have the values of 2020.

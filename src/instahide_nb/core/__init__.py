@@ -1,1 +1,1 @@
-"""Used by every room: errors, progress, threads, files, parameters and the folder of a run."""
+"""Used by every layer: errors, progress, threads, files, parameters and the folder of a run."""

@@ -54,14 +54,14 @@ def reproduce(
         list[str] | None,
         typer.Option(
             help="Attack to run; repeat it for several: unmask, prng-seed, prng-state, carlini-v2, carlini-v1, "
-            "the name of an entry point, or module:function."
+            "the name of an entry point, or module:function. By default the preset's own."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/PRESET by default.")] = None,
     parameter: Annotated[list[str] | None, typer.Option("-p", help="Set [notebook.]name=value.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the log.")] = False,
-    record: Annotated[bool, typer.Option("--record", help="Store the hashes as expected.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Make these the preset's expected hashes.")] = False,
 ) -> None:
     """Encrypt, attack and score a challenge, and verify the files.
 
@@ -100,12 +100,12 @@ def reproduce(
 def verify(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     regenerate: Annotated[bool, typer.Option("--regenerate", help="Rebuild the encryptions.")] = False,
-    record: Annotated[bool, typer.Option("--record", help="Store the hashes as expected.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Make these the preset's expected hashes.")] = False,
 ) -> None:
     """Compare a run's files with their hashes.
 
-    They are those of the run's manifest and the expected ones of its preset. With --regenerate, rebuilds the
-    encryptions from secret/ and compares every bit instead.
+    The hashes are those recorded in the run's manifest.json, and those that this package expects of an unchanged
+    preset. With --regenerate, rebuilds the encryptions from secret/ and compares every bit instead.
     """
     from instahide_nb.run import manifest
 

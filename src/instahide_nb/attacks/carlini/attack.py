@@ -38,7 +38,7 @@ _AGAIN = 300  # iterations of a descent from good images, which converges sooner
 
 
 def edge_similarity(release: Release, public: UInt8) -> Float32:
-    """Correlation of the whitened edge energies of all pairs of encryptions, as `unmask` compares them.
+    """Correlation of the whitened edge maps (square roots of edge energies) of all pairs of encryptions.
 
     The published similarity is a Wide ResNet 28-6, trained for ten GPU hours. This one needs no training and no public
     images. Returns float32 (n, n) in [-1, 1], symmetric, with 1 on the diagonal.
@@ -48,7 +48,7 @@ def edge_similarity(release: Release, public: UInt8) -> Float32:
 
 
 def with_coefficients(release: Release) -> Release:
-    """The release; if its labels only name classes, with coefficients from the codes of edges, scaled to their law."""
+    """The release; if its labels only name classes, with coefficients that `unmask` estimates from edges."""
     known, info = known_of(release), release.info
     if known.share is not None:
         return release

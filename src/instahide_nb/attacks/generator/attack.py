@@ -1,11 +1,11 @@
 """`prng-seed` and `prng-state`: decrypt a challenge by finding its random generator.
 
 After Carlini et al., "Is Private Learning Possible with Instance Encoding?" (arXiv 2011.05315), section 6. Whoever
-knows the generator can draw all pairs, coefficients and masks again; images follow by least squares. `prng-seed` tests
-all 2^32 seeds against the coefficients in the labels. `prng-state` solves for the state of the mask generator from mask
-bits that are almost certain: first from sums of neighbouring bits, then from the signs that `unmask` infers. If the
-generator was started from a seed, rewinding the state finds it. Otherwise private coefficients come from labels, public
-images or `unmask`.
+knows the generator can draw permutations, coefficients and masks again. Least squares then gives the images.
+`prng-seed` tests all 2^32 seeds against the coefficients in the labels. `prng-state` solves for the state of the mask
+generator from mask bits that are almost certain: first from sums of neighbouring bits, then from the signs that
+`unmask` infers. If the generator was started from a seed, rewinding the state finds it. Otherwise private coefficients
+come from labels, public images or `unmask`.
 """
 
 from __future__ import annotations
