@@ -70,12 +70,14 @@ def run_digests(preset: str, methods: Sequence[str], forms: bool) -> dict[str, s
 
 
 def other_forms(preset: dict[str, Any], release: Release, public: npt.NDArray[np.uint8]) -> dict[str, str]:
-    """What `unmask` finds from half of the encryptions alone, and from few encryptions of mirrored images."""
+    """What `unmask` finds from half of the encryptions alone, and from few encryptions of augmented images."""
     half = release.info.encryptions_per_image // 2
     info = release.info.changed(encryptions_per_image=half)
     alone = replace(release, encryption=release.encryption[: half * info.n_private], label=None, info=info)
-    mirrored = GenDataParams(**preset | {"augment": "flip", "encryptions_per_image": 10})
-    forms = {"without labels": alone, "few and mirrored": build_challenge(mirrored).release}
+    forms = {"without labels": alone}
+    for augment in ("flip", "crop_flip"):
+        few = GenDataParams(**preset | {"augment": augment, "encryptions_per_image": 10})
+        forms[f"few, {augment}"] = build_challenge(few).release
     found = {}
     for form, own in forms.items():
         with one_blas_thread():  # as run_attack does: threads of OpenBLAS wait for each other
@@ -83,7 +85,7 @@ def other_forms(preset: dict[str, Any], release: Release, public: npt.NDArray[np
         for name in ("recovered", "assignment", "signed", "confidence"):
             array = np.ascontiguousarray(getattr(result, name))
             found[f"unmask {form}, {name}"] = hashlib.sha256(array.tobytes()).hexdigest()
-    assert result.details["cleaned_rounds"]
+        assert bool(result.details["cleaned_rounds"]) == (own is not alone)
     return found
 
 
