@@ -1,4 +1,4 @@
-"""The tables of docs/unmask.md and docs/unmask_more.md: what the attack reaches, and what each of its parts adds.
+"""The tables of unmask.md, unmask_more.md and augmentation.md in docs: what the attack and each of its parts reach.
 
 ``python benchmarks/unmask_tables.py reach --private FILE.npz --public FOLDER --attacker FOLDER --seeds 1 2 3`` makes a
 challenge for each row and seed, attacks it, and scores it. Results are kept in docs/unmask.json, so that a run can be
@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import pandas
 from bench import DOCS, in_a_process
 from matplotlib.figure import Figure
 
-from instahide_nb.attacks.carlini.attack import run_v2
-from instahide_nb.attacks.mixtures import Mixtures, predictions
-from instahide_nb.attacks.result import on_the_grid
+from instahide_nb.attacks.carlini.attack import run_v1, run_v2
+from instahide_nb.attacks.mixtures import Mixtures
+from instahide_nb.attacks.result import AttackResult
+from instahide_nb.attacks.unmask import crops, edges
 from instahide_nb.attacks.unmask.attack import Settings, Unmask, decrypt, prior_scale, solve
+from instahide_nb.attacks.unmask.codes import Codes
+from instahide_nb.attacks.unmask.windows import view_table
 from instahide_nb.challenge.build import Challenge, build_challenge
 from instahide_nb.core.arrays import Float32, Int64, UInt8
 from instahide_nb.core.params import GenDataParams
@@ -32,9 +37,10 @@ from instahide_nb.core.runs import machine_line
 from instahide_nb.core.threads import one_blas_thread
 from instahide_nb.data.sources import public_patches
 from instahide_nb.evaluate.metrics import match_images, score
-from instahide_nb.scheme.encryption import pixel_values
+from instahide_nb.scheme.encryption import pixel_bytes, pixel_values
+from instahide_nb.scheme.views import PAD, apply_views
 
-KEPT, PAGES = DOCS / "unmask.json", (DOCS / "unmask.md", DOCS / "unmask_more.md")
+KEPT, PAGES = DOCS / "unmask.json", [DOCS / name for name in ("unmask.md", "unmask_more.md", "augmentation.md")]
 FIGURE = DOCS / "unmask_few.png"
 Parameters = dict[str, Any]
 
@@ -80,38 +86,64 @@ def _unmask(challenge: Challenge, public: UInt8, **settings: Any) -> Answer:
     return Answer(decrypt(found), found.recovered, found.assignment, own)
 
 
-def _carlini(challenge: Challenge, public: UInt8, **_: Any) -> Answer:
-    found = run_v2(challenge.release, public)
+def _carlini(run: Callable[..., AttackResult], challenge: Challenge, public: UInt8) -> Answer:
+    found = run(challenge.release, public)
     return Answer(found.decryption, found.recovered, found.assignment)
+
+
+def _true_codes(challenge: Challenge) -> Mixtures:
+    """The private images of each row, in their views, the largest coefficient first."""
+    secret, p = challenge.secret, challenge.secret.pair.shape[1]
+    order = np.argsort(-secret.coefficient[:, :p], axis=1, kind="stable")
+    number, views = secret.pair, 1
+    if secret.view is not None:
+        table = view_table(secret.augment)
+        same = (secret.view[:, :, None] == table).all(axis=3)
+        number, views = same.argmax(axis=2) * len(secret.private) + number, len(table)
+    number, share = (np.take_along_axis(part, order, axis=1) for part in (number, secret.coefficient[:, :p]))
+    return Mixtures(number, share, len(secret.private) * views)
+
+
+def _signed(challenge: Challenge) -> Float32:
+    """The encryptions without their masks, planar."""
+    secret, (n, p) = challenge.secret, challenge.secret.pair.shape
+    view = np.zeros((n, p, 3), np.int8) + np.array([PAD, PAD, 0], np.int8) if secret.view is None else secret.view
+    parts = [apply_views(secret.private[secret.pair[:, s]], view[:, s]) for s in range(p)]
+    parts += [secret.public[index] for index in secret.public_index.T]
+    by = secret.coefficient.T[:, :, None, None, None]
+    whole = sum(share * pixel_values(part) for share, part in zip(by, parts, strict=True))
+    return np.ascontiguousarray(whole.transpose(0, 3, 1, 2), np.float32)
 
 
 def _oracle(challenge: Challenge, public: UInt8, given: str, shared: bool = True) -> Answer:
     """`unmask` with the truth in place of a stage: the true codes ("codes"), or the true signs too ("signs")."""
-    secret, n = challenge.secret, len(challenge.secret.pair)
+    secret, true = challenge.secret, _true_codes(challenge)
+    n, number_of = len(true.assignment), len(secret.private)
     attack = Unmask(challenge.release, public, settings=Settings(second_opinion=False, restarts=False))
-    attack.find_edges()
-    now = attack.find_first_codes()
-    share = secret.coefficient[:, : secret.pair.shape[1]]
-    now.mixtures = Mixtures(secret.pair, share, len(secret.private))
-    now.scale, first = prior_scale(now.mixtures, now.n_public), attack.codes
-    now.find_codes = lambda: first  # type: ignore[method-assign]
+    known = attack.find_edges().known.with_epochs(true.assignment)
+    codes = Codes(true, np.zeros(n), np.zeros((*true.assignment.shape, number_of), np.float32))
+    first = codes, replace(attack.energies, known=known)
+    with (
+        mock.patch.object(edges, "first_codes", return_value=first),
+        mock.patch.object(crops, "first_codes", return_value=first),
+    ):
+        now = attack.find_first_codes()
+    now.mixtures, now.scale = true, prior_scale(true, now.n_public)
+    now.find_codes = lambda: codes  # type: ignore[method-assign]
     if given == "codes":
         attack.find_first_images()
         attack.refine()
         attack.share_public_images()
     else:
-        images = pixel_values(np.concatenate([secret.private, secret.public]))
-        index = np.hstack([secret.pair, len(secret.private) + secret.public_index])
-        flat = images.reshape(len(images), -1)
-        whole = predictions(Mixtures(index, secret.coefficient, len(flat)), flat, np.zeros_like(flat[0]))
-        now.signed = np.ascontiguousarray(whole.reshape(n, *images.shape[1:]).transpose(0, 3, 1, 2))
+        now.signed = _signed(challenge)
         now.fit_images()
         for _ in range(3 * shared):
-            now.learn_shared_public(len(secret.private), [slice(0, n)])
+            now.learn_shared_public(number_of, [slice(0, n)])
             now.fit_images()
-    recovered = np.ascontiguousarray(now.image.transpose(0, 2, 3, 1))
-    largest = secret.pair[np.arange(n), share.argmax(axis=1)]
-    return Answer(on_the_grid(recovered)[largest], recovered)
+    recovered = np.ascontiguousarray(now.image[:number_of].transpose(0, 2, 3, 1))
+    largest, view = true.assignment[:, 0] % number_of, true.assignment[:, 0] // number_of
+    views = view_table(challenge.release.info.augment)
+    return Answer(pixel_values(apply_views(pixel_bytes(recovered)[largest], views[view])), recovered)
 
 
 @dataclass(frozen=True)
@@ -154,7 +186,7 @@ TABLES: dict[str, dict[str, Row]] = {
             ("codes known", _oracle, {"given": "codes"}),
             ("codes and signs known, no shared public images", _oracle, {"given": "signs", "shared": False}),
             ("codes and signs known", _oracle, {"given": "signs"}),
-            ("`carlini-v2`", _carlini, {}),
+            ("`carlini-v2`", partial(_carlini, run_v2), {}),
         )
         for t in (5, 10, 20, 50)
     },
@@ -170,6 +202,18 @@ TABLES: dict[str, dict[str, Row]] = {
         f"{views}, {given}": Row({"augment": augment, "labels": labels})
         for augment, views in [("flip", "flips"), ("crop", "crops"), ("crop_flip", "crops and flips")]
         for labels, given in [("coefficients", "labels with coefficients"), ("none", "no labels")]
+    },
+    "more_views": {
+        f"crops and flips, {name}": Row({"augment": "crop_flip"} | parameters, settings, change, attack)
+        for name, parameters, settings, change, attack in (
+            ("T = 20", {"encryptions_per_image": 20}, {}, None, _unmask),
+            ("T = 100", {"encryptions_per_image": 100}, {}, None, _unmask),
+            ("private images and coefficients known", {}, {}, partial(_relabelled, [1] * 100), _unmask),
+            ("codes known, views with them", {}, {"given": "codes"}, None, _oracle),
+            ("codes and signs known", {}, {"given": "signs"}, None, _oracle),
+            ("`carlini-v2`", {}, {}, None, partial(_carlini, run_v2)),
+            ("`carlini-v1`", {}, {}, None, partial(_carlini, run_v1)),
+        )
     },
     "parts": {
         "the whole attack": Row(),
@@ -191,14 +235,14 @@ def main() -> None:
     parser.add_argument("--public", default="embedded", help="source of public images")
     parser.add_argument("--attacker", default="embedded:attacker", help="the attacker's own public images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--only", default="", help="rows whose name matches this expression")
     parser.add_argument("--again", action="store_true", help="measure rows that docs/unmask.json has already")
     options = parser.parse_args()
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     base = {"n_private": 100, "n_public": 4000, "k": 6, "encryptions_per_image": 50}
     base |= {"private_source": options.private, "public_source": options.public}
     for table, seed in [(table, seed) for table in options.tables for seed in options.seeds]:
-        for name in [name for name in TABLES[table] if options.only in name]:
+        for name in [name for name in TABLES[table] if re.search(options.only, name)]:
             key = f"{table}/{name}/{seed}"
             if key in kept and not options.again:
                 continue
