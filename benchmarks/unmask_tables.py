@@ -11,7 +11,6 @@ import argparse
 import json
 import re
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -36,7 +35,7 @@ from instahide_nb.core.params import GenDataParams
 from instahide_nb.core.runs import machine_line
 from instahide_nb.core.threads import one_blas_thread
 from instahide_nb.data.sources import public_patches
-from instahide_nb.evaluate.metrics import match_images, score
+from instahide_nb.evaluate.metrics import identified, match_images, score
 from instahide_nb.scheme.encryption import pixel_bytes, pixel_values
 from instahide_nb.scheme.views import PAD, apply_views
 
@@ -287,8 +286,7 @@ def _measure(table: str, name: str, base: Parameters, attacker: str) -> dict[str
     if answer.assignment is not None:
         number = np.empty(len(place), np.int64)
         number[place] = np.arange(len(place))
-        rows = zip(number[answer.assignment].tolist(), secret.pair.tolist(), strict=True)
-        measured["right"] = sum((Counter(a) & Counter(b)).total() for a, b in rows) / secret.pair.size
+        measured["right"] = float(identified(number[answer.assignment], secret.pair).sum() / secret.pair.size)
     return measured | ({} if answer.own is None else {"own": answer.own})
 
 

@@ -13,6 +13,7 @@ SSIM is that of Wang et al., "Image quality assessment: from error visibility to
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -197,6 +198,20 @@ def find_mistakes(decryption: Floats, private: UInt8, pair: Integers, scores: Sc
         "image; the rows may be in another order or from another run"
     )
     return [warning] if nearby > reached + 0.3 else []
+
+
+def identified(assignment: Int64, pair: Int64) -> Int64:
+    """How many private images of each row, `pair` (n, p), an `assignment` (n, q) names, int64 (n,).
+
+    An image that occurs twice must be named twice.
+
+    Examples
+    --------
+    >>> identified(np.array([[1, 1, 2]]), np.array([[2, 1, 3]])).tolist()
+    [2]
+    """
+    rows = zip(assignment.tolist(), pair.tolist(), strict=True)
+    return np.array([(Counter(named) & Counter(true)).total() for named, true in rows], np.int64)
 
 
 def match_images(recovered: Floats, private: UInt8, augment: str = "none") -> tuple[Int64, Float64, UInt8]:

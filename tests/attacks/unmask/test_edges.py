@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import pytest
 from dead_leaves import dead_leaves
@@ -27,6 +25,7 @@ from instahide_nb.attacks.unmask.edges import (
     worth,
 )
 from instahide_nb.attacks.unmask.smoothness import whiten
+from instahide_nb.evaluate.metrics import identified
 
 
 def mixed_images() -> np.ndarray:
@@ -69,8 +68,7 @@ def right(true: Mixtures, found: np.ndarray) -> float:
     a, b = linear_sum_assignment(-table)
     name[b] = a
     renamed = np.where(found >= 0, name[found], -1)
-    rows = zip(renamed.tolist(), true.assignment.tolist(), strict=True)
-    return sum((Counter(a) & Counter(b)).total() for a, b in rows) / (found >= 0).sum()
+    return identified(renamed, true.assignment).sum() / (found >= 0).sum()
 
 
 def test_products_are_those_of_whitened_rows() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +12,15 @@ import pytest
 from dead_leaves import dead_leaves
 from skimage.metrics import structural_similarity
 
+from instahide_nb.attacks.mixtures import Mixtures
 from instahide_nb.attacks.registry import counted
-from instahide_nb.attacks.unmask.attack import Settings, UnmaskResult, decrypt, solve
+from instahide_nb.attacks.unmask.attack import Estimates, Settings, UnmaskResult, decrypt, solve
 from instahide_nb.challenge.build import Challenge, build_challenge
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.params import GenDataParams
 from instahide_nb.data.sources import public_patches
-from instahide_nb.evaluate.metrics import match_images, score
+from instahide_nb.evaluate.metrics import identified, match_images, score
 
 N_PRIVATE = 16
 
@@ -71,8 +72,7 @@ def similarity(images: npt.NDArray[np.float32], truth: npt.NDArray[np.uint8]) ->
 def right(challenge: Challenge, result: UnmaskResult) -> float:
     """Share of the private images of all encryptions that the attack names."""
     name = np.argsort(match_images(result.recovered, challenge.secret.private, challenge.secret.augment)[0])
-    rows = zip(name[result.assignment].tolist(), challenge.secret.pair.tolist(), strict=True)
-    return sum((Counter(a) & Counter(b)).total() for a, b in rows) / challenge.secret.pair.size
+    return float(identified(name[result.assignment], challenge.secret.pair).sum() / challenge.secret.pair.size)
 
 
 def test_every_private_image_is_recovered_once(case: Case) -> None:
@@ -107,6 +107,13 @@ def test_few_cropped_images_are_attacked(labels: str, times: int, tmp_path: Path
     found = solve(challenge.release, public, settings=Settings(rounds=1, shared_rounds=1))
     assert np.isfinite(found.recovered).all()
     assert ((found.assignment >= 0) & (found.assignment < N_PRIVATE)).all()
+
+
+def test_a_superfluous_image_that_no_row_holds_is_not_restarted() -> None:
+    held = np.array([[0, 1], [1, 0]])
+    now = SimpleNamespace(mixtures=Mixtures(held, np.full(held.shape, 0.3), 3))
+    codes = SimpleNamespace(margin=lambda: np.full(held.shape, 9, np.float32))
+    assert Estimates.restart_images(now, codes, np.array([5, 5, 5])) == 0
 
 
 def test_signs_are_mostly_right(case: Case) -> None:

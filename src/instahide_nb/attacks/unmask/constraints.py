@@ -47,7 +47,7 @@ class Known:
         return len(self.image_class) // (1 if self.views is None else len(self.views))
 
     def with_epochs(self, assignment: Int64) -> Known:
-        """The same, epochs being used if these codes (n, p) show them."""
+        """These constraints, with epochs if codes (n, p) show them and without otherwise."""
         return replace(self, epochs=in_epochs(image_of(assignment, self.n_images), self.n_images))
 
     def part(self, rows: slice | Int64) -> Known:
