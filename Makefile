@@ -9,6 +9,9 @@ OUT ?= runs/$(PRESET)
 BIN := .venv/bin
 ALL := unmask prng-seed prng-state carlini-v2 carlini-v1
 
+# Processes keep the bytecode of what they import. Without it each of them would compile for four seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help reproduce test test-slow test-browser test-oldest same-bits same-bits-arm coverage setup lab bench figures lint notebooks \
   readme expected lock docs clean
