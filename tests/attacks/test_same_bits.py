@@ -33,7 +33,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         if case.impossible():
             pytest.skip(f"the case {case.name} is not possible here: {case.impossible()}")
         if case.name not in found:
-            found[case.name] = run_case(case, tmp_path_factory.mktemp("case"), "tiny", METHODS)
+            found[case.name] = run_case(case, tmp_path_factory.mktemp("case"), "tiny", METHODS, forms=True)
         return found[case.name]
 
     return of
@@ -59,7 +59,7 @@ def assert_expected(digests: dict[str, str]) -> None:
 
 def test_the_least_that_a_machine_may_be_gives_the_expected_bits(tmp_path: Path) -> None:
     case = next(case for case in (CASES[1], CASES[0]) if not case.impossible())
-    answer = run_case(case, tmp_path, "tiny", ["unmask"], forms=False)
+    answer = run_case(case, tmp_path, "tiny", ["unmask"])
     assert without_effect(case, answer["surroundings"]) == []
     assert_expected(answer["digests"])
 
