@@ -36,7 +36,7 @@ from instahide_nb.core.params import AttackParams, GenDataParams, read_yaml
 from instahide_nb.core.threads import one_blas_thread, thread_count
 from instahide_nb.data.sources import public_patches
 from instahide_nb.evaluate.leaderboard import save_evaluation
-from instahide_nb.evaluate.metrics import score
+from instahide_nb.evaluate.metrics import match_images, score
 from instahide_nb.run.manifest import digests
 from instahide_nb.show import grids
 from instahide_nb.show.grids import write_png
@@ -62,7 +62,10 @@ def run_digests(preset: str, methods: Sequence[str], forms: bool) -> dict[str, s
         grid = grids.comparison_grid(release.encryption, result.decryption, secret.private, secret.pair, scores)
         write_png(evaluate / "comparison_grid.png", grid)
         if len(result.recovered) >= len(secret.private):
-            write_png(evaluate / "overview.png", grids.overview(secret.private, result.recovered))
+            write_png(
+                evaluate / "overview.png",
+                grids.overview(result.recovered, match_images(result.recovered, secret.private)),
+            )
         found |= digests(run, f"attack/{method}") | digests(run, f"evaluate/{method}")
         if forms and method == "unmask":
             found |= other_forms(read_yaml(folder / "gen_data.yaml"), release, public)

@@ -8,7 +8,7 @@ import pytest
 
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import save_array, sha256_array
-from instahide_nb.evaluate.metrics import score
+from instahide_nb.evaluate.metrics import match_images, score
 from instahide_nb.scheme.encryption import pixel_values
 from instahide_nb.show.grids import (
     CHARACTERS,
@@ -82,7 +82,7 @@ def test_the_overview_puts_each_recovered_image_beside_its_own(run):
     private = run[0]
     order = np.array([3, 1, 5, 0, 2, 4])
     recovered = (pixel_values(private) * np.float32(0.8))[order]
-    canvas = overview(private, recovered, columns=4)
+    canvas = overview(recovered, match_images(recovered, private), columns=4)
     for place, i in enumerate(order):
         ((x, y),) = places(canvas, private[i], 3)
         assert places(canvas, to_pixels(recovered[place]), 3) == [(x + 32 * 3 + 2, y)]

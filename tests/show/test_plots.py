@@ -17,6 +17,7 @@ from instahide_nb.core.errors import InputError
 from instahide_nb.data.crops import CropTable, key_points
 from instahide_nb.data.photographs import Photograph
 from instahide_nb.evaluate.leaderboard import load_published
+from instahide_nb.evaluate.metrics import match_images
 from instahide_nb.evaluate.submission import AboutAttack
 from instahide_nb.show import plots
 from instahide_nb.show.grids import write_png
@@ -148,7 +149,6 @@ def test_estimated_coefficients_are_those_of_images_that_were_named(monkeypatch:
     images = dead_leaves(3, (16, 16), 0)
     secret = SimpleNamespace(
         private=images,
-        augment="none",
         pair=np.array([[0, 1], [2, 0]]),
         coefficient=np.array([[0.5, 0.3, 0.2], [0.4, 0.1, 0.5]]),
     )
@@ -157,7 +157,8 @@ def test_estimated_coefficients_are_those_of_images_that_were_named(monkeypatch:
     attack = AboutAttack({}, recovered, guess, np.array([[0.31, 0.52], [0.44, 0.2]], np.float32))
     seen: list[np.ndarray] = []
     monkeypatch.setattr(plots, "scatter_plot", lambda *both, **_: seen.extend(both))
-    coefficients(secret, attack)
+    match = match_images(recovered, images)
+    coefficients(secret, attack, match)
     assert seen[0].tolist() == [0.3, 0.5, 0.4]
     np.testing.assert_allclose(seen[1], [0.31, 0.52, 0.44], rtol=1e-6)
-    assert coefficients(secret, attack._replace(coefficient=None)) is None
+    assert coefficients(secret, attack._replace(coefficient=None), match) is None

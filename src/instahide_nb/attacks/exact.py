@@ -77,20 +77,23 @@ def integer_product(a: Float, b: Float, fine: bool = False) -> Float64:
     return product
 
 
+# Kernels assign element by element, and pass whole rows: assigning slices would compile numba's text routines, for the
+# message of an error, and strided arguments a second version of each function.
+
+
 @numba.njit(cache=True, nogil=True)
-def _subtract(table: Float64, count: int, multiple: Float64, low: int, out: Float64) -> None:
-    """out_j -= sum_k multiple_k table_k,low+j over the first `count` rows, in their order.
+def _subtract(table: Float64, first: int, last: int, multiple: Float64, low: int, out: Float64) -> None:
+    """out_j -= sum_k multiple_k table_k,low+j over the rows first .. last-1, in their order.
 
     Four rows at a time: `out` is read and written a quarter as often, with the same sequence of roundings.
     """
-    size = out.shape[0]
-    fours = count - count % 4
-    for k in range(0, fours, 4):
+    size, fours = out.shape[0], last - (last - first) % 4
+    for k in range(first, fours, 4):
         a, b, c, d = multiple[k], multiple[k + 1], multiple[k + 2], multiple[k + 3]
         ra, rb, rc, rd = table[k, low:], table[k + 1, low:], table[k + 2, low:], table[k + 3, low:]
         for j in range(size):
             out[j] = (((out[j] - a * ra[j]) - b * rb[j]) - c * rc[j]) - d * rd[j]
-    for k in range(fours, count):
+    for k in range(fours, last):
         a, ra = multiple[k], table[k, low:]
         for j in range(size):
             out[j] -= a * ra[j]
@@ -102,33 +105,42 @@ def factor(matrix: Float64) -> Float64:
 
     Only the upper half is read. A pivot that rounding made negative is replaced by a tiny positive one.
     """
-    n = matrix.shape[0]
-    upper = np.zeros((n, n))  # row by row of L.T: the inner loops are contiguous and have no reduction
+    n, none = matrix.shape[0], matrix.shape[0] * 0
+    lower, upper = np.zeros((n, n)), np.zeros((n, n))  # with rows of L^T, inner loops are contiguous, without reduction
     for i in range(n):
         row = upper[i, i:]
-        row[:] = matrix[i, i:]
-        _subtract(upper, i, upper[:, i], i, row)
-        pivot = row[0]
-        if not pivot > 1e-300:
-            pivot = 1e-300
-        root = np.sqrt(pivot)
-        row *= 1.0 / root
+        for j in range(n - i):
+            row[j] = matrix[i, i + j]
+        _subtract(upper, none, i, lower[i], i, row)
+        root = np.sqrt(row[0] if row[0] > 1e-300 else 1e-300)
+        by = 1.0 / root
+        for j in range(n - i):
+            row[j] *= by
         row[0] = root
-    return upper.T.copy()
+        for j in range(n - i):
+            lower[i + j, i] = row[j]
+    return lower
 
 
 @numba.njit(cache=True, nogil=True)
 def solve(lower: Float64, right: Float64) -> Float64:
     """Solve ``L L^T x = right`` for the columns of `right` (n, m), with `lower` from `factor`."""
-    n = right.shape[0]
-    x = right.copy()
-    upper = lower.T.copy()
+    (n, m), none = right.shape, right.shape[0] * 0
+    x, column = np.empty((n, m)), np.empty(n)
     for i in range(n):
-        _subtract(x, i, lower[i], 0, x[i])
-        x[i] *= 1.0 / lower[i, i]
+        for j in range(m):
+            x[i, j] = right[i, j]
+        _subtract(x, none, i, lower[i], none, x[i])
+        by = 1.0 / lower[i, i]
+        for j in range(m):
+            x[i, j] *= by
     for i in range(n - 1, -1, -1):
-        _subtract(x[i + 1 :], n - 1 - i, upper[i, i + 1 :], 0, x[i])
-        x[i] *= 1.0 / lower[i, i]
+        for k in range(i + 1, n):
+            column[k] = lower[k, i]
+        _subtract(x, i + 1, n, column, none, x[i])
+        by = 1.0 / lower[i, i]
+        for j in range(m):
+            x[i, j] *= by
     return x
 
 
@@ -146,16 +158,19 @@ def solve_columns(lower: Float64, right: Float64) -> Float64:
 @numba.njit(cache=True, nogil=True)
 def inverse(lower: Float64) -> Float64:
     """Inverse of ``L L^T``, symmetric to the last bit, for `lower` from `factor`."""
-    n = lower.shape[0]
-    half = np.zeros((n, n))  # L^-1
+    n, none = lower.shape[0], lower.shape[0] * 0
+    half, out = np.zeros((n, n)), np.zeros((n, n))  # the first is L^-1
+    column = np.empty(n)
     for i in range(n):
-        _subtract(half, i, lower[i], 0, half[i, :i])
+        _subtract(half, none, i, lower[i], none, half[i, :i])
         half[i, i] = 1.0 / lower[i, i]
-        half[i, :i] *= half[i, i]
-    out = np.zeros((n, n))
+        for j in range(i):
+            half[i, j] *= half[i, i]
     for i in range(n):
+        for k in range(i, n):
+            column[k] = half[k, i]
         row = out[i, : i + 1]
-        _subtract(half[i:], n - i, half[i:, i], 0, row)
+        _subtract(half, i, n, column, none, row)
         for j in range(i + 1):
             row[j] = -row[j]
             out[j, i] = row[j]

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import uniform_filter
@@ -214,12 +215,19 @@ def identified(assignment: Int64, pair: Int64) -> Int64:
     return np.array([(Counter(named) & Counter(true)).total() for named, true in rows], np.int64)
 
 
-def match_images(recovered: Floats, private: UInt8, augment: str = "none") -> tuple[Int64, Float64, UInt8]:
+class Match(NamedTuple):
+    """Which recovered image is matched to each of n private images."""
+
+    place: Int64  # (n,): recovered[place[i]] is matched to private image i
+    ssim: Float64  # (n,): over [0, 1]
+    private: UInt8  # (n, h, w, 3): the private images in the views in which they were compared
+
+
+def match_images(recovered: Floats, private: UInt8, augment: str = "none") -> Match:
     """Match images in [-1, 1] (m, h, w, 3) to private ones (n, h, w, 3), n <= m, so that the sum of SSIM is largest.
 
-    ``recovered[place[i]]`` is matched to ``private[i]``. With an augmentation, the private image is compared in the
-    view that is nearest in L2, since an attack cannot know its orientation or its place on the canvas. Returns `place`
-    (n,), the SSIM over [0, 1] of each pair, and the private images in these views.
+    With an augmentation, the private image is compared in the view that is nearest in L2, since an attack cannot know
+    its orientation or its place on the canvas.
     """
     m, n = len(recovered), len(private)
     if recovered.shape[1:] != private.shape[1:] or m < n:
@@ -233,4 +241,4 @@ def match_images(recovered: Floats, private: UInt8, augment: str = "none") -> tu
     index = np.stack([np.repeat(np.arange(m), n), best.ravel()], axis=1)
     table = ssim_pairs(found, pixel_values(shown), index).reshape(m, n)
     place = linear_sum_assignment(table.T, maximize=True)[1]
-    return place, table[place, image], shown[best[place, image]]
+    return Match(place, table[place, image], shown[best[place, image]])

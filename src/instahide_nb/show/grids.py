@@ -21,7 +21,7 @@ import numpy as np
 from instahide_nb.core.arrays import Float64, Floats, Int64, Integers, UInt8
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import load_array, write_bytes
-from instahide_nb.evaluate.metrics import Scores, match_images
+from instahide_nb.evaluate.metrics import Match, Scores, match_images
 from instahide_nb.evaluate.submission import about_attack
 from instahide_nb.scheme.encryption import pixel_bytes
 
@@ -63,8 +63,9 @@ def png_bytes(image: UInt8) -> bytes:
     """An RGB or grey uint8 image as PNG; bytes depend on the compressor's version, so only pixels are hashed."""
     if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
         raise InputError(f"picture: {image.dtype} {image.shape}; uint8 (h, w) or (h, w, 3) is expected")
+    # Level 9 takes six times as long as 7 and saves two percent.
     ordered = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    encoded: bytes = cv2.imencode(".png", ordered, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
+    encoded: bytes = cv2.imencode(".png", ordered, [cv2.IMWRITE_PNG_COMPRESSION, 7])[1].tobytes()
     return encoded
 
 
@@ -246,9 +247,9 @@ def comparison_grid(
     return canvas
 
 
-def overview(private: UInt8, recovered: Floats, *, columns: int = 8, augment: str = "none") -> UInt8:
-    """All private images, each beside the recovered image that :func:`match_images` matches to it, best to worst."""
-    place, ssim, private = match_images(recovered, private, augment)
+def overview(recovered: Floats, match: Match, *, columns: int = 8) -> UInt8:
+    """All private images, each beside the recovered image that is matched to it, best to worst."""
+    place, ssim, private = match
     order, n = np.argsort(-ssim, kind="stable"), len(private)
     left, right = (_enlarged(i[order], _TILE * 3 // 4) for i in (private, to_pixels(recovered)[place]))
     tiles = np.concatenate([left, np.full_like(left[:, :, :2], 255), right], axis=2)

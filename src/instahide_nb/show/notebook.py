@@ -22,7 +22,7 @@ from instahide_nb.core.arrays import Float32, Float64, Floats, Int64, UInt8
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import make_folder, sha256_array, write_bytes
 from instahide_nb.core.progress import in_jupyterlab
-from instahide_nb.evaluate.metrics import Scores, match_images
+from instahide_nb.evaluate.metrics import Match, Scores
 from instahide_nb.evaluate.submission import AboutAttack
 from instahide_nb.scheme.views import apply_views
 from instahide_nb.show.grids import Images, absolute_pixels, contact_sheet, enlarge, png_bytes, to_pixels
@@ -343,15 +343,14 @@ def answers(release: Release, result: AttackResult, *, images: int = 10) -> UInt
     return _two_rows(release.encryption[some], result.decryption[some])
 
 
-def coefficients(secret: Secret, attack: AboutAttack) -> Figure | None:
+def coefficients(secret: Secret, attack: AboutAttack, match: Match | None) -> Figure | None:
     """Estimated against true coefficients, for the private images that the attack assigned correctly."""
-    if attack.recovered is None or attack.assignment is None or attack.coefficient is None:
+    if match is None or attack.recovered is None or attack.assignment is None or attack.coefficient is None:
         return None
     from instahide_nb.show.plots import scatter_plot
 
-    place = match_images(attack.recovered, secret.private, secret.augment)[0]
     number = np.full(len(attack.recovered), -1)
-    number[place] = np.arange(len(place))
+    number[match.place] = np.arange(len(match.place))
     same = number[attack.assignment][:, :, None] == secret.pair[:, None]
     row, guess, truth = np.nonzero(same)
     true, estimated = secret.coefficient[row, truth], attack.coefficient[row, guess]

@@ -68,7 +68,9 @@ def _descend(
                 da[p] += ga * slope
                 db[p] += gb * slope
         adam_step(own.reshape(-1), gradient.reshape(-1), moment, power, _RATE)
-    image[:, low:high] = own
+    for a in range(n_images):
+        for p in range(width):
+            image[a, low + p] = own[a, p]
 
 
 def free_sign_descent(

@@ -220,9 +220,8 @@ def _survivors(start: int, groups: int, tables: Tables, needed: int, found: UInt
             out = words[j : j + 4] if j < 4 * attempts else spare[j // 4 % 2]
             _four_steps(word, j, out)
             word = out[3]
-        state[0] = word
-        accepted[0] = 0
-        hits[0] = 0
+        for i in range(LANES):
+            state[0, i], accepted[0, i], hits[0, i] = word[i], 0, 0
         c = 0
         for a in range(attempts):
             _point(a, words, state, accepted, points)

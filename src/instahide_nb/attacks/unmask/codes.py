@@ -183,7 +183,7 @@ def _code_rows(
             if settled and not scoring:
                 continue
             for s in range(places):
-                many = 0  # distinct images of the other places
+                many = np.int64(0)  # distinct images of the other places; a plain 0 would compile callees once more
                 for t in range(places):
                     j0 = chosen[t]
                     known = t != s and j0 >= 0
@@ -243,7 +243,7 @@ def _code_rows(
                 if not scoring and top != chosen[s]:
                     chosen[s], changed = top, True
             settled = not changed
-        many = 0
+        many = np.int64(0)
         for t in range(places):
             known = chosen[t] >= 0
             for u in range(many):

@@ -39,13 +39,18 @@ def _shrunk_factor(covariance: Float64, shrinkage: float, typical: float) -> Flo
     Because whitening by a local filter is approximate, the matrix need not be positive definite.
     """
     n = covariance.shape[0]
-    regular, lower = covariance.copy(), covariance
+    regular, lower = np.empty((n, n)), covariance
+    for r in range(n):
+        for s in range(n):
+            regular[r, s] = covariance[r, s]
     for _ in range(30):
         for r in range(n):
             own = covariance[r, r]
             regular[r, r] = own + shrinkage * max(own, 1e-3 * typical) + 1e-9
         lower = factor(regular)
-        smallest = np.diag(lower).min()
+        smallest = lower[0, 0]
+        for r in range(1, n):
+            smallest = min(smallest, lower[r, r])
         if smallest * smallest > 1e-9 * typical:
             break
         shrinkage = 2.0 * shrinkage + 0.1

@@ -94,8 +94,11 @@ def _power_iteration(pair: Int64, product: Float32, weight: Float32, start: Floa
     """Rank-one fit of weighted products (pairs, pixels): v_a = sum_b w_ab M_ab v_b / sum_b w_ab v_b^2."""
     n_images, size = start.shape[0], product.shape[1]
     one, half = np.float32(1), np.float32(0.5)
-    v = np.repeat(start, size).reshape(n_images, size)
-    top, bottom, norm = np.empty_like(v), np.empty_like(v), np.empty(size, np.float32)
+    v, norm = np.empty((n_images, size), np.float32), np.empty(size, np.float32)
+    top, bottom, quarter = np.empty_like(v), np.empty_like(v), np.float32(n_images) * np.float32(0.25)
+    for a in range(n_images):
+        for p in range(size):
+            v[a, p] = start[a]
     for r in range(rounds):
         top[:] = np.float32(0)
         bottom[:] = np.float32(1e-6)
@@ -113,7 +116,9 @@ def _power_iteration(pair: Int64, product: Float32, weight: Float32, start: Floa
             for a in range(n_images):
                 for p in range(size):
                     norm[p] += top[a, p] * top[a, p]
-            v[:] = top * np.sqrt(np.float32(n_images) * np.float32(0.25) / norm)
+            for a in range(n_images):
+                for p in range(size):
+                    v[a, p] = top[a, p] * np.sqrt(quarter / norm[p])
         else:
             for a in range(n_images):
                 for p in range(size):
