@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
 from instahide_nb.core.arrays import Float, Float64
+from instahide_nb.core.kernels import kernel
 from instahide_nb.core.threads import in_blocks
 
 _LENGTH = 2.0**12  # Euclidean norm of a rounded row: the product of two rows is at most 2^24
@@ -22,7 +22,7 @@ _COLUMNS = 256  # right-hand sides that stay in the cache
 _ROWS = 64  # the fewest rows worth a thread
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _round_rows(first: int, last: int, table: Float, length: float, out: Float, scale: Float64) -> None:
     """out_i = round(scale_i table_i), with scale_i = length / |table_i|."""
     d = table.shape[1]
@@ -77,11 +77,7 @@ def integer_product(a: Float, b: Float, fine: bool = False) -> Float64:
     return product
 
 
-# Kernels assign element by element, and pass whole rows: assigning slices would compile numba's text routines, for the
-# message of an error, and strided arguments a second version of each function.
-
-
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _subtract(table: Float64, first: int, last: int, multiple: Float64, low: int, out: Float64) -> None:
     """out_j -= sum_k multiple_k table_k,low+j over the rows first .. last-1, in their order.
 
@@ -99,7 +95,7 @@ def _subtract(table: Float64, first: int, last: int, multiple: Float64, low: int
             out[j] -= a * ra[j]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def factor(matrix: Float64) -> Float64:
     """Lower Cholesky factor of a symmetric positive definite matrix (n, n).
 
@@ -122,7 +118,7 @@ def factor(matrix: Float64) -> Float64:
     return lower
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def solve(lower: Float64, right: Float64) -> Float64:
     """Solve ``L L^T x = right`` for the columns of `right` (n, m), with `lower` from `factor`."""
     (n, m), none = right.shape, right.shape[0] * 0
@@ -155,7 +151,7 @@ def solve_columns(lower: Float64, right: Float64) -> Float64:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def inverse(lower: Float64) -> Float64:
     """Inverse of ``L L^T``, symmetric to the last bit, for `lower` from `factor`."""
     n, none = lower.shape[0], lower.shape[0] * 0

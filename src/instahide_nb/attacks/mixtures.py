@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
-import numba
 import numpy as np
 from scipy.sparse import csr_array
 
 from instahide_nb.attacks.exact import factor, integer_product, inverse, solve_columns
 from instahide_nb.core.arrays import Float, Float32, Float64, Int32, Int64
+from instahide_nb.core.kernels import kernel
 from instahide_nb.core.threads import in_blocks
 
 FloatT = TypeVar("FloatT", Float32, Float64)
@@ -82,7 +82,7 @@ class Regression:
 Weights = Float | Regression
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _add_rows(first: int, last: int, start: Int32, column: Int32, value: Float, table: Float, out: Float) -> None:
     """out_i += sum_e value_e table_column(e), rows first .. last-1 of a CSR matrix, entries in their order."""
     width = table.shape[1]
@@ -227,7 +227,7 @@ def mean_square(rows: Float) -> Float64:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _mean_square(first: int, last: int, rows: Float, out: Float64) -> None:
     for i in range(first, last):
         total = 0.0

@@ -10,13 +10,13 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import numba as nb
 import numpy as np
 from PIL import Image, ImageOps
 
 from instahide_nb.core.arrays import UInt8
 from instahide_nb.core.errors import InputError
 from instahide_nb.core.files import one_line
+from instahide_nb.core.kernels import kernel
 
 MAX_MEGAPIXELS = 64
 """Larger images are refused from their header (64 megapixels take 192 MB once decoded)."""
@@ -107,7 +107,7 @@ def reduce_area(image: UInt8, size: tuple[int, int]) -> UInt8:
     return reduced
 
 
-@nb.njit(cache=True, nogil=True)  # pragma: no cover - compiled
+@kernel  # pragma: no cover - compiled
 def _area_means(image: UInt8, reduced: UInt8) -> None:
     """reduced[i, j] = round(sum of a_iy b_jx image[y, x] / (H W)), with weights a, b in 1/h, 1/w of a pixel.
 

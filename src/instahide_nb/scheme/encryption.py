@@ -19,11 +19,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numba as nb
 import numpy as np
 
 from instahide_nb.core.arrays import Bool, Float32, Float64, Floats, Int8, Int32, Int64, UInt8, UInt32
 from instahide_nb.core.errors import InputError
+from instahide_nb.core.kernels import kernel
 from instahide_nb.core.params import ChallengeParams
 from instahide_nb.core.progress import progress
 from instahide_nb.scheme.streams import Stream
@@ -152,7 +152,7 @@ def draw_epoch(
     return np.stack(index, axis=1), integer_weights(coefficient), sign
 
 
-@nb.njit(cache=True)
+@kernel
 def _mix(first: Any, second: Any, split: int, index: Any, weight: Any, sign: Any, out: Any) -> None:
     """out = sign * S / (255 * 2**24), row by row; the images and `out` are flat.
 

@@ -18,6 +18,7 @@ import numba as nb
 import numpy as np
 
 from instahide_nb.core.arrays import Int64, UInt8, UInt32, UInt64
+from instahide_nb.core.kernels import kernel
 from instahide_nb.core.progress import progress
 
 WINDOW = 624
@@ -72,7 +73,7 @@ def seed_of(window: UInt32) -> int | None:
     return seed if same else None
 
 
-@nb.njit(cache=True)
+@kernel
 def _untwist(twisted: Any) -> Any:
     """A^-1: the top bit of A(y) is y & 1, since the top bit of 0x9908b0df is 1."""
     odd = np.uint32(twisted >> np.uint32(31))
@@ -80,7 +81,7 @@ def _untwist(twisted: Any) -> Any:
     return np.uint32(np.uint32(shifted << np.uint32(1)) | odd)
 
 
-@nb.njit(cache=True)
+@kernel
 def _step_back(window: Any, head: Any) -> Any:
     """One word back in the ring whose x(0) is window[head]; returns the new head.
 
@@ -102,7 +103,7 @@ def seeding_step(word: Any, i: Any) -> Any:
     return np.uint32(np.uint32(mixed * np.uint32(_SEEDING)) + np.uint32(i))
 
 
-@nb.njit(cache=True)
+@kernel
 def _steps_back(window: Any, head: Any, limit: Any, seek: Any) -> tuple[Any, Any]:
     """Step back `limit` words or, if `seek`, until x(1) -> x(2) is a seeding step; returns the number and the head."""
     for back in range(limit):
@@ -142,7 +143,7 @@ def _low_bit_of_temper() -> int:
     return bits ^ ((bits << 11) & 0xFFFFFFFF)
 
 
-@nb.njit(cache=True)
+@kernel
 def _pull_back(functional: Any, head: Any) -> Any:
     """Turn a functional of the window one word later into one of the window, in a ring; returns the new head.
 
@@ -162,7 +163,7 @@ def _pull_back(functional: Any, head: Any) -> Any:
     return head
 
 
-@nb.njit(cache=True)
+@kernel
 def _equations(functional: Any, head: Any, at: Any, positions: Any, stop: Any, out: Any) -> tuple[Any, Any]:
     """Write the rows of those positions that lie in [at, stop); `functional` belongs to output `at`."""
     row = 0

@@ -34,11 +34,11 @@ import os
 import secrets
 from typing import Any
 
-import numba as nb
 import numpy as np
 
 from instahide_nb.core.arrays import Float64, Int64, UInt8, UInt32
 from instahide_nb.core.errors import InputError
+from instahide_nb.core.kernels import kernel
 from instahide_nb.core.params import check_key, check_seed
 
 STREAM_VERSION = 1
@@ -60,7 +60,7 @@ def torch_permutation(words: UInt32) -> Int64:
     return order
 
 
-@nb.njit(cache=True)
+@kernel
 def _swap(order: Any, words: Any) -> None:
     n = len(order)
     for i in range(n - 1):

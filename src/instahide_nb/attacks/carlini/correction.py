@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numba
 import numpy as np
 
 from instahide_nb.attacks.carlini.descent import adam_step
@@ -19,6 +18,7 @@ from instahide_nb.attacks.unmask.constraints import known_of
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.arrays import Float32, Int64, UInt8
 from instahide_nb.core.errors import InputError
+from instahide_nb.core.kernels import kernel
 from instahide_nb.core.threads import in_blocks
 from instahide_nb.scheme.encryption import class_coefficients, encrypt, pixel_values
 from instahide_nb.scheme.streams import Mt19937Stream
@@ -98,7 +98,7 @@ Network = tuple[Float32, Float32]
 """Inner weights (1 + inputs, units), outer weights (outputs, 1 + units): ``outer @ [1, max(0, [1, x] @ inner)]``."""
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _forward(x: Float32, inner: Float32, outer: Float32, hidden: Float32, out: Float32) -> None:
     """Hidden units, the first of which is always 1, and outputs of one sample."""
     units = hidden[1:]
@@ -117,7 +117,7 @@ def _forward(x: Float32, inner: Float32, outer: Float32, hidden: Float32, out: F
         out[o] = total
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _forward_all(low: int, high: int, x: Float32, inner: Float32, outer: Float32, out: Float32) -> None:
     hidden = np.empty(outer.shape[1], np.float32)
     for s in range(low, high):
@@ -131,7 +131,7 @@ def _apply(network: Network, x: Float32) -> Float32:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _minimise(x: Float32, y: Float32, order: Int64, rate: float, weight: Float32, units: int) -> None:
     """Adam on `weight`, which holds inner and outer; `order` (steps, batch) names the samples of each step."""
     inputs, outputs, steps = x.shape[1], y.shape[1], order.shape[0]

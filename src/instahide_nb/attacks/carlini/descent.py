@@ -8,10 +8,10 @@ pixels are independent, so that a block of pixels stays in the processor's cache
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from instahide_nb.core.arrays import Float32, Float64, Int64
+from instahide_nb.core.kernels import kernel
 from instahide_nb.core.threads import in_blocks
 
 _BLOCK = 64  # pixels at a time: their 5,000 encryptions fit a core's own cache
@@ -19,7 +19,7 @@ _RATE = 0.01  # step of Adam, as published
 _PUSH = 0.05  # weight of ``mean(1 - |P|)``, as published
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def adam_step(value: Float32, gradient: Float32, moment: Float32, power: Float64, rate: float) -> None:
     """One step of Adam on `value` (size,), in place.
 
@@ -38,7 +38,7 @@ def adam_step(value: Float32, gradient: Float32, moment: Float32, power: Float64
         value[j] -= step * first[j] / (np.sqrt(second[j] * spread) + tiny)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _descend(
     low: int, high: int, size: Float32, pair: Int64, coefficient: Float32, iterations: int, push: float, image: Float32
 ) -> None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from instahide_nb.core.arrays import Int64, UInt8, UInt64
+from instahide_nb.core.kernels import kernel
 from instahide_nb.core.progress import progress
 
 _TILE = 16  # words: eight tables of 256 rows of 16 words fit in the second-level cache
@@ -45,7 +45,7 @@ class Factorisation:
         return solution.ravel() if consistent else None
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _panel(tiles: UInt64, order: Int64, pivot: Int64, word: int, rank: int, panel: UInt64, multiplier: UInt64) -> int:
     """Eliminate within one word of columns; fills `multiplier` and returns the new rank."""
     m = len(order)
@@ -83,7 +83,7 @@ def _panel(tiles: UInt64, order: Int64, pivot: Int64, word: int, rank: int, pane
     return rank
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _trailing(tile: UInt64, low: int, first: int, rank: int, multiplier: UInt64, table: UInt64) -> None:
     """Apply the multipliers of pivot rows first .. rank-1 to a tile, from its word `low` on."""
     m = len(tile)
@@ -137,7 +137,7 @@ def factorise(rows: UInt64) -> Factorisation:
     return Factorisation(tiles, order, pivot[:rank].copy())
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _parity(tiles: UInt64, i: int, other: UInt64) -> np.uint8:
     """Parity of (row i AND `other`)."""
     total = np.uint64(0)
@@ -149,7 +149,7 @@ def _parity(tiles: UInt64, i: int, other: UInt64) -> np.uint8:
     return np.uint8(total & np.uint64(1))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _solve(tiles: UInt64, pivot: Int64, right: UInt8, solution: UInt64) -> bool:
     """Forward substitution, with multipliers to the left of each pivot; back substitution if all checks are zero."""
     known = np.zeros_like(solution)

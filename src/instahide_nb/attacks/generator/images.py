@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
@@ -23,6 +22,7 @@ from instahide_nb.attacks.mixtures import Mixtures, fit, mean_square, normal_mat
 from instahide_nb.attacks.unmask.windows import Windows, on_canvas, view_table
 from instahide_nb.challenge.release import Release
 from instahide_nb.core.arrays import Bool, Float, Float32, Float64, Int64, UInt8
+from instahide_nb.core.kernels import kernel
 from instahide_nb.core.progress import progress
 from instahide_nb.core.threads import in_blocks
 from instahide_nb.scheme.encryption import WEIGHT_ONE, pixel_bytes, pixel_values
@@ -291,7 +291,7 @@ def _mean_product(a: Float64, b: Float64) -> Float64:
     return np.add.accumulate(a * b, axis=1)[:, -1] / a.shape[1]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _row_coefficients(first: int, last: int, rows: Float64, index: Int64, images: Float64, out: Float64) -> None:
     k, size = index.shape[1], rows.shape[1]
     normal, right = np.empty((k, k)), np.empty((k, 1))

@@ -29,6 +29,7 @@ from instahide_nb.attacks.generator.replay import makes_labels, rows_agree
 from instahide_nb.challenge.release import Release, ReleaseInfo
 from instahide_nb.core.arrays import Bool, Float, Float32, Float64, Int32, Int64, UInt32
 from instahide_nb.core.errors import InputError
+from instahide_nb.core.kernels import kernel
 from instahide_nb.core.progress import progress
 from instahide_nb.core.threads import thread_count
 from instahide_nb.scheme.encryption import WEIGHT_ONE, meets_constraints, normalised
@@ -132,9 +133,6 @@ def _tables(before: Int64, low: Float64, high: Float64) -> Tables:
     return place, least, greatest, np.array([len(p) for p in possible])
 
 
-_compiled: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
-
-
 @numba.njit(inline="always")
 def _signed_word(first: Any, second: Any, middle: Any) -> Any:
     """The output word of x(j), x(j+1) and x(j+397) as a signed number: a coordinate of a point times 2^31."""
@@ -148,7 +146,7 @@ def _signed_word(first: Any, second: Any, middle: Any) -> Any:
     return np.int32(y ^ np.uint32(0x80000000))
 
 
-@numba.njit(**_compiled)
+@kernel
 def _four_steps(word: UInt32, j: int, out: UInt32) -> None:
     """x(j) .. x(j+3) from x(j-1)."""
     a, b, c, d = out[0], out[1], out[2], out[3]
@@ -162,7 +160,7 @@ def _four_steps(word: UInt32, j: int, out: UInt32) -> None:
         d[i] = seeding_step(v, j + 3)
 
 
-@numba.njit(**_compiled)
+@kernel
 def _point(a: int, words: UInt32, state: UInt32, accepted: Int32, points: Float32) -> None:
     """Point number a: its smaller and larger coordinate. Outside the disc it is (1, 0), which meets no ratio.
 
@@ -188,7 +186,7 @@ def _point(a: int, words: UInt32, state: UInt32, accepted: Int32, points: Float3
         next_count[i] = np.int32(count[i] + np.int32(inside))
 
 
-@numba.njit(**_compiled)
+@kernel
 def _compare(count: Int32, points: Float32, place: Int32, low: Float32, high: Float32, hits: Int32, out: Int32) -> None:
     """out = hits + how many of the three targets each point meets."""
     small, large = points[0], points[1]
@@ -203,7 +201,7 @@ def _compare(count: Int32, points: Float32, place: Int32, low: Float32, high: Fl
         out[i] = np.int32(hits[i] + np.int32(np.int32(meets0) + np.int32(meets1)) + np.int32(meets2))
 
 
-@numba.njit(**_compiled)
+@kernel
 def _survivors(start: int, groups: int, tables: Tables, needed: int, found: UInt32) -> int:
     """Write the surviving seeds of `groups` groups of LANES to `found`, ascending; returns their number."""
     place, low, high, count = tables

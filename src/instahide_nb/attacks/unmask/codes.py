@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from instahide_nb.attacks.exact import integer_product, integers, whole_product
@@ -24,6 +23,7 @@ from instahide_nb.attacks.mixtures import Fit, Mixtures
 from instahide_nb.attacks.unmask.constraints import Known
 from instahide_nb.attacks.unmask.smoothness import Smoothness, whiten
 from instahide_nb.core.arrays import Bool, Float32, Float64, Int64
+from instahide_nb.core.kernels import kernel
 from instahide_nb.core.threads import in_blocks
 
 Rows = Callable[[slice | Int64], Float32]
@@ -48,7 +48,7 @@ class Codes:
         return np.minimum(self.gain[:, None] - other.max(axis=2), 1e6).astype(np.float32)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _solve_positive(gram: Float64, right: Float64, size: int, out: Float64, lower: Float64, on: Int64) -> int:
     """Minimise a'Ga/2 - c'a, setting the most negative value to zero until none is negative; returns how many stay."""
     work = np.empty(size)
@@ -89,7 +89,7 @@ def _solve_positive(gram: Float64, right: Float64, size: int, out: Float64, lowe
     return many
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _value(gram: Float64, right: Float64, size: int, a: Float64) -> float:
     total = 0.0
     for u in range(size):
@@ -99,7 +99,7 @@ def _value(gram: Float64, right: Float64, size: int, a: Float64) -> float:
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _without_row(
     own: Int64,
     share: Float64,
@@ -134,7 +134,7 @@ def _without_row(
     return max(r_r, 0.0)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _code_rows(
     first: int,
     last: int,
@@ -324,7 +324,7 @@ def square_lengths(rows: Rows, n: int, local: Smoothness) -> Float64:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def dot_rows(first: int, last: int, a: Float32, b: Float32, out: Float64) -> None:
     for i in range(first, last):
         total = 0.0

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numba
 import numpy as np
 import scipy.fft
 
@@ -24,6 +23,7 @@ from instahide_nb.attacks.unmask.edges import Edges, clusters
 from instahide_nb.attacks.unmask.smoothness import Smoothness, whiten
 from instahide_nb.attacks.unmask.windows import Windows, image_of
 from instahide_nb.core.arrays import Bool, Float, Float32, Float64, Int64
+from instahide_nb.core.kernels import kernel
 from instahide_nb.core.threads import in_blocks
 from instahide_nb.scheme.views import PAD
 
@@ -167,7 +167,7 @@ class Coder:
         return share.reshape(size)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _gain_kernel(
     first: int,
     last: int,

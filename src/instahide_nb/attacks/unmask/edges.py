@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import numba
 import numpy as np
 
 from instahide_nb.attacks.mixtures import Fit, Mixtures, fit, influence
@@ -29,6 +28,7 @@ from instahide_nb.attacks.unmask.constraints import Known
 from instahide_nb.attacks.unmask.smoothness import Moments, Smoothness, autocovariance, smoothness
 from instahide_nb.attacks.unmask.windows import EDGE_PLANES, image_of
 from instahide_nb.core.arrays import Float32, Float64, Int64
+from instahide_nb.core.kernels import kernel
 from instahide_nb.core.threads import in_blocks
 
 _COUNTED = 3000  # rows from whose similarities the images are counted
@@ -239,7 +239,7 @@ def worth(codes: Codes) -> Float64:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _residual_kernel(
     first: int,
     last: int,

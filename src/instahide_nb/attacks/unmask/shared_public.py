@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numba
 import numpy as np
 from scipy.sparse import csr_array
 
@@ -21,6 +20,7 @@ from instahide_nb.attacks.mixtures import Regression, add_product
 from instahide_nb.attacks.unmask.codes import product_table
 from instahide_nb.attacks.unmask.smoothness import Smoothness, whiten
 from instahide_nb.core.arrays import Float32, Float64, Int64
+from instahide_nb.core.kernels import kernel
 from instahide_nb.core.threads import in_blocks
 
 Residuals = Callable[[slice], Float32]
@@ -32,7 +32,7 @@ _LEAST = 0.08  # least correlation of rows that share an image; chance gives 0.0
 _LEAST_DEVIATIONS = 4.4  # the same, times the square root of the number of values; larger in smaller images
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _shrunk_factor(covariance: Float64, shrinkage: float, typical: float) -> Float64:
     """Cholesky factor of a covariance whose diagonal grows until there is no tiny pivot.
 
@@ -92,7 +92,7 @@ def parts(n: int, together: int, whole: int = 1) -> list[slice]:
     return [slice(low, min(low + step, n)) for low in range(0, n, step)]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _choose(r: int, gram: Float32, assignment: Int64, most: int, least: float) -> Int64:
     """The rows that correlate most with row r, ascending.
 
@@ -121,7 +121,7 @@ def _choose(r: int, gram: Float32, assignment: Int64, most: int, least: float) -
 Limits = tuple[float, float, float]  # least correlation, shrinkage, typical square length
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _regress(
     first: int, last: int, gram: Float32, assignment: Int64, limits: Limits, row: Int64, weight: Float64, scale: Float32
 ) -> None:

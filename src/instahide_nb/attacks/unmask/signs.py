@@ -9,12 +9,12 @@ smoothness gains more than the fit to the encryptions loses.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from instahide_nb.attacks.mixtures import Mixtures
 from instahide_nb.attacks.unmask.smoothness import RADIUS, TAPS, Smoothness, predict
 from instahide_nb.core.arrays import Float32, Int64
+from instahide_nb.core.kernels import kernel
 from instahide_nb.core.threads import in_blocks
 
 TEMPERATURE = np.array([4, 4, 2, 2, 1, 1, 1, 1], np.float32)
@@ -24,7 +24,7 @@ _TRUST, _SWEEPS = 0.15, 10  # see `repair_signs`
 Rows = tuple[Int64, Float32, Float32, Float32]  # assignment, coefficient, rest, variance
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _lift(
     first: int, last: int, size: Float32, prediction: Float32, variance: Float32, local: Smoothness, out: Float32
 ) -> None:
@@ -81,7 +81,7 @@ def lift_masks(
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _flip_gain(
     low: int, high: int, used: Int64, rows: Rows, size: Float32, image: Float32, mean: Float32, out: Float32
 ) -> None:
@@ -124,7 +124,7 @@ def flip_gain(size: Float32, image: Float32, mixtures: Mixtures, variance: Float
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _flip(
     first: int, last: int, padded: Float32, gain: Float32, mean: Float32, local: Smoothness, sign: Float32
 ) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from instahide_nb.attacks.exact import factor, solve
 from instahide_nb.core.arrays import Float32, Float64, Int64, UInt8
+from instahide_nb.core.kernels import kernel
 from instahide_nb.core.threads import in_blocks
 
 RADIUS = 2
@@ -140,7 +140,7 @@ def smoothness(moments: Moments, height: int, width: int, ridge: float) -> Smoot
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def predict(padded: Float32, local: Smoothness, c: int, y: int, out: Float32) -> None:
     """Write to `out` (w,) what the neighbours predict for row y of channel c of a padded centred image."""
     tap, kind = local.tap, local.row[y]
@@ -155,7 +155,7 @@ def predict(padded: Float32, local: Smoothness, c: int, y: int, out: Float32) ->
                 out[x] = total
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def place(image: Float32, padded: Float32) -> None:
     """Copy an image (channels, h, w) into the middle of a padded one. (A slice would compile for seconds longer.)"""
     for c in range(image.shape[0]):
@@ -164,7 +164,7 @@ def place(image: Float32, padded: Float32) -> None:
                 padded[c, y + RADIUS, x + RADIUS] = image[c, y, x]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _whiten(first: int, last: int, image: Float32, local: Smoothness, out: Float32) -> None:
     _, channels, h, w = image.shape
     padded = np.zeros((channels, h + 2 * RADIUS, w + 2 * RADIUS), np.float32)

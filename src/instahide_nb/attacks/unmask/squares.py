@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from itertools import combinations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
@@ -19,6 +18,7 @@ from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from instahide_nb.attacks.exact import factor, solve
 from instahide_nb.attacks.mixtures import Mixtures, add_product, mean_square
 from instahide_nb.core.arrays import Float32, Float64, Int64, UInt8
+from instahide_nb.core.kernels import kernel
 from instahide_nb.core.threads import in_blocks
 
 _ROUNDS = 30  # of the weighted power iteration; the change falls below one percent after about ten
@@ -89,7 +89,7 @@ def pixel_matrix(encryption: Float32, mixtures: Mixtures, pixel: tuple[int, int,
     return product + product.T, weight + weight.T
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _power_iteration(pair: Int64, product: Float32, weight: Float32, start: Float32, rounds: int) -> Float32:
     """Rank-one fit of weighted products (pairs, pixels): v_a = sum_b w_ab M_ab v_b / sum_b w_ab v_b^2."""
     n_images, size = start.shape[0], product.shape[1]

@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from instahide_nb.attacks.mixtures import Mixtures, Regression, Weights, weighted
 from instahide_nb.core.arrays import Float, Float32, Int64
+from instahide_nb.core.kernels import kernel
 from instahide_nb.core.threads import in_blocks
 from instahide_nb.scheme.views import PAD, all_views
 
@@ -52,7 +52,7 @@ def both_ways(mixtures: Mixtures) -> Mixtures:
     return Mixtures(np.concatenate([held, turned]), share, n)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _gather(
     first: int, last: int, held: Int64, share: Float32, views: Int64, planes: Int64, canvas: Float32, out: Float32
 ) -> None:
@@ -69,7 +69,7 @@ def _gather(
                             out[i, c, y, x] += by * source[y + dy, dx + (w - 1 - x if flip else x)]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _scatter(
     first: int, last: int, rows: Float32, held: Int64, share: Float32, views: Int64, planes: Int64, out: Float32
 ) -> None:
@@ -86,7 +86,7 @@ def _scatter(
                             target[y + dy, dx + (w - 1 - x if flip else x)] += by * source[y, x]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _dot(a: Float32, b: Float32) -> float:
     total = 0.0
     for i in range(a.size):
