@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -131,7 +132,7 @@ def seed_scan(quick: bool, runs: int) -> Case:
     from instahide_nb.attacks.registry import run_attack
 
     count, sample = 2**20 if quick else 2**24, 2**10
-    release, images = _release(seed=2**31, encryptions_per_image=1), np.zeros((1, 32, 32, 3), np.uint8)
+    release, images = _challenge(seed=2**31, encryptions_per_image=1).release, np.zeros((1, 32, 32, 3), np.uint8)
 
     def scan() -> None:
         if run_attack("prng-seed", release, images, seed_stop=count).recovered_generator:
@@ -147,12 +148,41 @@ def seed_scan(quick: bool, runs: int) -> Case:
     return _case(what, seconds, f"RandomState was timed on {sample} seeds")
 
 
+_ATTACK = """
+import sys
+from instahide_nb.attacks.registry import run_attack
+from instahide_nb.challenge.release import load_release
+from instahide_nb.data.sources import public_patches
+run_attack("unmask", load_release(sys.argv[1]), public_patches("embedded:attacker", int(sys.argv[2])))
+"""
+
+
+def first_run(quick: bool, runs: int) -> Case:
+    """Unmask in a new process, with kernels that were compiled before and with an empty cache."""
+    from instahide_nb.challenge.build import save_challenge
+
+    challenge = _challenge(**_SMALL if quick else {})
+    with tempfile.TemporaryDirectory() as place:
+        save_challenge(place, challenge)
+        words = [sys.executable, "-c", _ATTACK, f"{place}/release", "100" if quick else "2000"]
+
+        def compiled() -> None:
+            subprocess.run(words, check=True)
+
+        def empty() -> None:
+            with tempfile.TemporaryDirectory() as cache:
+                subprocess.run(words, check=True, env=os.environ | {"NUMBA_CACHE_DIR": cache})
+
+        seconds = rounds({"ours": compiled, "ours, nothing compiled": empty}, min(runs, 2))
+    return _case(f"unmask, {len(challenge.release.encryption):,}, whole process", seconds)
+
+
 def busy(quick: bool, runs: int) -> Case:
     """Processor seconds of unmask on a quiet machine, and beside a loop that keeps one processor busy."""
     from instahide_nb.attacks.registry import run_attack
     from instahide_nb.data.sources import public_patches
 
-    release = _release(n_private=20, encryptions_per_image=20, k=4) if quick else _release()
+    release = _challenge(**_SMALL if quick else {}).release
     public = public_patches("embedded:attacker", 100 if quick else 2000)
 
     def quiet() -> None:
@@ -172,13 +202,16 @@ def busy(quick: bool, runs: int) -> Case:
     return _case(f"unmask, {len(release.encryption):,}, processor seconds", seconds)
 
 
-def _release(**parameters: Any) -> Any:
+_SMALL = {"n_private": 20, "encryptions_per_image": 20, "k": 4}
+
+
+def _challenge(**parameters: Any) -> Any:
     """A challenge on embedded photographs, with few public images, which are quickly found."""
     from instahide_nb.challenge.build import build_challenge
     from instahide_nb.core.params import GenDataParams
 
     wanted = {"n_private": 100, "encryptions_per_image": 50, "k": 6, "n_public": 100}
-    return build_challenge(GenDataParams(**wanted | parameters)).release
+    return build_challenge(GenDataParams(**wanted | parameters))
 
 
 CASES: dict[str, Callable[[bool, int], Case]] = {
@@ -186,5 +219,6 @@ CASES: dict[str, Callable[[bool, int], Case]] = {
     "encryption": encryption,
     "evaluation": evaluation,
     "seed-scan": seed_scan,
+    "first-run": first_run,
     "busy": busy,
 }

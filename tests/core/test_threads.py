@@ -29,6 +29,21 @@ def test_every_item_is_done_once_and_errors_are_raised(monkeypatch: pytest.Monke
         in_blocks(lambda low, high: 1 // (low < 5), 10, block=1)
 
 
+def test_kernels_may_divide_their_block_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "2")
+    done = np.zeros((20, 20), int)
+
+    def fill(low: int, high: int, row: np.ndarray, value: int) -> None:
+        row[low:high] = value
+
+    def rows(low: int, high: int) -> None:
+        for i in range(low, high):
+            in_blocks(fill, 20, done[i], i + 1, block=3)
+
+    in_blocks(rows, 20, block=1)  # would wait for itself if blocks inside of blocks waited for a thread
+    assert (done == np.arange(1, 21)[:, None]).all()
+
+
 @pytest.mark.parametrize(
     ("files", "processors"),
     [

@@ -8,6 +8,7 @@ several times faster than numba's parallel functions.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -53,10 +54,13 @@ def one_blas_thread() -> Iterator[None]:
         yield
 
 
+_here = threading.local()
+
+
 @lru_cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads are kept: starting them takes longer than many kernels."""
-    return ThreadPoolExecutor(threads)
+    return ThreadPoolExecutor(threads, initializer=setattr, initargs=(_here, "pooled", True))
 
 
 os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
@@ -65,9 +69,10 @@ os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive 
 def in_blocks(kernel: Callable[..., object], count: int, *arguments: object, block: int | None = None) -> None:
     """Run ``kernel(low, high, *arguments)`` over 0 .. count-1 in blocks, several at a time.
 
-    `kernel` should release the interpreter lock. Without `block` each thread gets about four blocks.
+    `kernel` should release the interpreter lock. Without `block` each thread gets about four blocks. A kernel may call
+    this function too; its own blocks then run one after the other.
     """
-    threads = thread_count()
+    threads = 1 if getattr(_here, "pooled", False) else thread_count()
     size = block or max(1, -(-count // (4 * threads)))
     parts = [(low, min(low + size, count)) for low in range(0, count, size)]
     if threads == 1 or len(parts) <= 1:

@@ -73,14 +73,18 @@ def by_epoch(residual: Residuals, size: int, local: Smoothness, expected: Float3
     float64 (epochs, size, size); and ``1 / K_ii``, in units of the public covariance, float32 (n,).
     """
     precision = np.empty((len(expected) // size, size, size))
-    for e in range(len(precision)):
-        rows = slice(e * size, (e + 1) * size)
-        left = residual(rows)
-        precision[e] = precision_of(left, local)
-        weight = -precision[e] / np.diagonal(precision[e])[:, None]
-        np.fill_diagonal(weight, 0)
-        flat = left.reshape(size, -1)
-        expected[rows] = integer_product(weight, np.ascontiguousarray(flat.T)).reshape(left.shape)
+
+    def epochs(first: int, last: int) -> None:
+        for e in range(first, last):
+            rows = slice(e * size, (e + 1) * size)
+            left = residual(rows)
+            precision[e] = precision_of(left, local)
+            weight = -precision[e] / np.diagonal(precision[e])[:, None]
+            np.fill_diagonal(weight, 0)
+            flat = left.reshape(size, -1)
+            expected[rows] = integer_product(weight, np.ascontiguousarray(flat.T)).reshape(left.shape)
+
+    in_blocks(epochs, len(precision), block=1)
     scale = 1.0 / np.diagonal(precision, axis1=1, axis2=2).ravel()
     return precision, scale.astype(np.float32)
 
