@@ -164,17 +164,22 @@ def right_side(rows: Float, mixtures: Mixtures, weight: Weights, mean: Float) ->
         add_product(across, rows, out)
         out -= add_product(across, np.ones((len(rows), 1)), np.zeros((len(out), 1))) * mean
         return out
+    pieces: list[tuple[slice, csr_array, Weights]] = [(slice(None), across, weight)]
     if isinstance(weight, np.ndarray) and rows.dtype == np.float32:
         size = weight.shape[1]
-        for g, precision in enumerate(weight):
-            part = slice(g * size, (g + 1) * size)
-            centred = np.ascontiguousarray((rows[part] - mean).T)
-            add_product(mixtures.part(part).matrix.T.tocsr(), integer_product(precision, centred), out)
-        return out
+        groups = [slice(first, first + size) for first in range(0, len(rows), size)]
+        pieces = [(group, mixtures.part(group).matrix.T.tocsr(), weight[g]) for g, group in enumerate(groups)]
 
     def columns(low: int, high: int) -> None:
-        mixed = weighted(weight, rows[:, low:high] - mean[low:high])
-        out[:, low:high] = add_product(across, mixed, np.zeros((len(out), high - low)), threads=False)
+        total = np.zeros((len(out), high - low))
+        for group, part, own in pieces:
+            centred = rows[group, low:high] - mean[low:high]
+            if isinstance(own, np.ndarray) and own.ndim == 2:
+                mixed: Float = integer_product(own, np.ascontiguousarray(centred.T))
+            else:
+                mixed = weighted(own, centred)
+            add_product(part, mixed, total, threads=False)
+        out[:, low:high] = total
 
     in_blocks(columns, rows.shape[1], block=_COLUMNS)
     return out

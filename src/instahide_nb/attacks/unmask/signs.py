@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from instahide_nb.attacks.mixtures import Mixtures
-from instahide_nb.attacks.unmask.smoothness import RADIUS, TAPS, Smoothness, predict
+from instahide_nb.attacks.unmask.smoothness import PAIR, RADIUS, TAPS, Smoothness, predict
 from instahide_nb.core.arrays import Float32, Int64
 from instahide_nb.core.kernels import kernel
 from instahide_nb.core.threads import in_blocks
@@ -31,34 +31,40 @@ def _lift(
     """Independent signs with the first `variance` (n, 1 + sweeps) of each row, then a sweep with each further one."""
     _, channels, h, w = size.shape
     one, half = np.float32(1), np.float32(0.5)
-    padded = np.zeros((channels, h + 2 * RADIUS, w + 2 * RADIUS), np.float32)
-    line = np.empty(w, np.float32)
-    for i in range(first, last):
-        inverse = one / variance[i, 0]
-        for c in range(channels):
-            for y in range(h):
-                for x in range(w):
-                    u = size[i, c, y, x] * prediction[i, c, y, x] * inverse
-                    out[i, c, y, x] = size[i, c, y, x] * u / np.sqrt(one + u * u)
-                    padded[c, y + RADIUS, x + RADIUS] = out[i, c, y, x] - prediction[i, c, y, x]
+    padded = np.zeros((PAIR, channels, h + 2 * RADIUS, w + 2 * RADIUS), np.float32)
+    line = np.empty((PAIR, w), np.float32)
+    for i in range(first, last, PAIR):
+        for q in range(PAIR):
+            row = min(i + q, last - 1)
+            inverse = one / variance[row, 0]
+            for c in range(channels):
+                for y in range(h):
+                    for x in range(w):
+                        u = size[row, c, y, x] * prediction[row, c, y, x] * inverse
+                        out[row, c, y, x] = size[row, c, y, x] * u / np.sqrt(one + u * u)
+                        padded[q, c, y + RADIUS, x + RADIUS] = out[row, c, y, x] - prediction[row, c, y, x]
         if variance.shape[1] == 1:
             continue
         for sweep in range(1, variance.shape[1]):
-            inverse = one / variance[i, sweep]
             for c in range(channels):
                 for y in range(h):
                     predict(padded, local, c, y, line)
-                    here = padded[c, y + RADIUS]
                     v = local.variance[local.row[y], c]
-                    sizes, predictions = size[i, c, y], prediction[i, c, y]
+                    for q in range(PAIR):
+                        row = min(i + q, last - 1)
+                        inverse = one / variance[row, sweep]
+                        expected, here = line[q], padded[q, c, y + RADIUS]
+                        sizes, predictions = size[row, c, y], prediction[row, c, y]
+                        for x in range(w):
+                            u = sizes[x] * (predictions[x] + expected[x]) * inverse / v[x]
+                            fresh = sizes[x] * u / np.sqrt(one + u * u) - predictions[x]
+                            here[x + RADIUS] = half * (here[x + RADIUS] + fresh)
+        for q in range(PAIR):
+            row = min(i + q, last - 1)
+            for c in range(channels):
+                for y in range(h):
                     for x in range(w):
-                        u = sizes[x] * (predictions[x] + line[x]) * inverse / v[x]
-                        fresh = sizes[x] * u / np.sqrt(one + u * u) - predictions[x]
-                        here[x + RADIUS] = half * (here[x + RADIUS] + fresh)
-        for c in range(channels):
-            for y in range(h):
-                for x in range(w):
-                    out[i, c, y, x] = padded[c, y + RADIUS, x + RADIUS] + prediction[i, c, y, x]
+                        out[row, c, y, x] = padded[q, c, y + RADIUS, x + RADIUS] + prediction[row, c, y, x]
 
 
 def lift_masks(
