@@ -107,7 +107,7 @@ def reduce_area(image: UInt8, size: tuple[int, int]) -> UInt8:
     return reduced
 
 
-@kernel  # pragma: no cover - compiled
+@kernel
 def _area_means(image: UInt8, reduced: UInt8) -> None:
     """reduced[i, j] = round(sum of a_iy b_jx image[y, x] / (H W)), with weights a, b in 1/h, 1/w of a pixel.
 
