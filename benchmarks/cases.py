@@ -161,7 +161,7 @@ def first_run(quick: bool, runs: int) -> Case:
     """Unmask in a new process, with kernels that were compiled before and with an empty cache."""
     from instahide_nb.challenge.build import save_challenge
 
-    challenge = _challenge(**_SMALL if quick else {})
+    challenge = _challenge(**_SMALL if quick else _DEMO)
     with tempfile.TemporaryDirectory() as place:
         save_challenge(place, challenge)
         words = [sys.executable, "-c", _ATTACK, f"{place}/release", "100" if quick else "2000"]
@@ -182,7 +182,7 @@ def busy(quick: bool, runs: int) -> Case:
     from instahide_nb.attacks.registry import run_attack
     from instahide_nb.data.sources import public_patches
 
-    release = _challenge(**_SMALL if quick else {}).release
+    release = _challenge(**_SMALL if quick else _DEMO).release
     public = public_patches("embedded:attacker", 100 if quick else 2000)
 
     def quiet() -> None:
@@ -203,6 +203,7 @@ def busy(quick: bool, runs: int) -> Case:
 
 
 _SMALL = {"n_private": 20, "encryptions_per_image": 20, "k": 4}
+_DEMO = {"n_public": 4000}  # as in the preset
 
 
 def _challenge(**parameters: Any) -> Any:
