@@ -92,7 +92,7 @@ def _growth(found: dict[str, Any]) -> str:
         for part, values in stages["unmask"].get("seconds", {}).items():
             if part != "total":
                 rows.setdefault(f"unmask: {part}, seconds", {})[int(n)] = median(values)
-    rows = {name: row for name, row in rows.items() if not name.startswith("unmask:") or max(row.values()) >= 1}
+    rows = {name: row for name, row in rows.items() if not name.startswith("unmask:") or max(row.values()) >= 5}
     if not rows:
         return ""
     sizes = sorted(int(n) for n in found)
