@@ -101,13 +101,13 @@ def factor(matrix: Float64) -> Float64:
 
     Only the upper half is read. A pivot that rounding made negative is replaced by a tiny positive one.
     """
-    n, none = matrix.shape[0], matrix.shape[0] * 0
+    n, zero = matrix.shape[0], np.int64(0)  # a plain 0 is a type of its own, and compiles `_subtract` once more
     lower, upper = np.zeros((n, n)), np.zeros((n, n))  # with rows of L^T, inner loops are contiguous, without reduction
     for i in range(n):
         row = upper[i, i:]
         for j in range(n - i):
             row[j] = matrix[i, i + j]
-        _subtract(upper, none, i, lower[i], i, row)
+        _subtract(upper, zero, i, lower[i], i, row)
         root = np.sqrt(row[0] if row[0] > 1e-300 else 1e-300)
         by = 1.0 / root
         for j in range(n - i):
@@ -121,19 +121,19 @@ def factor(matrix: Float64) -> Float64:
 @kernel
 def solve(lower: Float64, right: Float64) -> Float64:
     """Solve ``L L^T x = right`` for the columns of `right` (n, m), with `lower` from `factor`."""
-    (n, m), none = right.shape, right.shape[0] * 0
+    (n, m), zero = right.shape, np.int64(0)
     x, column = np.empty((n, m)), np.empty(n)
     for i in range(n):
         for j in range(m):
             x[i, j] = right[i, j]
-        _subtract(x, none, i, lower[i], none, x[i])
+        _subtract(x, zero, i, lower[i], zero, x[i])
         by = 1.0 / lower[i, i]
         for j in range(m):
             x[i, j] *= by
     for i in range(n - 1, -1, -1):
         for k in range(i + 1, n):
             column[k] = lower[k, i]
-        _subtract(x, i + 1, n, column, none, x[i])
+        _subtract(x, i + 1, n, column, zero, x[i])
         by = 1.0 / lower[i, i]
         for j in range(m):
             x[i, j] *= by
@@ -154,11 +154,11 @@ def solve_columns(lower: Float64, right: Float64) -> Float64:
 @kernel
 def inverse(lower: Float64) -> Float64:
     """Inverse of ``L L^T``, symmetric to the last bit, for `lower` from `factor`."""
-    n, none = lower.shape[0], lower.shape[0] * 0
+    n, zero = lower.shape[0], np.int64(0)
     half, out = np.zeros((n, n)), np.zeros((n, n))  # the first is L^-1
     column = np.empty(n)
     for i in range(n):
-        _subtract(half, none, i, lower[i], none, half[i, :i])
+        _subtract(half, zero, i, lower[i], zero, half[i, :i])
         half[i, i] = 1.0 / lower[i, i]
         for j in range(i):
             half[i, j] *= half[i, i]
@@ -166,7 +166,7 @@ def inverse(lower: Float64) -> Float64:
         for k in range(i, n):
             column[k] = half[k, i]
         row = out[i, : i + 1]
-        _subtract(half, i, n, column, none, row)
+        _subtract(half, i, n, column, zero, row)
         for j in range(i + 1):
             row[j] = -row[j]
             out[j, i] = row[j]

@@ -116,9 +116,11 @@ def _power_iteration(pair: Int64, product: Float32, weight: Float32, start: Floa
             for a in range(n_images):
                 for p in range(size):
                     norm[p] += top[a, p] * top[a, p]
+            for p in range(size):
+                norm[p] = np.sqrt(quarter / norm[p])
             for a in range(n_images):
                 for p in range(size):
-                    v[a, p] = top[a, p] * np.sqrt(quarter / norm[p])
+                    v[a, p] = top[a, p] * norm[p]
         else:
             for a in range(n_images):
                 for p in range(size):
