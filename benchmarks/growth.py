@@ -37,7 +37,7 @@ def _parameters(folder: Path, n_private: int, **more: Any) -> Any:
 
 
 def _timed(run: Callable[[], Any], runs: int) -> tuple[dict[str, Any], Any]:
-    """Wall and processor seconds of several calls, and what the last returned: keeping all would count as its memory."""
+    """Wall and processor seconds of several calls, and what the last returned; all would count as memory."""
     found: dict[str, Any] = {"seconds": {"total": []}, "processor_seconds": []}
     total = found["seconds"]["total"]
     while len(total) < runs and sum(total) <= _MOST_SECONDS:
