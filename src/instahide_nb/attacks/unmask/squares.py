@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
 from instahide_nb.attacks.exact import factor, solve
 from instahide_nb.attacks.mixtures import Mixtures, add_product, mean_square
-from instahide_nb.core.arrays import Float32, Float64, Int64, UInt8
+from instahide_nb.core.arrays import Float32, Float64, Int32, Int64, UInt8
 from instahide_nb.core.kernels import kernel
 from instahide_nb.core.threads import in_blocks
 
@@ -135,9 +135,9 @@ def _start_vector(n_images: int) -> Float32:
     return np.where(number * 104729 % 7 < 3, -size, size).astype(np.float32)
 
 
-def _neighbours(shape: tuple[int, int, int]) -> Int64:
+def _neighbours(shape: tuple[int, int, int]) -> Int32:  # the only integers that csgraph of SciPy 1.14 takes
     """Pairs of values of an image (h, w, channels): beside, below, and the other channels of the same pixel."""
-    number = np.arange(np.prod(shape), dtype=np.int64).reshape(shape)
+    number = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
     ends = [(number[:, :-1], number[:, 1:]), (number[:-1], number[1:])]
     ends += [(number[:, :, c], number[:, :, d]) for c, d in combinations(range(shape[2]), 2)]
     return np.concatenate([np.stack([a.ravel(), b.ravel()], axis=1) for a, b in ends])
