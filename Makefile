@@ -45,7 +45,8 @@ ARM = PYTHONPATH=$(CURDIR)/src $(BIN)/python tests/matrix.py --case "as it is" -
 
 same-bits-arm: .venv/ready build/arm/ready  ## tiny's attacks, demo's challenge on emulated Arm (Debian 12, qemu-user-static); an hour
 	$(ARM) --preset demo
-	$(ARM) --preset tiny $(foreach m,$(or $(METHODS),$(ALL)),--method $(m))
+	$(ARM) --preset tiny --forms $(foreach m,$(or $(METHODS),$(ALL)),--method $(m))
+	build/arm/python tests/data/make_counted.py
 
 same-bits-arm-demo: .venv/ready build/arm/ready  ## demo's unmask on emulated Arm (METHODS); an hour or more
 	$(ARM) --preset demo $(foreach m,$(or $(METHODS),unmask),--method $(m))

@@ -28,7 +28,7 @@ from numpy._core import _multiarray_umath as umath
 
 from instahide_nb.attacks.registry import run_attack
 from instahide_nb.attacks.result import save_result
-from instahide_nb.attacks.unmask.attack import Settings, solve
+from instahide_nb.attacks.unmask.attack import Settings, count_private, solve
 from instahide_nb.challenge.build import build_challenge, save_challenge
 from instahide_nb.challenge.release import Release, load_release
 from instahide_nb.core.files import read_json
@@ -81,7 +81,7 @@ def other_forms(preset: dict[str, Any], release: Release, public: npt.NDArray[np
     for augment in ("flip", "crop_flip"):
         few = GenDataParams(**preset | {"augment": augment, "encryptions_per_image": 10})
         forms[f"few, {augment}"] = build_challenge(few).release
-    found = {}
+    found = {"unmask, number of private images": str(count_private(release.with_images(2), public).info.n_private)}
     for form, own in forms.items():
         with one_blas_thread():  # as run_attack does: threads of OpenBLAS wait for each other
             result = solve(own, public, settings=Settings(rounds=1, shared_rounds=2))
