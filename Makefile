@@ -40,13 +40,12 @@ test-browser: .venv/ready  ## gen_data in JupyterLab, in a real browser (Debian'
 same-bits: .venv/ready  ## A preset's bits under other processors' features, kernels and threads (METHODS: unmask)
 	$(BIN)/python tests/matrix.py --preset $(PRESET) --forms $(foreach m,$(or $(METHODS),unmask),--method $(m))
 
-# Under emulation an attack takes from 2 minutes (prng-state) to half an hour (carlini-v1): METHODS runs some alone.
+# Under emulation an attack takes from 2 minutes (prng-state) to half an hour (unmask and other forms): METHODS runs some alone.
 ARM = PYTHONPATH=$(CURDIR)/src $(BIN)/python tests/matrix.py --case "as it is" --other-python build/arm/python
 
 same-bits-arm: .venv/ready build/arm/ready  ## tiny's attacks, demo's challenge on emulated Arm (Debian 12, qemu-user-static); an hour
 	$(ARM) --preset demo
 	$(ARM) --preset tiny --forms $(foreach m,$(or $(METHODS),$(ALL)),--method $(m))
-	build/arm/python tests/data/make_counted.py
 
 same-bits-arm-demo: .venv/ready build/arm/ready  ## demo's unmask on emulated Arm (METHODS); an hour or more
 	$(ARM) --preset demo $(foreach m,$(or $(METHODS),unmask),--method $(m))
