@@ -6,7 +6,8 @@ and a hash of the photographs' names. The four words of a block give photograph,
 SIFT counts differ by up to three between processors, in 1 to 3 % of crops, and one crop on the other side of the limit
 shifts all later patches. So counts are saved: those of the embedded photographs in this package (folder ``counted``,
 made by ``tests/data/make_counted.py --write``), others in the cache. ``KEY-HASH.npy`` contains the counts of crops
-0, 1, ..., including rejected ones, so that it serves any limit. KEY is a hash of the photographs and the draw, HASH of the counts.
+0, 1, ..., including rejected ones, so that it serves any limit. KEY is a hash of the photographs and the draw, HASH of
+the counts.
 """
 
 from __future__ import annotations
